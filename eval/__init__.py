@@ -1,0 +1,1 @@
+"""Videos in, numbers out. Knows no model."""

@@ -1,0 +1,1 @@
+"""The networks: single device, plain tensors. Nothing here names a rank or a cache."""

@@ -1,0 +1,1 @@
+"""Who computes with whom: meshes, layouts and collectives."""
