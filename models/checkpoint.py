@@ -1,0 +1,175 @@
+"""Reading weights and configurations strictly: what does not fit is an error that names the file and the key."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typing_extensions import Self
+
+WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+    "model.pth",
+)
+# Bookkeeping that transformers and diffusers write into every config.json; none of it shapes a network.
+BOOKKEEPING = frozenset({"architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version"})
+_SHOWN = 5
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or, with ``weights_only=True``, from a pickled one.
+
+    Raises:
+        ValueError: The file is truncated, is not a checkpoint, or holds something else than named tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
+    except Exception as error:  # torch.load raises many kinds, by file format
+        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict: expected names with tensors, found {type(state).__name__}")
+    return dict(state)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path | str) -> None:
+    """Load ``state`` into ``model``; every key must be there, none too many, all of the right shape.
+
+    Raises:
+        ValueError: Names ``source``, the keys, and for a misshapen one both shapes.
+    """
+    own = model.state_dict()
+    problems = []
+    if missing := sorted(own.keys() - state.keys()):
+        problems.append(f"missing {_some([f'{key} {list(own[key].shape)}' for key in missing])}")
+    if extra := sorted(state.keys() - own.keys()):
+        problems.append(f"unexpected {_some([f'{key} {list(state[key].shape)}' for key in extra])}")
+    wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if wrong:
+        shapes = [f"{key} is {list(state[key].shape)}, the model has {list(own[key].shape)}" for key in sorted(wrong)]
+        problems.append(f"misshapen {_some(shapes)}")
+    if problems:
+        raise ValueError(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    model.load_state_dict(dict(state), strict=True)
+
+
+def _some(items: list[str]) -> str:
+    rest = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class StrictLoading:
+    """Mixin over diffusers' ``ModelMixin``: ``from_pretrained`` and ``build`` that refuse what does not fit.
+
+    diffusers itself only warns about missing keys and unknown configuration fields.
+    """
+
+    #: Fields of released configurations that choose kernels or concern training, and change nothing here.
+    ignored_fields: frozenset[str] = frozenset()
+
+    @classmethod
+    def translate_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Turn a released configuration into this class's own fields; the identity unless overridden."""
+        return config
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], *, source: Path | str = "the configuration") -> Self:
+        """Make the network from a configuration, with random weights.
+
+        Raises:
+            ValueError: Names ``source`` and the field that is unknown or has an impossible value.
+        """
+        ignored = cls.ignored_fields | BOOKKEEPING
+        given = {key: value for key, value in config.items() if key not in ignored and not key.startswith("_")}
+        fields = cls.translate_config(given)
+        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        if unknown := sorted(fields.keys() - set(known)):
+            raise ValueError(f"{source}: unknown field {unknown[0]!r} for {cls.__name__}; known are {', '.join(known)}")
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError, ZeroDivisionError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"{source}: {cls.__name__} cannot be built: {error}") from error
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        subfolder: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Load configuration and weights from a folder or a hub repository.
+
+        Args:
+            pretrained_model_name_or_path: A folder with ``config.json`` and one weight file, or a hub id.
+            subfolder: Folder inside it.
+            torch_dtype: Cast the network to this type.
+            **hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id; other keywords with which
+                diffusers calls model classes are of no concern here.
+
+        Raises:
+            ValueError: Configuration or weights do not fit; names the file, the key or field, and both shapes.
+            FileNotFoundError: No such folder, no configuration or no weights in it.
+        """
+        folder = _local_folder(pretrained_model_name_or_path, subfolder, hub)
+        model = cls.build(read_config(folder / "config.json"), source=folder / "config.json")
+        assert isinstance(model, nn.Module)
+        weights = _weight_file(folder)
+        load_strictly(model, read_state(weights), source=weights)
+        if torch_dtype is not None:
+            model = model.to(torch_dtype)
+        return model.eval()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a ``config.json``.
+
+    Raises:
+        ValueError: It is not a JSON object.
+        FileNotFoundError: It is not there.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, not an object")
+    return config
+
+
+def _local_folder(name: str | Path, subfolder: str | None, hub: Mapping[str, Any]) -> Path:
+    folder = Path(name)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        wanted = {key: hub[key] for key in ("revision", "cache_dir", "token", "local_files_only") if hub.get(key)}
+        prefix = f"{subfolder}/" if subfolder else ""
+        patterns = [f"{prefix}config.json", *(f"{prefix}{file}" for file in WEIGHT_FILES)]
+        folder = Path(snapshot_download(str(name), allow_patterns=patterns, **wanted))
+    return folder / subfolder if subfolder else folder
+
+
+def _weight_file(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}")

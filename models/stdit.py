@@ -1,0 +1,577 @@
+"""STDiT3, the spatio-temporal transformer of Open-Sora v1.2: spatial and temporal blocks in turn.
+
+Self-attention sees the places of one frame in a spatial block and the frames of one place in a temporal block. All
+modules stand behind the seam (:mod:`videoaccel.models.seam`); this file knows nothing of caches or ranks. Parameter names
+are those of the released checkpoints.
+
+Shape legend: B batch, R rows of a shared input (R divides B), T latent frames, S = H*W places in a frame, C hidden size,
+L text tokens, N heads, D = C / N. F is T where a conditioning differs from frame to frame, else 1.
+
+Source: Open-Sora 1.2 (https://github.com/hpcaitech/Open-Sora, Apache-2.0); adaLN-single as in PixArt-alpha
+(arXiv 2310.00426), DiT (arXiv 2212.09748), RoFormer (arXiv 2104.09864) for the temporal rotation.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from videoaccel.models.checkpoint import StrictLoading
+from videoaccel.models.layers import CaptionEmbedder, Mlp, PlacePositions, RMSNorm, Rotary, ScalarEmbedder, layer_norm
+from videoaccel.models.seam import BODY, Attend, Run, Site, attention, direct
+
+
+class TextStates(NamedTuple):
+    """One block's text keys and values, [B, L, N, D] each, and the key mask, [B, 1, 1, L] or None (all seen)."""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+
+
+class GenerationContext(NamedTuple):
+    """All that does not depend on latent or timestep: made once per generation by :meth:`STDiT3.prepare`.
+
+    Attributes:
+        keys_values: Text keys and values of every block, spatial and temporal in turn; [B, L, N, D] each.
+        text_mask: [B, 1, 1, L], True where a text token counts; None if all count.
+        fps: Frame-rate embedding [B, C].
+        given: Time embedding at t = 0 plus ``fps`` [B, C]: what given (clean) frames are conditioned on.
+        given_modulation: ``given`` through ``t_block`` [B, 6C].
+        places: Position table [1, 1, S, C].
+        rotation: Cosine and sine [T, D] of the temporal rotation.
+    """
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+    text_mask: Tensor | None
+    fps: Tensor
+    given: Tensor
+    given_modulation: Tensor
+    places: Tensor
+    rotation: tuple[Tensor, Tensor]
+
+    def rows(self, index: Sequence[int] | Tensor) -> "GenerationContext":
+        """Return the context of some batch rows, in the order of ``index``."""
+        rows = torch.as_tensor(index, device=self.fps.device)
+        return self._replace(
+            keys_values=tuple((k[rows], v[rows]) for k, v in self.keys_values),
+            text_mask=None if self.text_mask is None else self.text_mask[rows],
+            fps=self.fps[rows],
+            given=self.given[rows],
+            given_modulation=self.given_modulation[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the blocks are conditioned on in one forward pass. Nothing in it is indexed by place.
+
+    Attributes:
+        modulation: Time and frame-rate modulation [B, F, 1, 6, C].
+        time: Time plus frame-rate embedding [B, 1, 1, C], for the final layer.
+        given: The same at t = 0.
+        x_mask: [B, T, 1, 1], True where a frame is being denoised; None if all are.
+        rotation: Cosine and sine [T, D].
+        text: The text of the block at hand; set by :meth:`Block.localise`.
+        table: The shift, scale and gate of the block at hand, [B, F, 1, 6, C]; likewise.
+    """
+
+    context: GenerationContext
+    modulation: Tensor
+    time: Tensor
+    given: Tensor
+    x_mask: Tensor | None
+    rotation: tuple[Tensor, Tensor]
+    text: TextStates | None = None
+    table: Tensor | None = None
+
+
+class _Branch(nn.Module):
+    """Common part of the module branches: compute is add(mix(pre))."""
+
+    def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
+        raise NotImplementedError
+
+    def mix(
+        self,
+        h: Tensor,
+        cond: Conditioning,
+        *,
+        kv: Tensor | None = None,
+        width: float = 1.0,
+        attend: Attend = attention,
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
+        raise NotImplementedError
+
+    def compute(self, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
+        """See :class:`videoaccel.models.seam.Work`."""
+        return self.add(x, self.mix(self.pre(x, cond), cond), cond)
+
+
+def _modulate(x: Tensor, table: Tensor, row: int) -> Tensor:
+    """LN(x) * (1 + scale) + shift with shift, scale = table[row], table[row + 1]; table [B, F, 1, 6, C]."""
+    return layer_norm(x) * (1 + table[..., row + 1, :]) + table[..., row, :]
+
+
+class SelfAttention(_Branch):
+    """Self-attention along one axis, with q/k norm and, along time, rotary positions. Rows 0..2 of the table."""
+
+    def __init__(self, hidden_size: int, num_heads: int, *, axis: str, qk_norm: bool) -> None:
+        super().__init__()
+        self.axis, self.num_heads = axis, num_heads
+        head_size = hidden_size // num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm: nn.Module = RMSNorm(head_size) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(head_size) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """Modulated layer norm."""
+        assert cond.table is not None
+        return _modulate(x, cond.table, 0)
+
+    def mix(
+        self,
+        h: Tensor,
+        cond: Conditioning,
+        *,
+        kv: Tensor | None = None,
+        width: float = 1.0,
+        attend: Attend = attention,
+    ) -> Tensor:
+        """Attention of ``h`` over ``kv`` (default: over itself) along this module's axis, [B, T, S, C]."""
+        if kv is None:
+            q, k, v = self._heads(self.qkv(h), 3)
+        else:
+            split = h.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (q,) = self._heads(F.linear(h, weight[:split], bias[:split]), 1)
+            k, v = self._heads(F.linear(kv, weight[split:], bias[split:]), 2)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.axis == "time":
+            cos, sin = cond.rotation
+            q, k = Rotary.rotate(q, cos, sin), Rotary.rotate(k, cos, sin)
+        out = attend(q, k, v).flatten(2)
+        return self.proj(self._unfold(out, h))
+
+    def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
+        """Gated residual."""
+        assert cond.table is not None
+        return x + cond.table[..., 2, :] * delta
+
+    def _heads(self, joined: Tensor, parts: int) -> Sequence[Tensor]:
+        """[B, T, S, parts*C] -> parts tensors [B*T, S, N, D], or [B*S, T, N, D] along time."""
+        if self.axis == "time":
+            joined = joined.transpose(1, 2)
+        return joined.flatten(0, 1).unflatten(-1, (parts, self.num_heads, -1)).unbind(2)
+
+    def _unfold(self, out: Tensor, like: Tensor) -> Tensor:
+        """The inverse: [B*T, S, C] or [B*S, T, C] -> [B, T, S, C]."""
+        batch = like.shape[0]
+        out = out.unflatten(0, (batch, -1))
+        return out.transpose(1, 2) if self.axis == "time" else out
+
+
+class CrossAttention(_Branch):
+    """Attention of every token to the text: no norm before it, no gate, no time dependence."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = nn.Linear(hidden_size, hidden_size)
+        self.kv_linear = nn.Linear(hidden_size, 2 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Project text states [B, L, C] to keys and values [B, L, N, D]."""
+        k, v = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        return k, v
+
+    def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """Identity."""
+        return x
+
+    def mix(
+        self,
+        h: Tensor,
+        cond: Conditioning,
+        *,
+        kv: Tensor | None = None,
+        width: float = 1.0,
+        attend: Attend = attention,
+    ) -> Tensor:
+        """Attention over the text in ``cond``, [B, T, S, C]."""
+        assert cond.text is not None
+        q = self.q_linear(h).flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        out = attend(q, cond.text.k, cond.text.v, cond.text.mask).flatten(2)
+        return self.proj(out.view(h.shape))
+
+    def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
+        """Plain residual."""
+        return x + delta
+
+
+class FeedForward(Mlp, _Branch):
+    """The MLP branch. Rows 3..5 of the table."""
+
+    def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """Modulated layer norm."""
+        assert cond.table is not None
+        return _modulate(x, cond.table, 3)
+
+    def mix(
+        self,
+        h: Tensor,
+        cond: Conditioning,
+        *,
+        kv: Tensor | None = None,
+        width: float = 1.0,
+        attend: Attend = attention,
+    ) -> Tensor:
+        """Two linear maps around a tanh-GELU, on the first ``width`` share of the hidden neurons."""
+        if width == 1.0:
+            return self(h)
+        hidden = math.ceil(width * self.fc1.out_features)
+        inner = F.gelu(F.linear(h, self.fc1.weight[:hidden], self.fc1.bias[:hidden]), approximate="tanh")
+        return F.linear(inner, self.fc2.weight[:, :hidden], self.fc2.bias)
+
+    def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
+        """Gated residual."""
+        assert cond.table is not None
+        return x + cond.table[..., 5, :] * delta
+
+
+class Block(nn.Module):
+    """Self-attention along one axis, cross-attention, MLP."""
+
+    def __init__(self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: str, index: int, qk_norm: bool):
+        super().__init__()
+        self.sites = tuple(Site(kind, axis, index) for kind in ("attn", "cross", "mlp"))  # type: ignore[arg-type]
+        self.order = 2 * index + (axis == "time")
+        self.attn = SelfAttention(hidden_size, num_heads, axis=axis, qk_norm=qk_norm)
+        self.cross_attn = CrossAttention(hidden_size, num_heads)
+        self.mlp = FeedForward(hidden_size, int(hidden_size * mlp_ratio), hidden_size)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, hidden_size) / hidden_size**0.5)
+
+    def localise(self, cond: Conditioning) -> Conditioning:
+        """Return the conditioning as this block's branches expect it."""
+        k, v = cond.context.keys_values[self.order]
+        table = self.scale_shift_table + cond.modulation
+        return replace(cond, table=table, text=TextStates(k, v, cond.context.text_mask))
+
+    def compute(self, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
+        """See :class:`videoaccel.models.seam.Work`."""
+        local = self.localise(cond)
+        attn, cross, mlp = self.sites
+        x = run(attn, self.attn, x, local)
+        x = run(cross, self.cross_attn, x, local)
+        return run(mlp, self.mlp, x, local)
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and one linear map to the values of a patch."""
+
+    def __init__(self, hidden_size: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, out_features)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, hidden_size) / hidden_size**0.5)
+
+    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
+        """[B, T, S, C] -> [B, T, S, patch values].
+
+        Given frames are modulated twice: the t = 0 shift and scale act on the norm of the *already modulated* stream. The
+        original overwrites a variable there and was trained with it, so it belongs to the model.
+        """
+        x = _modulate(x, self.scale_shift_table + cond.time.unsqueeze(-2), 0)
+        if cond.x_mask is not None:
+            given = _modulate(x, self.scale_shift_table + cond.given.unsqueeze(-2), 0)
+            x = torch.where(cond.x_mask, x, given)
+        return self.linear(x)
+
+
+class Body(NamedTuple):
+    """The blocks and the final layer: embedded tokens in, per-token outputs out."""
+
+    spatial_blocks: Sequence[Block]
+    temporal_blocks: Sequence[Block]
+    final_layer: FinalLayer
+
+    def compute(self, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
+        """See :class:`videoaccel.models.seam.Work`."""
+        for index, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
+            x = run(Site("block", "space", index), spatial, x, cond)
+            x = run(Site("block", "time", index), temporal, x, cond)
+        return self.final_layer(x, cond)
+
+
+class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
+    """Predicts the velocity (data minus noise) of a noisy video latent under a text.
+
+    In bfloat16 the timestep, frame rate and sizes are rounded to bfloat16 on entry, and the rotary angles are computed in
+    it: that is what the released model does and was trained with.
+
+    Args:
+        in_channels: Latent channels.
+        patch_size: Latent frames, rows and columns to a token.
+        hidden_size: C.
+        depth: Number of PAIRS of a spatial and a temporal block.
+        num_heads: N.
+        mlp_ratio: Hidden size of the MLP over C.
+        class_dropout_prob: Share of prompts replaced by ``y_embedding`` in training; unused here.
+        pred_sigma: The output has twice the latent channels; the second half is ignored at sampling.
+        caption_channels: Width of the text encoder.
+        model_max_length: Rows of ``y_embedding``.
+        input_sq_size: Side in pixels at which the place positions have scale 1.
+        qk_norm: RMS norm on queries and keys.
+
+    Raises:
+        ValueError: ``hidden_size`` does not suit ``num_heads`` or the positions.
+    """
+
+    ignored_fields = frozenset(
+        {
+            "input_size",
+            "drop_path",
+            "enable_flash_attn",
+            "enable_layernorm_kernel",
+            "enable_sequence_parallelism",
+            "only_train_temporal",
+            "freeze_y_embedder",
+            "skip_y_embedder",
+            "force_huggingface",
+            "from_pretrained",
+            "type",
+        }
+    )
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        patch_size: Sequence[int] = (1, 2, 2),
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        class_dropout_prob: float = 0.1,
+        pred_sigma: bool = True,
+        caption_channels: int = 4096,
+        model_max_length: int = 300,
+        input_sq_size: int = 512,
+        qk_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads or (hidden_size // num_heads) % 2:
+            raise ValueError(f"hidden_size {hidden_size} over num_heads {num_heads} must be a whole, even head size")
+        self.patch_size = tuple(patch_size)
+        self.out_channels = in_channels * (2 if pred_sigma else 1)
+        self.rope = Rotary(hidden_size // num_heads)
+        self.pos_embed = PlacePositions(hidden_size)
+        self.x_embedder = PatchEmbedding(in_channels, hidden_size, self.patch_size)
+        self.t_embedder = ScalarEmbedder(hidden_size)
+        self.fps_embedder = ScalarEmbedder(hidden_size)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+        self.y_embedder = CaptionEmbedder(caption_channels, hidden_size, model_max_length)
+        self.spatial_blocks, self.temporal_blocks = (
+            nn.ModuleList(
+                Block(hidden_size, num_heads, mlp_ratio=mlp_ratio, axis=axis, index=index, qk_norm=qk_norm)
+                for index in range(depth)
+            )
+            for axis in ("space", "time")
+        )
+        self.final_layer = FinalLayer(hidden_size, math.prod(self.patch_size) * self.out_channels)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks in the order in which they run."""
+        pairs = zip(self.spatial_blocks, self.temporal_blocks, strict=True)
+        return [block for pair in pairs for block in pair]  # type: ignore[misc]
+
+    def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
+        """Frames, rows and columns of tokens for a latent of T', H', W' (padded up to whole patches)."""
+        t, h, w = (-(-size // patch) for size, patch in zip(latent_size, self.patch_size, strict=True))
+        return t, h, w
+
+    def prepare(
+        self,
+        y: Tensor,
+        *,
+        mask: Tensor | None = None,
+        fps: Tensor | None = None,
+        height: Tensor | float,
+        width: Tensor | float,
+        latent_size: Sequence[int],
+    ) -> GenerationContext:
+        """Compute what stays the same through a generation: text, frame rate, positions.
+
+        Args:
+            y: Text states [B, 1, L, caption_channels].
+            mask: [R, L], nonzero where a token counts, each row at least once; None counts all.
+            fps: Frames per second [r], r dividing B.
+            height: Height in pixels; of a tensor the first element counts.
+            width: Width in pixels, likewise.
+            latent_size: T', H', W' of the latent.
+
+        Raises:
+            ValueError: A row of ``mask`` is empty, or a row count does not divide the batch.
+        """
+        dtype, device, batch = self.x_embedder.proj.weight.dtype, y.device, y.shape[0]
+        text = self.y_embedder(y.to(dtype)).squeeze(1)
+        text, text_mask = _compact(text, None if mask is None else _repeat_rows(mask, batch, "mask"))
+        fps = torch.zeros(1, device=device) if fps is None else fps
+        fps_embedding = self.fps_embedder(_repeat_rows(fps.to(dtype), batch, "fps"))
+        given = self.t_embedder(torch.zeros(batch, dtype=dtype, device=device)) + fps_embedding
+        frames, rows, columns = self.token_grid(latent_size)
+        side = math.sqrt(_first(height, dtype) * _first(width, dtype))
+        return GenerationContext(
+            keys_values=tuple(block.cross_attn.text_keys_values(text) for block in self.blocks),
+            text_mask=text_mask,
+            fps=fps_embedding,
+            given=given,
+            given_modulation=self.t_block(given),
+            places=self.pos_embed(rows, columns, side / self.config.input_sq_size)[:, None],
+            rotation=self.rope(frames),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        fps: Tensor | None = None,
+        height: Tensor | float | None = None,
+        width: Tensor | float | None = None,
+        context: GenerationContext | None = None,
+        run: Run = direct,
+        **ignored: Any,
+    ) -> Tensor:
+        """Predict the velocity; with ``pred_sigma`` a second half of channels follows that sampling does not use.
+
+        Args:
+            x: Latent [B, in_channels, T', H', W'].
+            timestep: [B], 1000 = noise, 0 = clean.
+            y: Text states, with ``mask``, ``fps``, ``height`` and ``width`` as in :meth:`prepare`; or give ``context``.
+            mask: See :meth:`prepare`.
+            x_mask: [B, T], True where a frame is being denoised, False where it is given.
+            fps: See :meth:`prepare`.
+            height: See :meth:`prepare`.
+            width: See :meth:`prepare`.
+            context: What :meth:`prepare` returned, to compute it once for many steps.
+            run: The seam.
+            **ignored: ``num_frames`` and ``ar`` of the original's call.
+
+        Returns:
+            float32 [B, out_channels, T', H', W'].
+
+        Raises:
+            ValueError: Inputs do not fit together, or an unknown keyword is given.
+        """
+        if unknown := ignored.keys() - {"num_frames", "ar"}:
+            raise ValueError(f"unknown argument {sorted(unknown)[0]!r} for STDiT3")
+        if context is None:
+            if y is None or height is None or width is None:
+                raise ValueError("STDiT3 needs y, height and width, or a context made by prepare()")
+            context = self.prepare(y, mask=mask, fps=fps, height=height, width=width, latent_size=x.shape[2:])
+        latent_size = x.shape[2:]
+        tokens = self.x_embedder(x) + context.places
+        cond = self._condition(timestep, x_mask, context, tokens)
+        body = Body(self.spatial_blocks, self.temporal_blocks, self.final_layer)  # type: ignore[arg-type]
+        return self._unpatchify(run(BODY, body, tokens, cond), latent_size)
+
+    def _condition(
+        self, timestep: Tensor, x_mask: Tensor | None, context: GenerationContext, tokens: Tensor
+    ) -> Conditioning:
+        batch, frames = tokens.shape[:2]
+        if timestep.shape != (batch,):
+            raise ValueError(f"timestep must have shape [{batch}], got {list(timestep.shape)}")
+        if x_mask is not None and x_mask.shape != (batch, frames):
+            raise ValueError(f"x_mask must have shape [{batch}, {frames}], got {list(x_mask.shape)}")
+        time = self.t_embedder(timestep.to(tokens.dtype)) + context.fps
+        modulation = self.t_block(time)[:, None]
+        if x_mask is not None:
+            modulation = torch.where(x_mask[..., None], modulation, context.given_modulation[:, None])
+        return Conditioning(
+            context=context,
+            modulation=modulation.unflatten(-1, (6, -1)).unsqueeze(2),
+            time=time[:, None, None],
+            given=context.given[:, None, None],
+            x_mask=None if x_mask is None else x_mask[..., None, None],
+            rotation=context.rotation,
+        )
+
+    def _unpatchify(self, tokens: Tensor, latent_size: Sequence[int]) -> Tensor:
+        """[B, T, S, patch values] -> [B, out_channels, T', H', W'] in float32, padding cut off."""
+        grid, (pt, ph, pw) = self.token_grid(latent_size), self.patch_size
+        x = tokens.unflatten(2, grid[1:]).unflatten(-1, (pt, ph, pw, self.out_channels))
+        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
+        frames, rows, columns = latent_size
+        return x[:, :, :frames, :rows, :columns].float()
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts a latent into patches, one token each, after padding it with zeros to whole patches."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv3d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, T', H', W'] -> [B, T, S, C] in the parameters' type."""
+        padding: list[int] = []
+        for size, patch in zip(reversed(x.shape[2:]), reversed(self.patch_size), strict=True):
+            padding += [0, -size % patch]
+        x = self.proj(F.pad(x.to(self.proj.weight.dtype), padding))
+        return x.flatten(3).permute(0, 2, 3, 1)
+
+
+def _repeat_rows(x: Tensor, batch: int, name: str) -> Tensor:
+    """Repeat x [R, ...] as a whole until it has ``batch`` rows, so that guidance halves share it."""
+    if batch % x.shape[0]:
+        raise ValueError(f"{name} has {x.shape[0]} rows, which do not divide the batch of {batch}")
+    return x.repeat(batch // x.shape[0], *(1,) * (x.ndim - 1))
+
+
+def _first(value: Tensor | float, dtype: torch.dtype) -> float:
+    """The first element, rounded to the run's type as in the original, where sizes are tensors of that type."""
+    return torch.as_tensor(value).flatten()[0].to(dtype).item()
+
+
+def _compact(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move the tokens that count to the front and cut the rest.
+
+    The original concatenates the kept tokens of all rows; a softmax over them does not see the others, so a key mask
+    gives the same numbers, and rows of one length need none.
+
+    Args:
+        text: [B, L, C].
+        mask: [B, L], nonzero where a token counts.
+
+    Returns:
+        Text [B, L', C] with L' the greatest count, and a mask [B, 1, 1, L'] or None if all rows have L' tokens.
+    """
+    if mask is None:
+        return text, None
+    kept = mask != 0
+    lengths = kept.sum(1)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest == 0:
+        raise ValueError(f"row {int(lengths.argmin())} of the text mask keeps no token")
+    order = torch.argsort(~kept, dim=1, stable=True)[:, :longest]
+    text = text.take_along_dim(order[..., None], dim=1)
+    if shortest == longest:
+        return text, None
+    return text, (torch.arange(longest, device=text.device) < lengths[:, None])[:, None, None]
