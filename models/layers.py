@@ -48,7 +48,8 @@ class ScalarEmbedder(nn.Module):
         )
 
     def forward(self, value: Tensor) -> Tensor:
-        """[B] -> [B, C]. The sinusoids are computed in float32 of the value as given, then cast."""
+        """[B] -> [B, C]. The value is rounded to the parameters' type, its sinusoids computed in float32, then cast."""
+        value = value.to(self.mlp[0].weight.dtype)
         half = self.num_frequencies // 2
         frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=value.device) * (-math.log(10000) / half))
         angles = value.float()[:, None] * frequencies

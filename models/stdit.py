@@ -317,7 +317,8 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
     """Predicts the velocity (data minus noise) of a noisy video latent under a text.
 
     In bfloat16 the timestep, frame rate and sizes are rounded to bfloat16 on entry, and the rotary angles are computed in
-    it: that is what the released model does and was trained with.
+    it: that is what the released model does and was trained with. To keep full timesteps in a bfloat16 model, leave
+    ``t_embedder``, ``fps_embedder`` and ``t_block`` in float32.
 
     Args:
         in_channels: Latent channels.
@@ -425,13 +426,15 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             ValueError: A row of ``mask`` is empty, or a row count does not divide the batch.
         """
-        dtype, device, batch = self.x_embedder.proj.weight.dtype, y.device, y.shape[0]
+        device, batch = y.device, y.shape[0]
+        dtype = self.x_embedder.proj.weight.dtype
         text = self.y_embedder(y.to(dtype)).squeeze(1)
         text, text_mask = _compact(text, None if mask is None else _repeat_rows(mask, batch, "mask"))
         fps = torch.zeros(1, device=device) if fps is None else fps
-        fps_embedding = self.fps_embedder(_repeat_rows(fps.to(dtype), batch, "fps"))
-        given = self.t_embedder(torch.zeros(batch, dtype=dtype, device=device)) + fps_embedding
+        fps_embedding = self.fps_embedder(_repeat_rows(fps, batch, "fps"))
+        given = self.t_embedder(torch.zeros(batch, device=device)) + fps_embedding
         frames, rows, columns = self.token_grid(latent_size)
+        cos, sin = self.rope(frames)
         side = math.sqrt(_first(height, dtype) * _first(width, dtype))
         return GenerationContext(
             keys_values=tuple(block.cross_attn.text_keys_values(text) for block in self.blocks),
@@ -439,8 +442,8 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
             fps=fps_embedding,
             given=given,
             given_modulation=self.t_block(given),
-            places=self.pos_embed(rows, columns, side / self.config.input_sq_size)[:, None],
-            rotation=self.rope(frames),
+            places=self.pos_embed(rows, columns, side / self.config.input_sq_size).to(dtype)[:, None],
+            rotation=(cos.to(dtype), sin.to(dtype)),
         )
 
     def forward(
@@ -499,15 +502,15 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
             raise ValueError(f"timestep must have shape [{batch}], got {list(timestep.shape)}")
         if x_mask is not None and x_mask.shape != (batch, frames):
             raise ValueError(f"x_mask must have shape [{batch}, {frames}], got {list(x_mask.shape)}")
-        time = self.t_embedder(timestep.to(tokens.dtype)) + context.fps
+        time = self.t_embedder(timestep) + context.fps
         modulation = self.t_block(time)[:, None]
         if x_mask is not None:
             modulation = torch.where(x_mask[..., None], modulation, context.given_modulation[:, None])
         return Conditioning(
             context=context,
-            modulation=modulation.unflatten(-1, (6, -1)).unsqueeze(2),
-            time=time[:, None, None],
-            given=context.given[:, None, None],
+            modulation=modulation.to(tokens.dtype).unflatten(-1, (6, -1)).unsqueeze(2),
+            time=time.to(tokens.dtype)[:, None, None],
+            given=context.given.to(tokens.dtype)[:, None, None],
             x_mask=None if x_mask is None else x_mask[..., None, None],
             rotation=context.rotation,
         )

@@ -1,0 +1,182 @@
+"""The seam proven: nothing attached is free of error, and guests of 30 lines can prune, reuse and observe."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.networks import stdit_inputs, tiny_stdit
+from tests.models.straight import straight_forward
+from videoaccel.models.seam import BODY, Site, Work, direct
+from videoaccel.models.stdit import STDiT3
+from videoaccel.policy import Job, Session
+
+SHAPES = [(1, 4, 4), (3, 7, 9), (5, 8, 8), (2, 3, 10)]
+
+
+def job(model: STDiT3, inputs: dict[str, Any]) -> Job:
+    t, h, w = model.token_grid(inputs["x"].shape[2:])
+    return Job(
+        sigmas=torch.tensor([[1.0, 0.5, 0.0]]),
+        latent_shape=tuple(inputs["x"].shape[1:]),
+        guidance_scale=7.0,
+        branches=("cond", "uncond"),
+        x_mask=None,
+        places=h * w,
+        dtype=torch.float32,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("lengths", [(4, 9), (5, 5), None])
+@torch.inference_mode()
+def test_default_run_is_straight_code_bit_for_bit(
+    size: tuple[int, int, int], given: bool, lengths: tuple[int, ...] | None
+) -> None:
+    model, inputs = tiny_stdit(), stdit_inputs(size, given=given, lengths=lengths)
+    assert torch.equal(model(**inputs), straight_forward(model, **inputs))
+
+
+@torch.inference_mode()
+def test_a_session_that_changes_nothing_is_bit_identical() -> None:
+    model, inputs = tiny_stdit(), stdit_inputs()
+    assert torch.equal(model(**inputs, run=Session(job(model, inputs)).run), model(**inputs))
+
+
+@torch.inference_mode()
+def test_context_made_once_is_bit_identical() -> None:
+    model, inputs = tiny_stdit(), stdit_inputs()
+    shared = {key: inputs[key] for key in ("y", "mask", "fps", "height", "width")}
+    context = model.prepare(**shared, latent_size=inputs["x"].shape[2:])
+    step = {key: inputs[key] for key in ("x", "timestep", "x_mask")}
+    assert torch.equal(model(**step, context=context), model(**inputs))
+    rows = [2, 0]
+    part = model(**{key: value[rows] for key, value in step.items()}, context=context.rows(rows))
+    torch.testing.assert_close(part, model(**inputs)[rows], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_sites_are_called_in_order_with_the_stream_in_four_axes() -> None:
+    model, inputs = tiny_stdit(depth=2), stdit_inputs()
+    seen: list[tuple[str, int]] = []
+
+    def run(site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
+        seen.append((str(site), x.ndim))
+        return branch.compute(x, cond, run)
+
+    model(**inputs, run=run)
+    expected = ["body"]
+    for index in range(2):
+        for axis in ("space", "time"):
+            expected += [f"{axis}.{index}.{kind}" for kind in ("block", "attn", "cross", "mlp")]
+    assert seen == [(name, 4) for name in expected]
+
+
+class PruneColumns(Session):
+    """Computes kept columns only, with keys and values from all of them; the rest of the stream passes by."""
+
+    def __init__(self, job: Job, *, keep: Tensor, kv: str = "all") -> None:
+        super().__init__(job)
+        self.keep, self.kv = keep, kv
+
+    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
+        if site.kind in ("body", "block"):
+            return super().run(site, branch, x, cond)
+        part = x[:, :, self.keep]
+        options = {}
+        if (site.kind, site.axis) == ("attn", "space") and self.kv == "all":
+            options["kv"] = branch.pre(x, cond)
+        delta = self.mix(site, branch, branch.pre(part, cond), cond, **options)
+        return x.index_copy(2, self.keep, branch.add(part, delta, cond))
+
+
+@pytest.mark.parametrize("kv", ["all", "kept"])
+@torch.inference_mode()
+def test_pruning_is_exact_where_it_must_be(kv: str) -> None:
+    """Kept columns of every site but spatial attention over kept keys equal the dense run's, site by site."""
+    model, inputs = tiny_stdit(depth=1), stdit_inputs((3, 8, 8))
+    everything = torch.arange(16)
+    pruned = PruneColumns(job(model, inputs), keep=everything, kv=kv)
+    torch.testing.assert_close(model(**inputs, run=pruned.run), model(**inputs), atol=1e-5, rtol=1e-5)
+    keep = torch.tensor([0, 3, 4, 11, 15])
+    wrong = []
+
+    def run(site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
+        dense = branch.compute(x, cond, run)
+        if site.kind in ("attn", "cross", "mlp"):
+            part = PruneColumns(job(model, inputs), keep=keep, kv=kv).run(site, branch, x, cond)
+            rest = [place for place in range(16) if place not in keep]
+            assert torch.equal(part[:, :, rest], x[:, :, rest])
+            if (part[:, :, keep] - dense[:, :, keep]).abs().max() > 1e-5:
+                wrong.append(str(site))
+        return dense
+
+    model(**inputs, run=run)
+    assert wrong == ([] if kv == "all" else ["space.0.attn"])
+
+
+class ReuseStack(Session):
+    """Keeps what the whole stack of blocks added at a computed step and adds it again at a served one."""
+
+    def __init__(self, job: Job, *, last: Site) -> None:
+        super().__init__(job)
+        self.last, self.serve, self.computed = last, False, 0
+
+    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
+        if site.kind != "block":
+            return super().run(site, branch, x, cond)
+        first = site == Site("block", "space", 0)
+        if self.serve:
+            return (x.float() + self.delta).to(x.dtype) if first else x
+        if first:
+            self.entry = x
+        self.computed += 1
+        out = super().run(site, branch, x, cond)
+        if site == self.last:
+            self.delta = out.float() - self.entry.float()
+        return out
+
+
+@torch.inference_mode()
+def test_reuse_of_the_whole_stack() -> None:
+    model, inputs = tiny_stdit(depth=2), stdit_inputs()
+    session = ReuseStack(job(model, inputs), last=Site("block", "time", 1))
+    dense = model(**inputs, run=session.run)
+    assert torch.equal(dense, model(**inputs))
+    assert session.computed == 4
+    session.serve = True
+    torch.testing.assert_close(model(**inputs, run=session.run), dense, atol=1e-5, rtol=1e-5)
+    assert session.computed == 4, "a served stack computes no block"
+    other = inputs | {"x": inputs["x"] + 0.1}
+    served, computed = model(**other, run=session.run), model(**other)
+    assert (served - computed).abs().max() > 1e-3, "reuse must be an approximation on a changed latent"
+
+
+@torch.inference_mode()
+def test_mlp_width_and_a_named_attention_reach_the_branch() -> None:
+    model, inputs = tiny_stdit(depth=1), stdit_inputs()
+    calls = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        calls.append(q.shape)
+        weights = torch.einsum("mlnd,mknd->mnlk", q, k) * q.shape[-1] ** -0.5
+        if mask is not None:
+            weights = weights.masked_fill(~mask, float("-inf"))
+        return torch.einsum("mnlk,mknd->mlnd", weights.softmax(-1), v)
+
+    def run(site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
+        if site.kind in ("attn", "cross"):
+            return branch.add(x, branch.mix(branch.pre(x, cond), cond, attend=attend), cond)
+        if site.kind == "mlp":
+            full = branch.mix(branch.pre(x, cond), cond)
+            assert torch.equal(full, branch.mix(branch.pre(x, cond), cond, width=1.0))
+            half = branch.mix(branch.pre(x, cond), cond, width=0.5)
+            assert half.shape == full.shape and not torch.equal(half, full)
+        return branch.compute(x, cond, run)
+
+    torch.testing.assert_close(model(**inputs, run=run), model(**inputs), atol=1e-5, rtol=1e-5)
+    assert len(calls) == 4
+    assert direct(BODY, type("Work", (), {"compute": lambda self, x, cond, run: x})(), inputs["x"], None) is inputs["x"]

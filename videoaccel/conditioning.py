@@ -1,0 +1,248 @@
+"""Conditioning: frames given in advance (images, clips, the end of the last loop), and the numbers the network is told.
+
+A mask strategy says which reference frames go where. It is text, groups joined by ``;``, each of up to six fields::
+
+    loop,reference,reference_start,target_start,length,edit     # missing ones at the end are 0,0,0,0,1,0
+
+===================== ===================================================================
+``0``                 reference 0 (an image) is the first frame
+``0;0,1,0,-1,1``      reference 0 begins the clip, reference 1 ends it
+``0,0,0,-8,8``        8 latents from reference 0's start are the clip's last ones: extend backwards
+``0,0,0,0,5,0.4``     edit 5 latents of reference 0, free to change from timestep 400 on
+===================== ===================================================================
+
+Everything is counted in *latent* frames; negative starts count from the end. With ``align`` both starts snap to whole
+VAE chunks of 5 latents, so -1 of 15 is 10, not 14. Source: Open-Sora v1.2.
+
+Shapes: B rows, C channels, T latent frames, H/W latent height and width; reference latents are [C, T', H, W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LATENTS_PER_CHUNK, FRAMES_PER_CHUNK = 5, 17  # the VAE turns 17 frames into 5 latent ones
+IMAGE_FPS = 120.0  # what the network is told for a single frame
+
+
+class Group(NamedTuple):
+    """One group of a mask strategy; starts and length in latent frames."""
+
+    loop: int
+    """The loop it is for."""
+    reference: int = 0
+    """Which of the row's references."""
+    reference_start: int = 0
+    """First frame to take from it."""
+    target_start: int = 0
+    """Where that goes in the clip."""
+    length: int = 1
+    """Frames to take, cut to what fits on both sides."""
+    edit: float = 0.0
+    """0 keeps them; above, they start to change at timestep ``edit * 1000``; 1 generates anew."""
+
+
+def parse_mask_strategy(strategy: str | None) -> list[Group]:
+    """Read a mask strategy; an empty one (or None) has no groups.
+
+    Raises:
+        ValueError: If a field is missing in between, is no number, or is out of range; it names group and field.
+
+    >>> parse_mask_strategy("0;1,0,-5")[1]
+    Group(loop=1, reference=0, reference_start=-5, target_start=0, length=1, edit=0.0)
+    """
+    if not strategy:
+        return []
+    return [_parse_group(group, number) for number, group in enumerate(strategy.split(";"))]
+
+
+def format_mask_strategy(groups: Sequence[Group]) -> str:
+    """Write a mask strategy: the text that `parse_mask_strategy` reads as these groups."""
+    return ";".join(",".join(str(field) for field in group) for group in groups)
+
+
+def nearest_point(value: int, *, point: int, max_value: int) -> int:
+    """Snap a start to a multiple of ``point``: down, or up if it is nearer and a whole group lies beyond it.
+
+    >>> [nearest_point(value, point=5, max_value=15) for value in (2, 3, 8, 14)]
+    [0, 5, 10, 10]
+    """
+    group, rest = divmod(value, point)
+    up = rest > point / 2 and group < max_value // point - 1
+    return (group + up) * point
+
+
+def apply_mask_strategy(
+    z: Tensor,
+    *,
+    references: Sequence[Sequence[Tensor]],
+    strategies: Sequence[str | None],
+    loop: int = 0,
+    align: int | None = LATENTS_PER_CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Write reference frames into an initial latent, and say which frames are left to generate.
+
+    Args:
+        z: Noise, ``[B, C, T, H, W]``; it is not changed.
+        references: Per row, its reference latents ``[C, T', H, W]``.
+        strategies: Per row, its mask strategy. Groups of other loops are checked and passed over.
+        loop: Which loop this is.
+        align: Snap starts to multiples of this many latents (release: 5); None takes them as they are.
+
+    Returns:
+        z with the references in it, and the mask ``[B, T]``, float32: 1 to generate, else the group's ``edit``.
+
+    Raises:
+        ValueError: If a group is malformed, asks for a reference or a start that is not there, or a reference does not
+            have z's channels, height and width; or if there is not one entry per row.
+    """
+    for name, per_row in (("references", references), ("strategies", strategies)):
+        if len(per_row) != len(z):
+            raise ValueError(f"{name} must have one entry per row: {len(z)}; got {len(per_row)}")
+    z = z.clone()
+    mask = torch.ones(z.shape[0], z.shape[2], device=z.device)
+    for row, strategy in enumerate(strategies):
+        for number, group in enumerate(parse_mask_strategy(strategy)):
+            where = f"group {number} ({format_mask_strategy([group])}) of row {row}"
+            # Every loop adds a reference (append_generated): a later loop's slip is told now, not hours from here.
+            known = len(references[row]) + max(0, group.loop - loop)
+            if group.reference >= known:
+                raise ValueError(f"{where}: there is no reference {group.reference}; loop {group.loop} has {known}")
+            if group.loop == loop:
+                source, target = _spans(group, references[row], z[row], align, where)
+                z[row, :, target] = references[row][group.reference][:, source].to(z)
+                mask[row, target] = group.edit
+    return z, mask
+
+
+def append_generated(
+    generated: Tensor,
+    *,
+    references: Sequence[Sequence[Tensor]],
+    strategies: Sequence[str | None],
+    loop: int,
+    length: int = LATENTS_PER_CHUNK,
+    edit: float = 0.0,
+) -> tuple[list[list[Tensor]], list[str]]:
+    """Let a loop go on from the clip before it: that clip becomes a further reference, its end the new beginning.
+
+    Args:
+        generated: The previous clip's latent, encoded anew, ``[B, C, T, H, W]``.
+        references: Per row, the reference latents so far.
+        strategies: Per row, the mask strategy so far.
+        loop: The loop about to start, at least 1.
+        length: Latents to carry over (release: 5). `overlap_frames` of the new clip repeat the old one.
+        edit: As in `Group`.
+
+    Returns:
+        The longer references and strategies; the arguments are left alone.
+
+    Raises:
+        ValueError: If there is not one entry per row, or loop, length or edit is out of range.
+    """
+    if not len(generated) == len(references) == len(strategies):
+        raise ValueError(
+            f"{len(generated)} clips, {len(references)} references, {len(strategies)} strategies: not one a row"
+        )
+    if not 1 <= length <= generated.shape[2]:
+        raise ValueError(f"length must be between 1 and the clip's {generated.shape[2]} latents; got {length}")
+    if loop < 1:
+        raise ValueError(f"loop must be at least 1, the first one that has a clip before it; got {loop}")
+    grown = [[*known, clip] for known, clip in zip(references, generated, strict=True)]
+    groups = [Group(loop, len(known) - 1, -length, 0, length, float(edit)) for known in grown]
+    for group in groups:
+        _check(group, f"the group for loop {loop}")
+    added = [format_mask_strategy([group]) for group in groups]
+    return grown, [f"{old};{new}" if old else new for old, new in zip(strategies, added, strict=True)]
+
+
+def overlap_frames(length: int = LATENTS_PER_CHUNK) -> int:
+    """Pixel frames to drop from the start of a later loop's clip when clips are joined: they are the last clip's end.
+
+    Raises:
+        ValueError: If ``length`` is not a whole number of VAE chunks.
+
+    >>> overlap_frames(5)
+    17
+    """
+    if length < 0 or length % LATENTS_PER_CHUNK:
+        raise ValueError(f"loops overlap by whole chunks of {LATENTS_PER_CHUNK} latents; got {length}")
+    return length // LATENTS_PER_CHUNK * FRAMES_PER_CHUNK
+
+
+def size_numbers(
+    rows: int, *, height: int, width: int, num_frames: int, fps: float, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """What the network is told about the clip, by argument name, each ``[rows]``.
+
+    Args:
+        rows: B.
+        height: Pixels.
+        width: Pixels.
+        num_frames: Pixel frames.
+        fps: Frames per second; a single frame says 120 whatever this is.
+        dtype: The release takes the run's type: in bfloat16 a width of 854 is told as 856.
+
+    Returns:
+        ``height``, ``width``, ``num_frames``, ``ar`` (height divided by width) and ``fps``.
+    """
+    told = IMAGE_FPS if num_frames == 1 else fps
+    numbers = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": told}
+    return {name: torch.full((rows,), number, dtype=dtype) for name, number in numbers.items()}
+
+
+def _parse_group(text: str, number: int) -> Group:
+    fields = text.split(",")
+    if len(fields) > len(Group._fields):
+        raise ValueError(f"group {number} of the mask strategy, {text!r}, has {len(fields)} fields; there are six")
+    values: dict[str, float] = {}
+    for name, field in zip(Group._fields, fields, strict=False):
+        kind = float if name == "edit" else int
+        try:
+            values[name] = kind(field)
+        except ValueError:
+            expected = "a number" if kind is float else "a whole number"
+            raise ValueError(
+                f"group {number} ({text}) of the mask strategy: {name} must be {expected}; got {field!r}"
+            ) from None
+    group = Group(**values)  # type: ignore[arg-type]  # the kinds are right: int for all but edit
+    _check(group, f"group {number} ({text}) of the mask strategy")
+    return group
+
+
+def _check(group: Group, where: str) -> None:
+    ranges = {
+        "loop": (group.loop >= 0, "0 or more"),
+        "reference": (group.reference >= 0, "0 or more"),
+        "length": (group.length >= 1, "at least 1"),
+        "edit": (0 <= group.edit <= 1, "between 0 and 1"),
+    }
+    for name, (fits, expected) in ranges.items():
+        if not fits:
+            raise ValueError(f"{where}: {name} must be {expected}; got {getattr(group, name)}")
+
+
+def _spans(
+    group: Group, references: Sequence[Tensor], clip: Tensor, align: int | None, where: str
+) -> tuple[slice, slice]:
+    """The frames a group takes from its reference, and the frames of the clip it puts them on: equally many."""
+    reference = references[group.reference]
+    if reference.dim() != 4 or [*reference.shape[:1], *reference.shape[2:]] != [*clip.shape[:1], *clip.shape[2:]]:
+        raise ValueError(
+            f"{where}: reference {list(reference.shape)} must be [C, T, H, W] like the clip {list(clip.shape)}"
+        )
+    source = _start(group.reference_start, reference.shape[1], align, f"{where}: reference_start")
+    target = _start(group.target_start, clip.shape[1], align, f"{where}: target_start")
+    length = min(group.length, reference.shape[1] - source, clip.shape[1] - target)
+    return slice(source, source + length), slice(target, target + length)
+
+
+def _start(start: int, frames: int, align: int | None, what: str) -> int:
+    if not -frames <= start < frames:
+        raise ValueError(f"{what} must lie in {-frames}..{frames - 1}, the latent frames there are; got {start}")
+    start += frames if start < 0 else 0
+    return start if align is None else nearest_point(start, point=align, max_value=frames)
