@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from videoaccel.models.seam import Branch, Site, Work
+from videoaccel.models.seam import Attend, Branch, Site, Work
 
 Velocities = Mapping[str, Tensor]
 """Raw network output by guidance branch (``cond``, ``uncond``), [B, Z, T, h, w] each."""
@@ -22,10 +22,8 @@ Velocities = Mapping[str, Tensor]
 class Call(Protocol):
     """Runs the network at the present step."""
 
-    def __call__(
-        self, rows: Sequence[int] | None = None, branches: Sequence[str] = ("cond", "uncond"), keep: Any = None
-    ) -> Velocities:
-        """Return velocities of some samples and guidance branches; ``keep`` is handed to the session's own ``run``."""
+    def __call__(self, rows: Sequence[int] | None = None, branches: Sequence[str] | None = None) -> Velocities:
+        """Return velocities of some samples (default: all) and guidance branches (default: those of the job)."""
         ...
 
 
@@ -40,6 +38,20 @@ class Mix(Protocol):
 def local_mix(site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
     """Mix on this device: all tokens are here."""
     return branch.mix(h, cond, **options)
+
+
+def kernel_mix(attend: Attend) -> Mix:
+    """Mix on this device with a named attention kernel."""
+
+    def mix(site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+        return branch.mix(h, cond, **(options if site.kind == "mlp" else {"attend": attend, **options}))
+
+    return mix
+
+
+def alone(stats: Tensor) -> Tensor:
+    """Agreement of one rank with itself."""
+    return stats
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Job:
     places: int
     dtype: torch.dtype
     seed: int
-    agree: Callable[[Tensor], Tensor] = staticmethod(lambda stats: stats)  # type: ignore[assignment]
+    agree: Callable[[Tensor], Tensor] = alone
     plan: Any = None
 
     @property
@@ -87,7 +99,7 @@ class Session:
 
     def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
         """Return the velocities of step ``i`` at latent ``x`` [B, Z, T, h, w]."""
-        return call(branches=self.job.branches)
+        return call()
 
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         """The seam, see :class:`videoaccel.models.seam.Run`."""

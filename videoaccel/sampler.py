@@ -48,17 +48,17 @@ def timesteps(
     """The timesteps of a generation: evenly spaced from 1000 down, then shifted so that larger clips stay noisy longer.
 
     The shift is u' = r*u / (1 + (r-1)*u) with u = t/1000 and r as in `time_shift`. Rounding may put the first value a
-    hair off 1000 (1000.0001 for a 117x312 image in float32, 994.8 in bfloat16). That is the release's, and kept.
+    hair off 1000 (1000.0001 for a 117x312 image in float32, 994.8 in bfloat16): the release's, and kept.
 
     Args:
         steps: N, at least 1 (with ``discrete`` at most ``num_train_timesteps``).
         height: Pixels; one number, or one per row.
         width: Pixels, likewise.
         num_frames: Pixel frames, likewise.
-        base_size: As in `time_shift`, and so are ``dtype`` (the timesteps are always float32) and ``scale``.
+        base_size: As in `time_shift`.
         use_transform: False leaves the even spacing alone.
         discrete: Round to whole timesteps before the shift.
-        dtype: The type of the sizes.
+        dtype: The type of the sizes, as in `time_shift`; the timesteps are always float32.
         scale: A factor on the shift.
         num_train_timesteps: The first timestep.
 
@@ -71,8 +71,7 @@ def timesteps(
     >>> timesteps(4, 512, 512, 1)[:, 0].tolist()
     [1000.0, 750.0, 500.0, 250.0]
     """
-    most = num_train_timesteps if discrete else math.inf
-    if not 1 <= steps <= most:
+    if not 1 <= steps <= (most := num_train_timesteps if discrete else math.inf):
         raise ValueError(f"steps must be at least 1{f' and at most {most}' if discrete else ''}; got {steps}")
     shift = time_shift(height, width, num_frames, base_size=base_size, dtype=dtype) * scale
     spaced = [(1.0 - i / steps) * num_train_timesteps for i in range(steps)]
@@ -245,7 +244,8 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Diffusers' method, except that an unknown field is an error where diffusers would only log it."""
         known = cls._get_init_keys(cls) - {"self"}
-        if unknown := [name for name in config or () if name not in known and not name.startswith("_")]:
+        given = [*(config if isinstance(config, dict) else ()), *(() if return_unused_kwargs else kwargs)]
+        if unknown := [name for name in given if name not in known and not name.startswith("_")]:
             raise ValueError(f"unknown {cls.__name__} fields {unknown}; there are {sorted(known)}")
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 

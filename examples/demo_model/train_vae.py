@@ -23,7 +23,7 @@ from examples.demo_model.recipe import FRAMES, VAE_CONFIG, save_checkpoint, seed
 from videoaccel.models.video_vae import LOGVAR_RANGE, VideoAutoencoder
 
 KL_WEIGHT = 1e-5
-STAGES = {"frames": 600, "latents": 600, "clips": 500}
+STAGES = {"frames": 700, "latents": 600, "clips": 2500}
 
 
 def reconstruct(vae: VideoAutoencoder, x: Tensor, *, clips: bool) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def train(args: argparse.Namespace) -> None:
         first = saved["step"]
     stages = [name for name, steps in args.steps.items() for _ in range(steps)]
     streams = {
-        name: batches(args.seed + first, clips=name != "frames", count=16 if name == "frames" else 8) for name in STAGES
+        name: batches(args.seed + first, clips=name != "frames", count={"frames": 16, "latents": 8, "clips": 3}[name]) for name in STAGES
     }
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:

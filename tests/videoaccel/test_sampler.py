@@ -141,6 +141,7 @@ def test_shift_is_a_factor_and_survives_float16() -> None:
     assert_close(timesteps(8, 256, 256, 17, scale=2.0), timesteps(8, 512, 512, 17))
     assert_close(timesteps(8, 720, 1280, 51, dtype=torch.float16), timesteps(8, 720, 1280, 51))
     assert sampler.time_shift(512, 512, 1).tolist() == [1.0]
+    assert torch.equal(*(timesteps(8, side, side, 17, dtype=torch.float16) for side in (2048, 2049)))  # rounded
 
 
 @pytest.mark.parametrize(
@@ -292,8 +293,8 @@ def test_a_field_that_cannot_be_is_named(name: str, value: Any) -> None:
 
 
 def test_an_unknown_field_is_named(tmp_path: Path) -> None:
-    RectifiedFlowScheduler().save_pretrained(tmp_path)
-    file = tmp_path / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"shift": 3.0}))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"base_size": 256, "shift": 3.0}))
     with pytest.raises(ValueError, match=r"\['shift'\]; there are.*'base_size'"):
         RectifiedFlowScheduler.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"\['size'\]"):
+        RectifiedFlowScheduler.from_config(RectifiedFlowScheduler().config, size=3)

@@ -1,0 +1,62 @@
+"""Random numbers that belong to a sample: its clip does not depend on the batch that it was made in.
+
+Shape legend: B samples.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from videoaccel.models.video_vae import Noise
+
+MAX_SEED = 2**63 - 1
+
+
+def sample_seeds(seed: int | Sequence[int], *, prompts: int, samples: int) -> list[int]:
+    """Seeds of all samples, prompt by prompt: sample k of every prompt has ``seed + k``; or a list is taken as it is.
+
+    Raises:
+        ValueError: A list of another length, or a seed below 0 or beyond 2^63 - 1.
+
+    >>> sample_seeds(7, prompts=2, samples=2)
+    [7, 8, 7, 8]
+    """
+    seeds = [seed + k for _ in range(prompts) for k in range(samples)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != prompts * samples:
+        raise ValueError(f"{len(seeds)} seeds for {prompts} prompts with {samples} samples each")
+    for value in seeds:
+        if not 0 <= value <= MAX_SEED:
+            raise ValueError(f"a seed must be between 0 and {MAX_SEED}, got {value}")
+    return seeds
+
+
+class SampleNoise:
+    """One CPU generator a sample; whatever the device, the numbers are drawn there in float32.
+
+    Args:
+        generators: One a sample.
+        device: Where the numbers are wanted.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], *, device: torch.device | str = "cpu") -> None:
+        self.generators, self.device = list(generators), torch.device(device)
+
+    @classmethod
+    def from_seeds(cls, seeds: Sequence[int], *, device: torch.device | str = "cpu") -> "SampleNoise":
+        """Generators with these seeds."""
+        return cls([torch.Generator().manual_seed(seed) for seed in seeds], device=device)
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Normal numbers [B, *shape], each sample's from its own generator."""
+        parts = [torch.randn(tuple(shape), generator=g, device=g.device).cpu() for g in self.generators]
+        return torch.stack(parts).to(self.device)
+
+    def of(self, sample: int) -> Noise:
+        """The source of one sample, as the VAE wants it."""
+        generator = self.generators[sample]
+
+        def noise(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            return torch.randn(shape, generator=generator, device=generator.device).to(dtype)
+
+        return noise

@@ -1,0 +1,381 @@
+"""One generation: prompt in, frames out.
+
+Shape legend: P prompts, B samples (P times samples per prompt), N steps, T frames, H, W pixels, Z latent channels,
+t, h, w latent sizes, L text tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from typing_extensions import Self
+
+from videoaccel.attention import NATIVE, attention_kernel
+from videoaccel.conditioning import apply_mask_strategy, size_numbers
+from videoaccel.config import Defaults
+from videoaccel.denoise import Network, denoise
+from videoaccel.loading import find_model, load_parts, torch_dtype
+from videoaccel.media import to_uint8
+from videoaccel.models.seam import direct
+from videoaccel.models.stdit import GenerationContext, STDiT3
+from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.policy import Job, Policy, Session, kernel_mix, local_mix
+from videoaccel.prompts import cut_options
+from videoaccel.references import References, frames_of, read_references, with_tail
+from videoaccel.request import Request, prompt_texts, sample_noise
+from videoaccel.sampler import RectifiedFlowScheduler, active_frames
+from videoaccel.stages import StageClock
+from videoaccel.text import PromptStates, encode, load_text_encoder
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class VideoPipelineOutput(BaseOutput):
+    """Frames of every sample.
+
+    Attributes:
+        frames: By ``output_type``: ``pil`` a list of lists of images; ``np`` float32 [B, T, H, W, 3] in [0, 1]; ``pt``
+            float32 [B, T, 3, H, W] in [0, 1]; ``latent`` float32 [B, Z, t, h, w].
+    """
+
+    frames: Any
+
+
+class VideoPipeline(DiffusionPipeline):
+    """Text, image or video to video with an STDiT3.
+
+    Args:
+        transformer: The network.
+        vae: The video VAE.
+        scheduler: The rectified-flow schedule.
+        tokenizer: Of the text encoder; with it may be left out where text states are given.
+        text_encoder: T5.
+        defaults: Fields of :class:`videoaccel.config.Defaults`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["tokenizer", "text_encoder"]  # noqa: RUF012 (diffusers reads this name)
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        transformer: STDiT3,
+        vae: VideoAutoencoder,
+        scheduler: RectifiedFlowScheduler,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder: T5EncoderModel | None = None,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer, vae=vae, scheduler=scheduler, tokenizer=tokenizer, text_encoder=text_encoder
+        )
+        self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a pipeline by name (``demo``, ``opensora-v1.2``), from a folder, or by a released hub id.
+
+        Args:
+            pretrained_model_name_or_path: See :func:`videoaccel.loading.find_model`.
+            **kwargs: ``torch_dtype`` (default: the model's own), and what diffusers takes: components to use in place of
+                the saved ones (``text_encoder=None`` leaves it out), ``revision``, ``cache_dir``.
+
+        Raises:
+            ValueError: There is no such model, or its files do not fit.
+        """
+        overrides = {key: kwargs.pop(key) for key in ("vae", "text_encoder") if isinstance(kwargs.get(key), str)}
+        source = find_model(str(pretrained_model_name_or_path), **overrides)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
+        if source.folder is not None:
+            return super().from_pretrained(source.folder, torch_dtype=dtype, **kwargs)
+        parts = load_parts(source, dtype=dtype) | kwargs
+        if "text_encoder" not in kwargs:
+            text_dtype = torch_dtype(source.spec.defaults.text_dtype)
+            parts["tokenizer"], parts["text_encoder"] = load_text_encoder(source.text.source, dtype=text_dtype)
+        return cls(**parts)
+
+    @property
+    def defaults(self) -> Defaults:
+        """What is generated unless told otherwise."""
+        return Defaults(**self.config.defaults)
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompts: Sequence[str]) -> PromptStates:
+        """Text states of prompts that are ready for the tokenizer, P rows; each is encoded alone.
+
+        Raises:
+            ValueError: The pipeline has no text encoder.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
+        self.text_encoder.to(self._execution_device)
+        length = self.transformer.y_embedder.y_embedding.shape[0]
+        one = partial(encode, tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
+        return PromptStates.cat([one([prompt]) for prompt in prompts])
+
+    def request(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_videos_per_prompt: int = 1,
+        seed: int | Sequence[int] = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        references: References | Sequence[References] | None = None,
+        loops: int = 1,
+        condition_latents: int | None = None,
+        condition_edit: float = 0.0,
+        align: int | None = None,
+        clean_prompt: bool = True,
+        prompt_states: Sequence[PromptStates] | None = None,
+        negative_prompt_states: PromptStates | None = None,
+        latents: Tensor | None = None,
+        policy: Policy | None = None,
+        attention_backend: str = NATIVE,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+    ) -> Request:
+        """Say a batch in full; arguments as in :meth:`__call__`.
+
+        Raises:
+            ValueError: An argument is out of range or does not fit the others; says which and what would work.
+        """
+        d = self.defaults.model_copy(update=defaults)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        if prompt_states is None:
+            prompt_states = self._encode_loops(prompts, loops=loops, clean=clean_prompt)
+        if negative_prompt is not None and negative_prompt_states is None:
+            negative_prompt_states = self.encode_prompt([negative_prompt])
+        count, samples = len(prompt_states[0].mask), num_videos_per_prompt
+        rows = [row for row in range(count) for _ in range(samples)]
+        noise, first_seed = self._noise(seed, generator, prompts=count, samples=samples)
+        if isinstance(references, References) or references is None:
+            references = [references or References()] * count
+        if len(references) != count:
+            raise ValueError(f"{len(references)} references for {count} prompts")
+        made = Request(
+            height=d.height if height is None else height,
+            width=d.width if width is None else width,
+            num_frames=d.num_frames if num_frames is None else num_frames,
+            fps=d.fps if fps is None else fps,
+            steps=d.steps if num_inference_steps is None else num_inference_steps,
+            guidance=d.guidance if guidance_scale is None else guidance_scale,
+            states=tuple(states.rows(rows) for states in prompt_states),
+            negative=None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows)),
+            noise=noise,
+            seed=first_seed,
+            references=tuple(references[row] for row in rows),
+            condition_latents=d.condition_latents if condition_latents is None else condition_latents,
+            condition_edit=condition_edit,
+            align=d.align if align is None else align,
+            latents=latents,
+            policy=policy,
+            attention=attention_backend,
+            callback=None if callback_on_step_end is None else partial(_diffusers_callback, self, callback_on_step_end),
+        )
+        self._check(made)
+        return made
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **options: Any,
+    ) -> VideoPipelineOutput | tuple[Any]:
+        """Generate.
+
+        Args:
+            prompt: One or several; ``|0|...|2|...`` gives loops their own texts.
+            output_type: ``pil``, ``np``, ``pt`` or ``latent``, see :class:`VideoPipelineOutput`.
+            return_dict: False returns a tuple.
+            **options: Arguments of :meth:`request`:
+                negative_prompt: What to stay away from, in place of the null text.
+                height, width: Pixels.
+                num_frames: Frames; 1 makes an image.
+                fps: Frames per second that the model is told.
+                num_inference_steps: Denoising steps.
+                guidance_scale: Guidance; 1 runs the conditional branch only.
+                num_videos_per_prompt: Samples of each prompt; sample k has ``seed + k``.
+                seed: Of the first sample of each prompt, or a list with one for every sample. A seed gives the same clip
+                    whatever the batch it is made in.
+                generator: One generator or one a sample, in place of ``seed``.
+                references: What to condition on, see :mod:`videoaccel.references`; one, or one a prompt.
+                loops: Clips to make one after the other, each going on from the last.
+                condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
+                align: Latents to which references snap.
+                clean_prompt: Clean the prompt as the release does.
+                prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
+                latents: Initial noise [B, Z, t, h, w].
+                policy: Acceleration.
+                attention_backend: Attention kernel by name.
+                callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
+                    changed latents.
+
+        Raises:
+            ValueError: An argument is out of range or does not fit the others.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        request = self.request(prompt, **options)
+        with self.progress_bar(total=request.steps * len(request.states)) as bar:
+            clock = StageClock(lambda stage, done, total: bar.update(stage == "denoise" and done > 0))
+            if output_type == "latent":
+                frames: Any = self.latents(request, clock=clock)
+            else:
+                frames = _frames(self.stream(request, clock=clock), output_type)
+        self.maybe_free_model_hooks()
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    @torch.inference_mode()
+    def latents(self, request: Request, *, clock: StageClock | None = None) -> Tensor:
+        """Latents of a single loop, float32 [B, Z, t, h, w].
+
+        Raises:
+            ValueError: The request has several loops: later ones go on from decoded frames.
+        """
+        if len(request.states) > 1:
+            raise ValueError(f"latents can be had of one loop, not of {len(request.states)}")
+        return self._make(request, request.references, loop=0, clock=clock or StageClock())
+
+    @torch.inference_mode()
+    def stream(self, request: Request, *, clock: StageClock | None = None) -> Iterator[Tensor]:
+        """Generate and decode chunk by chunk: yields [B, 3, <= 17, H, W], not clamped."""
+        clock = clock or StageClock()
+        references: Sequence[References] = request.references
+        overlap = frames_of(request.condition_latents)
+        for loop in range(len(request.states)):
+            latents = self._make(request, references, loop=loop, clock=clock)
+            tail, skip = None, overlap if loop else 0
+            for chunk in self._decode(latents, request.num_frames, clock):
+                tail = chunk if tail is None else torch.cat((tail, chunk), dim=2)[:, :, -overlap:]
+                if skip < chunk.shape[2]:
+                    yield chunk[:, :, skip:]
+                skip = max(skip - chunk.shape[2], 0)
+            if loop + 1 < len(request.states):
+                assert tail is not None
+                tails = self._refit(tail[:, :, -overlap:], request)
+                options = {"latents": request.condition_latents, "edit": request.condition_edit}
+                references = with_tail(references, tails, loop=loop + 1, **options)
+
+    def _make(self, request: Request, references: Sequence[References], *, loop: int, clock: StageClock) -> Tensor:
+        """Latents of one loop."""
+        device, model = self._execution_device, self.transformer
+        size = self.vae.latent_size((request.num_frames, request.height, request.width))
+        shape = (self.vae.latent_channels, *size)
+        z = request.noise.draw(shape) if request.latents is None or loop else request.latents.clone()
+        z, mask = self._place(z.to(device), request, references, loop=loop, clock=clock)
+        self.scheduler.set_timesteps(
+            request.steps, device, height=request.height, width=request.width, num_frames=request.num_frames,
+            dtype=model.dtype,
+        )  # fmt: skip
+        timesteps = self.scheduler.timesteps.expand(-1, len(z))
+        branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
+        session = self._session(request, timesteps, mask, shape, branches)
+        plain = request.policy is None and request.attention == NATIVE
+        with clock.stage("prepare"):
+            context = self._context(request, loop, size, branches)
+        network = Network(model, context, branches=branches, run=direct if plain else session.run)
+        if model._compiled_call_impl is not None:
+            with clock.stage("compile"):
+                network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
+        with clock.stage("denoise", total=request.steps) as step:
+            return denoise(
+                z,
+                timesteps,
+                network=network,
+                session=session,
+                guidance_scale=request.guidance,
+                mask=mask,
+                draw=partial(request.noise.draw, shape),
+                callback=partial(_after_step, step, request.callback),
+            )
+
+    def _place(
+        self, z: Tensor, request: Request, references: Sequence[References], *, loop: int, clock: StageClock
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write references into the initial latent; the mask is None where nothing is given in this loop."""
+        if not any(reference.strategy for reference in references):
+            return z, None
+        with clock.stage("references"):
+            encoded = [
+                reference.encode(self.vae, request.noise.of(row)) for row, reference in enumerate(references)
+            ]
+        strategies = [reference.strategy for reference in references]
+        align = request.align if loop == 0 else None
+        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
+        return (z, None) if bool((mask == 1).all()) else (z, mask)
+
+    def _context(
+        self, request: Request, loop: int, size: tuple[int, int, int], branches: tuple[str, ...]
+    ) -> GenerationContext:
+        """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
+        model, device = self.transformer, self._execution_device
+        text = request.states[loop]
+        y, mask = text.states.to(device), text.mask.to(device)
+        if "uncond" in branches and request.negative is not None:
+            y = torch.cat((y, request.negative.states.to(y)))
+            mask = torch.cat((mask, request.negative.mask.to(device)))
+        elif "uncond" in branches:
+            null = model.y_embedder.y_embedding[: y.shape[2]].to(y)
+            y = torch.cat((y, null.expand(len(y), 1, -1, -1)))
+        told = size_numbers(
+            1, height=request.height, width=request.width, num_frames=request.num_frames, fps=request.fps,
+            dtype=model.dtype,
+        )  # fmt: skip
+        return model.prepare(
+            y, mask=mask, fps=told["fps"].to(device), height=told["height"], width=told["width"], latent_size=size
+        )
+
+    def _session(
+        self, request: Request, timesteps: Tensor, mask: Tensor | None, shape: tuple[int, ...], branches: tuple[str, ...]
+    ) -> Session:
+        _, rows, columns = self.transformer.token_grid(shape[1:])
+        self.scheduler.sigmas.expand(timesteps.shape[1], -1)
+        job = Job(
+            sigmas=self.scheduler.sigmas.expand(timesteps.shape[1], -1),
+            latent_shape=shape,
+            guidance_scale=request.guidance,
+            branches=branches,
+            x_mask=None if mask is None else active_frames(mask, timesteps),
+            places=rows * columns,
+            dtype=self.transformer.dtype,
+            seed=request.seed,
+        )
+        mix = local_mix if request.attention == NATIVE else kernel_mix(attention_kernel(request.attention))
+        return Session(job, mix=mix) if request.policy is None else request.policy.session(job, mix=mix)
+
+    def _decode(self, latents: Tensor, num_frames: int, clock: StageClock) -> Iterator[Tensor]:
+        chunks = iter(self.vae.decode_chunks(latents, num_frames))
+        count = len(self.vae.chunks(latents, num_frames))
+        for index in range(count):
+            with clock.stage("decode", total=count) as step:
+                chunk = next(chunks)
+            del step, index
+            yield chunk
+
+    def _refit(self, tail: Tensor, request: Request) -> list[Tensor]:
+        """Decoded frames as references: a decoded clip may be smaller than asked for by part of a latent place."""
+        frames = tail.float().clamp(-1, 1)
+        missing = (0, request.width - frames.shape[4], 0, request.height - frames.shape[3])
+        return list(torch.nn.functional.pad(frames.flatten(0, 1), missing, mode="replicate").view_as_frames(tail))
+
+    def _encode_loops(self, prompts: Sequence[str], *, loops: int, clean: bool) -> list[PromptStates]:
+        """Text states of every loop."""
+        texts = prompt_texts(prompts, self.defaults, loops=loops, clean=clean)
+        return [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]

@@ -1,0 +1,129 @@
+"""What one generation is asked for, as one checked value.
+
+Shape legend: P prompts, B samples (P times samples per prompt), N steps, T frames, Z latent channels, t, h, w latent
+sizes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videoaccel.conditioning import parse_mask_strategy
+from videoaccel.config import Defaults
+from videoaccel.denoise import StepCallback
+from videoaccel.noise import SampleNoise, sample_seeds
+from videoaccel.policy import Policy
+from videoaccel.prompts import empty_segments, prepare
+from videoaccel.references import References
+from videoaccel.text import PromptStates
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch, fully said. Made by :meth:`VideoPipeline.request`; what is not given there comes from the defaults.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        num_frames: T of one loop.
+        fps: Frames per second.
+        steps: N.
+        guidance: Scale of classifier-free guidance.
+        states: Text states of every loop, B rows each.
+        negative: Text states in place of the null text, B rows; None for the null text.
+        noise: Random numbers of every sample.
+        seed: Seed of the first sample.
+        references: What every sample is conditioned on.
+        condition_latents: Latents that a loop takes over from the one before.
+        condition_edit: Edit ratio of these, 0 keeps them.
+        align: Latents to which references snap.
+        latents: Initial noise of the first loop [B, Z, t, h, w] in place of that of ``noise``.
+        policy: Acceleration; None runs the model as it is.
+        attention: Name of the attention kernel.
+        callback: Called after every step.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    steps: int
+    guidance: float
+    states: tuple[PromptStates, ...]
+    negative: PromptStates | None
+    noise: SampleNoise
+    seed: int
+    references: tuple[References, ...]
+    condition_latents: int
+    condition_edit: float
+    align: int | None
+    latents: Tensor | None
+    policy: Policy | None
+    attention: str
+    callback: StepCallback | None
+
+    def check(self, *, space_factor: int) -> None:
+        """Refuse what cannot be generated.
+
+        Args:
+            space_factor: Pixels to a latent place.
+
+        Raises:
+            ValueError: Says which value is wrong and what would work.
+        """
+        for name in ("height", "width"):
+            if (pixels := getattr(self, name)) < space_factor:
+                raise ValueError(f"{name} must be at least {space_factor} pixels, got {pixels}")
+        for name in ("num_frames", "steps", "condition_latents"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("fps", "guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
+        if self.fps <= 0:
+            raise ValueError(f"fps must be above 0, got {self.fps}")
+        if not 0 <= self.condition_edit <= 1:
+            raise ValueError(f"condition_edit must be between 0 and 1, got {self.condition_edit}")
+        for reference in self.references:
+            parse_mask_strategy(reference.strategy)
+
+
+def sample_noise(
+    seed: int | Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None, *, prompts: int, samples: int
+) -> tuple[SampleNoise, int]:
+    """Random numbers of all samples, and the first one's seed.
+
+    Raises:
+        ValueError: Not one seed or generator for every sample.
+    """
+    if generator is None:
+        seeds = sample_seeds(seed, prompts=prompts, samples=samples)
+        return SampleNoise.from_seeds(seeds), seeds[0]
+    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    if len(generators) == 1:
+        # One generator for several samples: it gives each a seed of its own, so that their noise is independent.
+        device = generators[0].device
+        draws = torch.randint(2**31, (prompts * samples - 1,), generator=generators[0], device=device)
+        generators += [torch.Generator().manual_seed(int(draw)) for draw in draws]
+    if len(generators) != prompts * samples:
+        raise ValueError(f"{len(generators)} generators for {prompts * samples} samples; give one, or one for each")
+    return SampleNoise(generators), generators[0].initial_seed()
+
+
+def prompt_texts(prompts: Sequence[str], defaults: Defaults, *, loops: int, clean: bool = True) -> list[list[str]]:
+    """Texts ready for the tokenizer, by prompt and loop.
+
+    Raises:
+        ValueError: There is no prompt, or one says nothing.
+    """
+    if not prompts:
+        raise ValueError("there is no prompt")
+    for number, prompt in enumerate(prompts):
+        if empty_segments(prompt, clean=clean):
+            where = f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
+            raise ValueError(f"{where} is empty{' once cleaned' if prompt.strip() else ''}: {prompt!r}")
+    scores = {"aes": defaults.aes, "flow": defaults.flow, "camera_motion": defaults.camera_motion}
+    return [prepare(prompt, loops=loops, clean=clean, **scores) for prompt in prompts]  # type: ignore[arg-type]
