@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from videoaccel.models.checkpoint import StrictLoading
@@ -403,6 +404,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         t, h, w = (-(-size // patch) for size, patch in zip(latent_size, self.patch_size, strict=True))
         return t, h, w
 
+    @apply_forward_hook
     def prepare(
         self,
         y: Tensor,

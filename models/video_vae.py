@@ -12,6 +12,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from videoaccel.models.checkpoint import StrictLoading
@@ -107,6 +108,16 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         """Z."""
         return self.scale.shape[1]
 
+    def enable_tiling(self, *, tile_size: int = 512) -> None:
+        """Run the 2D networks on overlapping tiles of this many pixels; saves memory, blends tiles, changes numbers."""
+        module = self.spatial_vae.module
+        module.enable_tiling()
+        module.tile_sample_min_size, module.tile_latent_min_size = tile_size, tile_size // self.space_factor
+
+    def disable_tiling(self) -> None:
+        """Run the 2D networks on whole pictures again."""
+        self.spatial_vae.module.disable_tiling()
+
     @property
     def _chunk_latents(self) -> int:
         """Latent frames of a whole chunk."""
@@ -121,6 +132,7 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         latents = -(-rest // factor) + (whole * self._chunk_latents if whole else 0)
         return latents, height // self.space_factor, width // self.space_factor
 
+    @apply_forward_hook
     def encode(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
         """Encode clips [B, 3, T, H, W] in [-1, 1] to latents [B, Z, t, h, w].
 
@@ -145,8 +157,9 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         """Decode latents [B, Z, t, h, w] to clips [B, 3, num_frames, H, W], not clamped."""
         return torch.cat(list(self.decode_chunks(z, num_frames)), dim=2)
 
+    @apply_forward_hook
     def decode_chunks(self, z: Tensor, num_frames: int) -> Iterator[Tensor]:
-        """Decode chunk by chunk: yields [B, 3, <= micro_frame_size, H, W], so memory does not grow with length.
+        """Decode chunk by chunk: [B, 3, <= micro_frame_size, H, W] each, so memory does not grow with length.
 
         Raises:
             ValueError: ``num_frames`` does not belong to that many latent frames.
@@ -154,8 +167,8 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         expected = self.latent_size((num_frames, 1, 1))[0]
         if expected != z.shape[2] or num_frames < 1:
             raise ValueError(f"{num_frames} frames have {expected} latent frames, got {z.shape[2]}")
-        for chunk, frames in self.chunks(z, num_frames):
-            yield self._decode_frames(self.decode_spatial_latent(chunk, frames))
+        chunks = self.chunks(z, num_frames)
+        return (self._decode_frames(self.decode_spatial_latent(chunk, frames)) for chunk, frames in chunks)
 
     def chunks(self, z: Tensor, num_frames: int) -> list[tuple[Tensor, int]]:
         """Cut a latent into independently decodable chunks, each with its number of frames."""

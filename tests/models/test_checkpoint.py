@@ -1,0 +1,107 @@
+"""Loading is strict: every misfit is a ValueError that names the file, the key and both shapes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.models.checkpoint import read_state
+from videoaccel.models.stdit import STDiT3
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_stdit(depth=1).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@torch.inference_mode()
+def test_round_trip_is_exact(folder: Path) -> None:
+    inputs = stdit_inputs()
+    assert torch.equal(STDiT3.from_pretrained(folder)(**inputs), tiny_stdit(depth=1)(**inputs))
+    assert STDiT3.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_released_layout_loads(folder: Path) -> None:
+    """transformers' file name and bookkeeping fields, and training flags that change nothing."""
+    (folder / WEIGHTS).rename(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "STDiT3", "architectures": ["STDiT3"], "torch_dtype": "bfloat16"}
+    config |= {"enable_flash_attn": True, "input_size": [None, None, None], "freeze_y_embedder": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    STDiT3.from_pretrained(folder)
+
+
+def change(folder: Path, edit: object) -> None:
+    state = load_file(folder / WEIGHTS)
+    edit(state)  # type: ignore[operator]
+    save_file(state, folder / WEIGHTS)
+
+
+def test_missing_key(folder: Path) -> None:
+    change(folder, lambda state: state.pop("rope.freqs"))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*missing rope\.freqs \[6\]"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_extra_key(folder: Path) -> None:
+    change(folder, lambda state: state.update(surplus=torch.zeros(2, 3)))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*unexpected surplus \[2, 3\]"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_misshapen_key(folder: Path) -> None:
+    change(folder, lambda state: state.update({"rope.freqs": torch.zeros(5)}))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*rope\.freqs is \[5\], the model has \[6\]"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_truncated_file(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*truncated"):
+        STDiT3.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("hidden_sise", 48, "unknown field 'hidden_sise'"),
+        ("num_heads", 7, "hidden_size 48 over num_heads 7"),
+        ("depth", "two", "cannot be built"),
+        ("num_heads", 0, "cannot be built"),
+    ],
+)
+def test_wrong_field(folder: Path, field: str, value: object, message: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {field: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_unreadable_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_missing_files(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="no weights; looked for"):
+        STDiT3.from_pretrained(folder)
+
+
+def test_pickled_checkpoints_hold_tensors_only(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "good.pth")
+    assert torch.equal(read_state(tmp_path / "good.pth")["a"], torch.ones(2))
+    torch.save({"a": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match=r"code\.pth is not a readable checkpoint"):
+        read_state(tmp_path / "code.pth")
+    torch.save({"a": 3}, tmp_path / "number.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_state(tmp_path / "number.pth")
