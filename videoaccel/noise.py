@@ -47,6 +47,9 @@ class SampleNoise:
         """Generators with these seeds."""
         return cls([torch.Generator().manual_seed(seed) for seed in seeds], device=device)
 
+    def __len__(self) -> int:
+        return len(self.generators)
+
     def draw(self, shape: Sequence[int]) -> Tensor:
         """Normal numbers [B, *shape], each sample's from its own generator."""
         parts = [torch.randn(tuple(shape), generator=g, device=g.device).cpu() for g in self.generators]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
@@ -20,12 +21,13 @@ from typing_extensions import Self
 from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.config import Defaults
-from videoaccel.denoise import Network, denoise
+from videoaccel.denoise import Network, StepCallback, denoise
 from videoaccel.loading import find_model, load_parts, torch_dtype
 from videoaccel.media import to_uint8
 from videoaccel.models.seam import direct
 from videoaccel.models.stdit import GenerationContext, STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.noise import SampleNoise
 from videoaccel.policy import Job, Policy, Session, kernel_mix, local_mix
 from videoaccel.prompts import cut_options
 from videoaccel.references import References, frames_of, read_references, with_tail
@@ -117,10 +119,8 @@ class VideoPipeline(DiffusionPipeline):
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
-        self.text_encoder.to(self._execution_device)
         length = self.transformer.y_embedder.y_embedding.shape[0]
-        one = partial(encode, tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
-        return PromptStates.cat([one([prompt]) for prompt in prompts])
+        return encode(list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
 
     def request(
         self,
@@ -140,7 +140,6 @@ class VideoPipeline(DiffusionPipeline):
         loops: int = 1,
         condition_latents: int | None = None,
         condition_edit: float = 0.0,
-        align: int | None = None,
         clean_prompt: bool = True,
         prompt_states: Sequence[PromptStates] | None = None,
         negative_prompt_states: PromptStates | None = None,
@@ -154,40 +153,37 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: An argument is out of range or does not fit the others; says which and what would work.
         """
-        d = self.defaults.model_copy(update=defaults)
+        d = self.defaults
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
         if prompt_states is None:
-            prompt_states = self._encode_loops(prompts, loops=loops, clean=clean_prompt)
+            texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
+            prompt_states = [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
         if negative_prompt is not None and negative_prompt_states is None:
             negative_prompt_states = self.encode_prompt([negative_prompt])
         count, samples = len(prompt_states[0].mask), num_videos_per_prompt
         rows = [row for row in range(count) for _ in range(samples)]
-        noise, first_seed = self._noise(seed, generator, prompts=count, samples=samples)
-        if isinstance(references, References) or references is None:
-            references = [references or References()] * count
-        if len(references) != count:
-            raise ValueError(f"{len(references)} references for {count} prompts")
+        noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
+        size = {"height": height or d.height, "width": width or d.width}
         made = Request(
-            height=d.height if height is None else height,
-            width=d.width if width is None else width,
-            num_frames=d.num_frames if num_frames is None else num_frames,
-            fps=d.fps if fps is None else fps,
-            steps=d.steps if num_inference_steps is None else num_inference_steps,
-            guidance=d.guidance if guidance_scale is None else guidance_scale,
+            **size,
+            num_frames=_or(num_frames, d.num_frames),
+            fps=_or(fps, d.fps),
+            steps=_or(num_inference_steps, d.steps),
+            guidance=_or(guidance_scale, d.guidance),
             states=tuple(states.rows(rows) for states in prompt_states),
             negative=None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows)),
             noise=noise,
             seed=first_seed,
-            references=tuple(references[row] for row in rows),
-            condition_latents=d.condition_latents if condition_latents is None else condition_latents,
+            references=tuple(_references(references, prompts, count, **size)[row] for row in rows),
+            condition_latents=_or(condition_latents, d.condition_latents),
             condition_edit=condition_edit,
-            align=d.align if align is None else align,
+            align=d.align,
             latents=latents,
             policy=policy,
             attention=attention_backend,
-            callback=None if callback_on_step_end is None else partial(_diffusers_callback, self, callback_on_step_end),
+            callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
-        self._check(made)
+        made.check(space_factor=self.vae.space_factor)
         return made
 
     def __call__(
@@ -218,7 +214,6 @@ class VideoPipeline(DiffusionPipeline):
                 references: What to condition on, see :mod:`videoaccel.references`; one, or one a prompt.
                 loops: Clips to make one after the other, each going on from the last.
                 condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
-                align: Latents to which references snap.
                 clean_prompt: Clean the prompt as the release does.
                 prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
                 latents: Initial noise [B, Z, t, h, w].
@@ -238,7 +233,7 @@ class VideoPipeline(DiffusionPipeline):
             if output_type == "latent":
                 frames: Any = self.latents(request, clock=clock)
             else:
-                frames = _frames(self.stream(request, clock=clock), output_type)
+                frames = _frames(list(self.stream(request, clock=clock)), output_type)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -255,31 +250,32 @@ class VideoPipeline(DiffusionPipeline):
 
     @torch.inference_mode()
     def stream(self, request: Request, *, clock: StageClock | None = None) -> Iterator[Tensor]:
-        """Generate and decode chunk by chunk: yields [B, 3, <= 17, H, W], not clamped."""
+        """Generate and decode chunk by chunk: yields [B, 3, <= 17, H, W], not clamped.
+
+        Each loop after the first begins with frames of the one before; these are not yielded again.
+        """
         clock = clock or StageClock()
         references: Sequence[References] = request.references
         overlap = frames_of(request.condition_latents)
         for loop in range(len(request.states)):
             latents = self._make(request, references, loop=loop, clock=clock)
-            tail, skip = None, overlap if loop else 0
+            tail, skip = latents.new_empty(()), overlap if loop else 0
             for chunk in self._decode(latents, request.num_frames, clock):
-                tail = chunk if tail is None else torch.cat((tail, chunk), dim=2)[:, :, -overlap:]
+                tail = torch.cat((tail, chunk), dim=2)[:, :, -overlap:] if tail.ndim else chunk[:, :, -overlap:]
                 if skip < chunk.shape[2]:
                     yield chunk[:, :, skip:]
                 skip = max(skip - chunk.shape[2], 0)
-            if loop + 1 < len(request.states):
-                assert tail is not None
-                tails = self._refit(tail[:, :, -overlap:], request)
-                options = {"latents": request.condition_latents, "edit": request.condition_edit}
-                references = with_tail(references, tails, loop=loop + 1, **options)
+            grown = {"latents": request.condition_latents, "edit": request.condition_edit}
+            references = with_tail(references, list(tail.float().clamp(-1, 1)), loop=loop + 1, **grown)
 
     def _make(self, request: Request, references: Sequence[References], *, loop: int, clock: StageClock) -> Tensor:
         """Latents of one loop."""
         device, model = self._execution_device, self.transformer
         size = self.vae.latent_size((request.num_frames, request.height, request.width))
         shape = (self.vae.latent_channels, *size)
-        z = request.noise.draw(shape) if request.latents is None or loop else request.latents.clone()
-        z, mask = self._place(z.to(device), request, references, loop=loop, clock=clock)
+        draw = partial(_draw, request.noise, shape, device)
+        z = draw() if request.latents is None or loop else _fitting(request.latents, (len(request.noise), *shape)).to(device)
+        z, mask = self._place(z, request, references, loop=loop, clock=clock)
         self.scheduler.set_timesteps(
             request.steps, device, height=request.height, width=request.width, num_frames=request.num_frames,
             dtype=model.dtype,
@@ -302,7 +298,7 @@ class VideoPipeline(DiffusionPipeline):
                 session=session,
                 guidance_scale=request.guidance,
                 mask=mask,
-                draw=partial(request.noise.draw, shape),
+                draw=draw,
                 callback=partial(_after_step, step, request.callback),
             )
 
@@ -313,12 +309,10 @@ class VideoPipeline(DiffusionPipeline):
         if not any(reference.strategy for reference in references):
             return z, None
         with clock.stage("references"):
-            encoded = [
-                reference.encode(self.vae, request.noise.of(row)) for row, reference in enumerate(references)
-            ]
+            noises = [request.noise.of(row) for row in range(len(references))]
+            encoded = [reference.encode(self.vae, noise) for reference, noise in zip(references, noises, strict=True)]
         strategies = [reference.strategy for reference in references]
-        align = request.align if loop == 0 else None
-        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
+        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=request.align)
         return (z, None) if bool((mask == 1).all()) else (z, mask)
 
     def _context(
@@ -326,14 +320,14 @@ class VideoPipeline(DiffusionPipeline):
     ) -> GenerationContext:
         """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
         model, device = self.transformer, self._execution_device
-        text = request.states[loop]
-        y, mask = text.states.to(device), text.mask.to(device)
-        if "uncond" in branches and request.negative is not None:
-            y = torch.cat((y, request.negative.states.to(y)))
-            mask = torch.cat((mask, request.negative.mask.to(device)))
-        elif "uncond" in branches:
-            null = model.y_embedder.y_embedding[: y.shape[2]].to(y)
-            y = torch.cat((y, null.expand(len(y), 1, -1, -1)))
+        y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
+        if "uncond" in branches:
+            negative = request.negative
+            if negative is not None:
+                y, mask = torch.cat((y, negative.states.to(y))), torch.cat((mask, negative.mask.to(mask)))
+            else:
+                null = model.y_embedder.y_embedding.to(y)
+                y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
         told = size_numbers(
             1, height=request.height, width=request.width, num_frames=request.num_frames, fps=request.fps,
             dtype=model.dtype,
@@ -346,7 +340,6 @@ class VideoPipeline(DiffusionPipeline):
         self, request: Request, timesteps: Tensor, mask: Tensor | None, shape: tuple[int, ...], branches: tuple[str, ...]
     ) -> Session:
         _, rows, columns = self.transformer.token_grid(shape[1:])
-        self.scheduler.sigmas.expand(timesteps.shape[1], -1)
         job = Job(
             sigmas=self.scheduler.sigmas.expand(timesteps.shape[1], -1),
             latent_shape=shape,
@@ -362,20 +355,56 @@ class VideoPipeline(DiffusionPipeline):
 
     def _decode(self, latents: Tensor, num_frames: int, clock: StageClock) -> Iterator[Tensor]:
         chunks = iter(self.vae.decode_chunks(latents, num_frames))
-        count = len(self.vae.chunks(latents, num_frames))
-        for index in range(count):
-            with clock.stage("decode", total=count) as step:
+        for _ in self.vae.chunks(latents, num_frames):
+            with clock.stage("decode"):
                 chunk = next(chunks)
-            del step, index
             yield chunk
 
-    def _refit(self, tail: Tensor, request: Request) -> list[Tensor]:
-        """Decoded frames as references: a decoded clip may be smaller than asked for by part of a latent place."""
-        frames = tail.float().clamp(-1, 1)
-        missing = (0, request.width - frames.shape[4], 0, request.height - frames.shape[3])
-        return list(torch.nn.functional.pad(frames.flatten(0, 1), missing, mode="replicate").view_as_frames(tail))
 
-    def _encode_loops(self, prompts: Sequence[str], *, loops: int, clean: bool) -> list[PromptStates]:
-        """Text states of every loop."""
-        texts = prompt_texts(prompts, self.defaults, loops=loops, clean=clean)
-        return [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _draw(noise: SampleNoise, shape: Sequence[int], device: torch.device) -> Tensor:
+    return noise.draw(shape).to(device)
+
+
+def _fitting(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if latents.shape != shape:
+        raise ValueError(f"latents must have shape {list(shape)}, got {list(latents.shape)}")
+    return latents.clone()
+
+
+def _references(
+    given: References | Sequence[References] | None, prompts: Sequence[str], count: int, *, height: int, width: int
+) -> list[References]:
+    """One a prompt: as given, else as the JSON at a prompt's end says."""
+    if isinstance(given, References):
+        return [given] * count
+    if given is None:
+        options = [cut_options(prompt) for prompt in prompts] or [cut_options("")] * count
+        return [read_references(o.reference_path, o.mask_strategy, height=height, width=width) for o in options]
+    if len(given) != count:
+        raise ValueError(f"{len(given)} references for {count} prompts; give one, or one for each")
+    return list(given)
+
+
+def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:
+    step()
+    return x if callback is None else callback(i, t, x)
+
+
+def _told(pipeline: VideoPipeline, callback: Callable[..., dict[str, Any]], i: int, t: Tensor, x: Tensor) -> Tensor:
+    """A step callback in diffusers' way of calling."""
+    return (callback(pipeline, i, t, {"latents": x}) or {}).get("latents", x)
+
+
+def _frames(chunks: Sequence[Tensor], output_type: str) -> Any:
+    """Decoded chunks [B, 3, T, H, W] as the user wants them."""
+    if output_type == "pil":
+        images = torch.cat([torch.from_numpy(to_uint8(chunk)) for chunk in chunks], dim=1)
+        return [[Image.fromarray(frame.numpy()) for frame in sample] for sample in images]
+    video = (torch.cat(list(chunks), dim=2).float().clamp(-1, 1) + 1) / 2
+    if output_type == "pt":
+        return video.transpose(1, 2).cpu()
+    return video.permute(0, 2, 3, 4, 1).cpu().numpy()

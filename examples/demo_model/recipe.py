@@ -15,7 +15,7 @@ VAE_CONFIG = {
     "vae_2d": {
         "block_out_channels": (16, 32, 64),
         "layers_per_block": 1,
-        "norm_num_groups": 8,
+        "norm_num_groups": 1,
         "in_channels": 3,
         "out_channels": 3,
         "latent_channels": 4,
@@ -25,7 +25,7 @@ VAE_CONFIG = {
         "filters": 24,
         "num_res_blocks": 1,
         "channel_multipliers": (1, 1, 2, 2),
-        "num_groups": 8,
+        "num_groups": 1,
         "temporal_downsample": (False, True, True),
     },
 }

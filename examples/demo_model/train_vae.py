@@ -127,7 +127,7 @@ def train(args: argparse.Namespace) -> None:
         first = saved["step"]
     stages = [name for name, steps in args.steps.items() for _ in range(steps)]
     streams = {
-        name: batches(args.seed + first, clips=name != "frames", count={"frames": 16, "latents": 8, "clips": 3}[name]) for name in STAGES
+        name: batches(args.seed + first, clips=name != "frames", count={"frames": 6, "latents": 6, "clips": 3}[name]) for name in STAGES
     }
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo/vae"))
     for name, steps in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

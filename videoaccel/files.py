@@ -1,0 +1,171 @@
+"""Writing files whole or not at all: a temporary name in the same folder, renamed when everything is in it.
+
+Whoever looks at a path of ours sees the old file or the new one, never half of one; an exception on the way, Ctrl-C
+included, leaves nothing behind. What the operating system says about paths is told in one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+PART_SUFFIX = ".part"
+"""How temporary names end. One that is found later belongs to a process that was killed, or is still at work."""
+
+FRAME_NAME = re.compile(r"\d{5,}\.png")
+"""Names of the frames in a folder of frames."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: As `told` words it.
+    """
+    with told(path), atomic_file(path) as file:
+        file.write(data)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write a text file, UTF-8, line ends as they are in ``text``, whole or not at all.
+
+    Raises:
+        OSError: As `told` words it.
+    """
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write in, which becomes ``path`` when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    part = _part(path)
+    file = open(part, "xb")  # noqa: SIM115  # closed below, before the rename
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name with no contents
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write frames in, which becomes ``path`` when the block ends well and vanishes when it does not.
+
+    A folder that is there already is replaced if it holds nothing but frames (see `check_frame_folder`).
+    """
+    path = Path(path)
+    check_frame_folder(path)
+    part = _part(path)
+    part.mkdir()
+    try:
+        yield part
+        check_frame_folder(path)  # somebody may have put something there while we were at work
+        if not path.is_dir():
+            part.rename(path)
+            return
+        old = _part(path)
+        path.rename(old)
+        try:
+            part.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def check_frame_folder(path: Path) -> None:
+    """Make sure that a folder of frames may be written at ``path``: nothing is there, or a folder of frames only.
+
+    Raises:
+        FileExistsError: Something else is there, which replacing the folder would delete.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise FileExistsError(f"cannot write frames to {path}/: {path} is not a folder; choose another name")
+    if path.is_dir():
+        other = sorted(entry.name for entry in path.iterdir() if not FRAME_NAME.fullmatch(entry.name))
+        if other:
+            raise FileExistsError(
+                f"cannot write frames to {path}/: it holds {other[0]!r}, not a frame; choose a new or empty folder"
+            )
+
+
+def check_creatable(path: str | Path) -> None:
+    """Make sure that something can be made at ``path``: makes and removes a temporary file beside it.
+
+    Trying is the only sure test; root, for one, passes every `os.access`.
+
+    Raises:
+        OSError: As `told` words it.
+    """
+    part = _part(Path(path))
+    with told(path):
+        with open(part, "xb"):
+            pass
+        part.unlink()
+
+
+@contextmanager
+def told(path: str | Path) -> Iterator[None]:
+    """Word the usual errors of writing ``path`` as one sentence for the user; others pass as they are.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        PermissionError: The folder is read-only.
+        OSError: The disk is full, and ``errno`` says so; or the name is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        sentence = _sentence(error, Path(path))
+        if sentence is None:
+            raise
+        kind = (
+            PermissionError
+            if error.errno in _READ_ONLY
+            else FileNotFoundError
+            if error.errno in _NOT_THERE
+            else OSError
+        )
+        worded = kind(sentence)
+        worded.errno = error.errno  # set afterwards, it stays out of the text
+        raise worded from error
+
+
+def _sentence(error: OSError, path: Path) -> str | None:
+    folder = path.parent.absolute()
+    if error.errno in _FULL:
+        return f"cannot write {path}: the disk of {folder} is full; what was written so far has been removed"
+    if error.errno in _READ_ONLY:
+        return f"cannot write {path}: {folder} is read-only for this user; choose another folder"
+    if error.errno == errno.ENOENT:
+        return f"cannot write {path}: the folder {folder} does not exist; make it first"
+    if error.errno == errno.ENOTDIR:
+        return f"cannot write {path}: {folder} is not a folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"cannot write {path}: the name is too long for this disk"
+    return None
+
+
+def _part(path: Path) -> Path:
+    # Hidden, in the same folder (a rename works only within a disk), and short enough for any name that itself fits.
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{PART_SUFFIX}")
