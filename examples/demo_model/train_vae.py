@@ -23,7 +23,9 @@ from examples.demo_model.recipe import FRAMES, VAE_CONFIG, save_checkpoint, seed
 from videoaccel.models.video_vae import LOGVAR_RANGE, VideoAutoencoder
 
 KL_WEIGHT = 1e-5
-STAGES = {"frames": 700, "latents": 600, "clips": 2500}
+STAGES = {"frames": 1200, "latents": 1500, "clips": 1000}
+LEARNING = {"frames": 1.0, "latents": 1.0, "clips": 0.3}  # over --lr; the last stage only tunes what it finds
+BATCH = {"frames": 6, "latents": 6, "clips": 3}  # clips; of single frames there are four to a clip
 
 
 def reconstruct(vae: VideoAutoencoder, x: Tensor, *, clips: bool) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,7 @@ def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batches(seed: int, *, clips: bool, count: int) -> Iterator[Tensor]:
-    """Endless batches in [-1, 1]: ``count`` clips, or for single frames twice as many, each a frame of its own clip."""
+    """Endless batches in [-1, 1]: ``count`` clips [B, 3, T, H, W], or four single frames of each, [4B, 3, 1, H, W]."""
     for video in seeded_clips(seed, count):
         if not clips:
             pick = np.random.default_rng(seed + int(video[0, 0, 0, 0, 0])).integers(0, FRAMES, size=(len(video), 4))
@@ -126,14 +128,12 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     stages = [name for name, steps in args.steps.items() for _ in range(steps)]
-    streams = {
-        name: batches(args.seed + first, clips=name != "frames", count={"frames": 6, "latents": 6, "clips": 3}[name]) for name in STAGES
-    }
+    streams = {name: batches(args.seed + first, clips=name != "frames", count=BATCH[name]) for name in STAGES}
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:
         left = 1 - (step - stages.index(stage)) / args.steps[stage]
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * max(0.02, left if stage == "clips" else left**0.3)
+            group["lr"] = args.lr * LEARNING[stage] * min(1.0, (step + 1) / 100) * max(0.02, left**0.7)
         loss, log = stage_loss(vae, next(streams[stage]).to(args.device), stage)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo/vae"))
     for name, steps in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoaccel.models.stdit import Block, STDiT3
+from videoaccel.models.stdit import Block, GenerationContext, STDiT3
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -24,7 +24,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos[:, None] + turned * sin[:, None]
 
 
-def _block(block: Block, x: Tensor, modulation: Tensor, text: Tensor, text_mask: Tensor | None, rope: object) -> Tensor:
+def _block(
+    block: Block,
+    x: Tensor,
+    modulation: Tensor,
+    keys_values: tuple[Tensor, Tensor],
+    text_mask: Tensor | None,
+    rope: tuple[Tensor, Tensor],
+) -> Tensor:
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.scale_shift_table + modulation).unbind(-2)
     attn, cross = block.attn, block.cross_attn
     h = _norm(x) * (1 + scale1) + shift1
@@ -39,11 +46,21 @@ def _block(block: Block, x: Tensor, modulation: Tensor, text: Tensor, text_mask:
     x = x + gate1 * attn.proj(h.transpose(1, 2) if temporal else h)
 
     q = cross.q_linear(x).flatten(1, 2).unflatten(-1, (cross.num_heads, -1))
-    k, v = cross.kv_linear(text).unflatten(-1, (2, cross.num_heads, -1)).unbind(2)
-    x = x + cross.proj(_attention(q, k, v, text_mask).view(x.shape))
+    x = x + cross.proj(_attention(q, *keys_values, text_mask).view(x.shape))
 
     h = _norm(x) * (1 + scale2) + shift2
     return x + gate2 * block.mlp.fc2(F.gelu(block.mlp.fc1(h), approximate="tanh"))
+
+
+def keys_values(model: STDiT3, y: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """Text keys and values of every block, computed on the spot."""
+    text = model.y_embedder(y).squeeze(1)
+    if mask is not None:
+        rows = mask.repeat(len(y) // len(mask), 1) != 0
+        kept = [row[chosen] for row, chosen in zip(text, rows, strict=True)]
+        text = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
+    layers = [block.cross_attn for pair in zip(model.spatial_blocks, model.temporal_blocks, strict=True) for block in pair]
+    return [layer.kv_linear(text).unflatten(-1, (2, layer.num_heads, -1)).unbind(2) for layer in layers]
 
 
 def straight_forward(
@@ -58,23 +75,26 @@ def straight_forward(
     height: float,
     width: float,
 ) -> Tensor:
-    """The whole pass with direct calls and text keys and values computed in every block."""
+    """The whole pass with direct calls, text keys and values included."""
     context = model.prepare(y, mask=mask, fps=fps, height=height, width=width, latent_size=x.shape[2:])
+    context = context._replace(keys_values=tuple(keys_values(model, y, mask)))
+    return straight_step(model, x, timestep, x_mask=x_mask, context=context)
+
+
+def straight_step(
+    model: STDiT3, x: Tensor, timestep: Tensor, *, x_mask: Tensor | None, context: GenerationContext
+) -> Tensor:
+    """The pass with direct calls on what was prepared."""
     tokens = model.x_embedder(x) + context.places
     time = model.t_embedder(timestep) + context.fps
-    given_time = model.t_embedder(torch.zeros_like(timestep)) + context.fps
-    modulation, given = model.t_block(time)[:, None], model.t_block(given_time)[:, None]
+    modulation = model.t_block(time)[:, None]
     if x_mask is not None:
-        modulation = torch.where(x_mask[..., None], modulation, given)
+        given_time = model.t_embedder(torch.zeros_like(timestep)) + context.fps
+        modulation = torch.where(x_mask[..., None], modulation, model.t_block(given_time)[:, None])
     modulation = modulation.unflatten(-1, (6, -1)).unsqueeze(2)
-    text = model.y_embedder(y).squeeze(1)
-    if mask is not None:
-        rows = mask.repeat(len(x) // len(mask), 1) != 0
-        kept = [row[chosen] for row, chosen in zip(text, rows, strict=True)]
-        text = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
-    for spatial, temporal in zip(model.spatial_blocks, model.temporal_blocks, strict=True):
-        for block in (spatial, temporal):
-            tokens = _block(block, tokens, modulation, text, context.text_mask, context.rotation)
+    pairs = zip(model.spatial_blocks, model.temporal_blocks, strict=True)
+    for block, text in zip([block for pair in pairs for block in pair], context.keys_values, strict=True):
+        tokens = _block(block, tokens, modulation, text, context.text_mask, context.rotation)
     final = model.final_layer
     shift, scale = (final.scale_shift_table + time[:, None, None, None]).unbind(-2)
     tokens = _norm(tokens) * (1 + scale) + shift
