@@ -112,7 +112,7 @@ class StrictLoading:
         pretrained_model_name_or_path: str | Path,
         *,
         subfolder: str | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> Self:
         """Load configuration and weights from a folder or a hub repository.
@@ -120,9 +120,9 @@ class StrictLoading:
         Args:
             pretrained_model_name_or_path: A folder with ``config.json`` and one weight file, or a hub id.
             subfolder: Folder inside it.
-            torch_dtype: Cast the network to this type.
-            **hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id; other keywords with which
-                diffusers calls model classes are of no concern here.
+            dtype: Cast the network to this type.
+            **hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id; ``torch_dtype``, an older
+                name of ``dtype``. Other keywords with which diffusers calls model classes are of no concern here.
 
         Raises:
             ValueError: Configuration or weights do not fit; names the file, the key or field, and both shapes.
@@ -133,8 +133,9 @@ class StrictLoading:
         assert isinstance(model, nn.Module)
         weights = _weight_file(folder)
         load_strictly(model, read_state(weights), source=weights)
-        if torch_dtype is not None:
-            model = model.to(torch_dtype)
+        dtype = dtype or hub.get("torch_dtype")
+        if dtype is not None:
+            nn.Module.to(model, dtype)  # diffusers' own warns of modules to keep in float32, of which there are none
         return model.eval()
 
 

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def test_round_trip_is_exact(folder: Path) -> None:
     inputs = stdit_inputs()
     assert torch.equal(STDiT3.from_pretrained(folder)(**inputs), tiny_stdit(depth=1)(**inputs))
-    assert STDiT3.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert STDiT3.from_pretrained(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_released_layout_loads(folder: Path) -> None:
