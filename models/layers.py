@@ -49,12 +49,15 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """[B] -> [B, C]. The value is rounded to the parameters' type, its sinusoids computed in float32, then cast."""
-        value = value.to(self.mlp[0].weight.dtype)
+        dtype = self.mlp[0].weight.dtype
+        assert isinstance(dtype, torch.dtype)
         half = self.num_frequencies // 2
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=value.device) * (-math.log(10000) / half))
-        angles = value.float()[:, None] * frequencies
+        frequencies = torch.exp(
+            torch.arange(half, dtype=torch.float32, device=value.device) * (-math.log(10000) / half)
+        )
+        angles = value.to(dtype).float()[:, None] * frequencies
         waves = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(dtype))
 
 
 class CaptionEmbedder(nn.Module):

@@ -1,8 +1,8 @@
 """The seam: the one place where a guest may stand between a model and its own computation.
 
 A model hands every piece of work to ``run(site, branch, x, cond)`` instead of calling it. The default, :func:`direct`,
-calls it on the spot and gives the same bits as straight code. A session (caching, pruning) or a layout (sharding) passes
-another ``run`` and decides what is computed, on which tokens, and with which attention.
+calls it on the spot and gives the same bits as straight code. A session (caching, pruning) or a layout (sharding)
+passes another ``run`` and decides what is computed, on which tokens, and with which attention.
 
 Shape legend: B batch, T latent frames, S places in a frame, C channels, L keys, N heads, D head size.
 The residual stream ``x`` is always [B, T, S, C] at the seam.
@@ -23,15 +23,15 @@ class Site(NamedTuple):
     Attributes:
         kind: ``body`` (embedded tokens to per-token outputs), ``block``, or one of the modules in it.
         axis: Which tokens the block's self-attention mixes: those of a frame, of a place, or all.
-        index: Number of the block among those of its axis.
+        layer: Number of the block among those of its axis.
     """
 
     kind: Kind
     axis: Axis = "joint"
-    index: int = 0
+    layer: int = 0
 
     def __str__(self) -> str:
-        return f"{self.axis}.{self.index}.{self.kind}" if self.kind != "body" else "body"
+        return f"{self.axis}.{self.layer}.{self.kind}" if self.kind != "body" else "body"
 
 
 BODY = Site("body")

@@ -1,11 +1,11 @@
 """STDiT3, the spatio-temporal transformer of Open-Sora v1.2: spatial and temporal blocks in turn.
 
 Self-attention sees the places of one frame in a spatial block and the frames of one place in a temporal block. All
-modules stand behind the seam (:mod:`videoaccel.models.seam`); this file knows nothing of caches or ranks. Parameter names
-are those of the released checkpoints.
+modules stand behind the seam (:mod:`videoaccel.models.seam`); this file knows nothing of caches or ranks. Parameter
+names are those of the released checkpoints.
 
-Shape legend: B batch, R rows of a shared input (R divides B), T latent frames, S = H*W places in a frame, C hidden size,
-L text tokens, N heads, D = C / N. F is T where a conditioning differs from frame to frame, else 1.
+Shape legend: B batch, R rows of a shared input (R divides B), T latent frames, S = H*W places in a frame, C hidden
+size, L text tokens, N heads, D = C / N. F is T where a conditioning differs from frame to frame, else 1.
 
 Source: Open-Sora 1.2 (https://github.com/hpcaitech/Open-Sora, Apache-2.0); adaLN-single as in PixArt-alpha
 (arXiv 2310.00426), DiT (arXiv 2212.09748), RoFormer (arXiv 2104.09864) for the temporal rotation.
@@ -254,7 +254,9 @@ class FeedForward(Mlp, _Branch):
 class Block(nn.Module):
     """Self-attention along one axis, cross-attention, MLP."""
 
-    def __init__(self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: str, index: int, qk_norm: bool):
+    def __init__(
+        self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: str, index: int, qk_norm: bool
+    ) -> None:
         super().__init__()
         self.sites = tuple(Site(kind, axis, index) for kind in ("attn", "cross", "mlp"))  # type: ignore[arg-type]
         self.order = 2 * index + (axis == "time")
@@ -289,8 +291,8 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         """[B, T, S, C] -> [B, T, S, patch values].
 
-        Given frames are modulated twice: the t = 0 shift and scale act on the norm of the *already modulated* stream. The
-        original overwrites a variable there and was trained with it, so it belongs to the model.
+        Given frames are modulated twice: the t = 0 shift and scale act on the norm of the *already modulated* stream.
+        The original overwrites a variable there and was trained with it, so it belongs to the model.
         """
         x = _modulate(x, self.scale_shift_table + cond.time.unsqueeze(-2), 0)
         if cond.x_mask is not None:
@@ -317,8 +319,8 @@ class Body(NamedTuple):
 class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
     """Predicts the velocity (data minus noise) of a noisy video latent under a text.
 
-    In bfloat16 the timestep, frame rate and sizes are rounded to bfloat16 on entry, and the rotary angles are computed in
-    it: that is what the released model does and was trained with. To keep full timesteps in a bfloat16 model, leave
+    In bfloat16 the timestep, frame rate and sizes are rounded to bfloat16 on entry, and the rotary angles are computed
+    in it: that is what the released model does and was trained with. To keep full timesteps in a bfloat16 model, leave
     ``t_embedder``, ``fps_embedder`` and ``t_block`` in float32.
 
     Args:

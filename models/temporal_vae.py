@@ -5,7 +5,9 @@ All convolutions pad time in front only, with zeros, so a frame never sees later
 Shape legend: B batch, C channels, T frames, t latent frames (T/4 here), H, W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,9 @@ GROUP_NORM_EPS = 1e-5
 class CausalConv3d(nn.Module):
     """3D convolution, zero-padded to both sides in space and to the front in time."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, time_stride: int = 1, bias: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, time_stride: int = 1, bias: bool = True
+    ) -> None:
         super().__init__()
         self.padding = (kernel // 2,) * 4 + (max(kernel - time_stride, 0), 0)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=(time_stride, 1, 1), bias=bias)
@@ -47,7 +51,13 @@ class ResBlock(nn.Module):
 
 def _res_blocks(count: int, in_channels: int, out_channels: int, groups: int) -> nn.ModuleList:
     widths = [in_channels] + [out_channels] * count
-    return nn.ModuleList(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+    return nn.ModuleList(ResBlock(a, b, groups) for a, b in pairwise(widths))
+
+
+def _through(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
 
 
 class TemporalEncoder(nn.Module):
@@ -82,12 +92,10 @@ class TemporalEncoder(nn.Module):
         """[B, C, T, H, W] -> [B, C', t, H, W]."""
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
-            for block in blocks:  # type: ignore[union-attr]
-                x = block(x)
+            x = _through(cast(nn.ModuleList, blocks), x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = _through(self.res_blocks, x)
         return self.conv2(F.silu(self.norm1(x)))
 
 
@@ -123,11 +131,9 @@ class TemporalDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """[B, C', t, H, W] -> [B, C, T, H, W]."""
         x = self.conv1(z)
-        for block in self.res_blocks:
-            x = block(x)
+        x = _through(self.res_blocks, x)
         for level in reversed(range(len(self.block_res_blocks))):
-            for block in self.block_res_blocks[level]:  # type: ignore[union-attr]
-                x = block(x)
+            x = _through(cast(nn.ModuleList, self.block_res_blocks[level]), x)
             if level > 0 and not isinstance(upsample := self.conv_blocks[level - 1], nn.Identity):
                 x = _channels_to_frames(upsample(x))
         return self.conv_out(F.silu(self.norm1(x)))
@@ -191,6 +197,6 @@ class TemporalVAE(nn.Module):
         return self.quant_conv(self.encoder(F.pad(x, (0, 0, 0, 0, -x.shape[2] % self.time_factor, 0))))
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
-        """[B, embed_dim, t, H, W] -> [B, C, num_frames, H, W]; frames that stand for the padding in front are dropped."""
+        """[B, embed_dim, t, H, W] -> [B, C, num_frames, H, W]; frames of the padding in front are dropped."""
         x = self.decoder(self.post_quant_conv(z))
         return x[:, :, -num_frames % self.time_factor :]

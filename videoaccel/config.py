@@ -77,7 +77,7 @@ class ModelSpec(Config):
     vae: Part | None = None
     text_encoder: Part | None = None
     scheduler: dict[str, Any] = {}
-    defaults: Defaults = Defaults()  # type: ignore[call-arg]
+    defaults: Defaults = Defaults()
 
 
 def config_folder(kind: Kind) -> Path:

@@ -1,6 +1,6 @@
 """The generation loop, and the network as the loop and a session see it.
 
-Shape legend: B batch (samples), N steps, Z latent channels, T latent frames, h, w latent rows and columns, L text tokens.
+Shape legend: B batch (samples), N steps, Z latent channels, T latent frames, h, w latent rows and columns.
 """
 
 from collections.abc import Callable, Sequence

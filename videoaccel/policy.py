@@ -8,7 +8,7 @@ Shape legend: B batch (samples), N steps, T latent frames, S places, C channels.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -105,8 +105,8 @@ class Session:
         """The seam, see :class:`videoaccel.models.seam.Run`."""
         if site.kind in ("body", "block"):
             return branch.compute(x, cond, self.run)
-        assert hasattr(branch, "mix"), f"{site} is no branch"
-        return branch.add(x, self.mix(site, branch, branch.pre(x, cond), cond), cond)  # type: ignore[attr-defined]
+        module = cast(Branch, branch)
+        return module.add(x, self.mix(site, module, module.pre(x, cond), cond), cond)
 
 
 class Policy(Protocol):

@@ -45,7 +45,7 @@ def read_references(paths: str | Sequence[str | Path], strategy: str, *, height:
 
 
 def read_clip(path: str | Path, *, height: int, width: int) -> Tensor:
-    """An image or video file as [3, T, H, W] in [-1, 1], resized to cover and cropped to the centre; errors as above."""
+    """An image or video file as [3, T, H, W] in [-1, 1], resized to cover and cropped; errors as above."""
     still = is_image(path)
     frames = read_image(path) if still else read_video(path)[0]
     return fit(frames, height, width, still=still)

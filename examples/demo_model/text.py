@@ -22,7 +22,7 @@ TEXT_CONFIG = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A unigram tokenizer in T5's layout (pad 0, end 1, unknown 2): whole words of the world, else single characters."""
+    """A unigram tokenizer in T5's layout (pad 0, end 1, unknown 2): words of the world, else single characters."""
     phrases = ["a an and on background", *COLOURS, *SHAPES, *MOTIONS, *BACKGROUNDS]
     words = sorted({word for phrase in phrases for word in phrase.split()})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("\u2581", -4.0)]

@@ -15,15 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
-from videoaccel.models.stdit import Conditioning, CrossAttention, SelfAttention, STDiT3
 from videoaccel.models.seam import Site
+from videoaccel.models.stdit import Conditioning, CrossAttention, SelfAttention, STDiT3
 
 TOKENS = 20  # the longest sentence of the world has 18
 EMA_HORIZON = 1000

@@ -142,7 +142,9 @@ def train(args: argparse.Namespace) -> None:
         if step % 50 == 49:
             record = {"step": step + 1, "stage": stage, "loss": loss.item(), **log, "seconds": time.time() - start}
             with (args.out / "log.jsonl").open("a") as file:
-                file.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+                file.write(
+                    json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}) + "\n"
+                )
         if step % 100 == 99 or step == len(stages) - 1:
             save_checkpoint(checkpoint, vae, optimizer, step + 1)
     vae.eval().to("cpu")

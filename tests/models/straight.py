@@ -59,7 +59,9 @@ def keys_values(model: STDiT3, y: Tensor, mask: Tensor | None) -> list[tuple[Ten
         rows = mask.repeat(len(y) // len(mask), 1) != 0
         kept = [row[chosen] for row, chosen in zip(text, rows, strict=True)]
         text = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
-    layers = [block.cross_attn for pair in zip(model.spatial_blocks, model.temporal_blocks, strict=True) for block in pair]
+    layers = [
+        block.cross_attn for pair in zip(model.spatial_blocks, model.temporal_blocks, strict=True) for block in pair
+    ]
     return [layer.kv_linear(text).unflatten(-1, (2, layer.num_heads, -1)).unbind(2) for layer in layers]
 
 

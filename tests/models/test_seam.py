@@ -16,7 +16,7 @@ SHAPES = [(1, 4, 4), (3, 7, 9), (5, 8, 8), (2, 3, 10)]
 
 
 def job(model: STDiT3, inputs: dict[str, Any]) -> Job:
-    t, h, w = model.token_grid(inputs["x"].shape[2:])
+    _, h, w = model.token_grid(inputs["x"].shape[2:])
     return Job(
         sigmas=torch.tensor([[1.0, 0.5, 0.0]]),
         latent_shape=tuple(inputs["x"].shape[1:]),

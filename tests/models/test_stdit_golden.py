@@ -71,15 +71,15 @@ def traced(model: STDiT3, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         stack = "temporal_blocks" if site.axis == "time" else "spatial_blocks"
         if site.kind == "block":
             out = branch.compute(x, cond, run)
-            trace[f"{stack}.{site.index}"] = out.flatten(1, 2)
+            trace[f"{stack}.{site.layer}"] = out.flatten(1, 2)
             return out
         if site.kind == "attn":
             mixed = branch.mix(branch.pre(x, cond), cond)
             rows = mixed.transpose(1, 2) if site.axis == "time" else mixed
-            trace[f"{stack}.{site.index}.attn"] = rows.flatten(0, 1)
+            trace[f"{stack}.{site.layer}.attn"] = rows.flatten(0, 1)
             return branch.add(x, mixed, cond)
         if site.kind == "cross":
-            trace[f"{stack}.{site.index}.cross_attn"] = branch.mix(x, cond).flatten(1, 2)
+            trace[f"{stack}.{site.layer}.cross_attn"] = branch.mix(x, cond).flatten(1, 2)
         work: Work = branch
         return work.compute(x, cond, run)
 

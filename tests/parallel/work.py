@@ -30,7 +30,9 @@ class KeepFirstColumns(Session):
 
 
 @torch.inference_mode()
-def forward(inputs: dict[str, Any], *, keep: int | None = None, skip_space: bool = False) -> tuple[Tensor, dict[str, int]]:
+def forward(
+    inputs: dict[str, Any], *, keep: int | None = None, skip_space: bool = False
+) -> tuple[Tensor, dict[str, int]]:
     """The sharded forward pass of this rank and its ledger of bytes."""
     model, comm = tiny_stdit(depth=2), Comm()
     _, rows, columns = model.token_grid(inputs["x"].shape[2:])
@@ -44,7 +46,9 @@ def forward(inputs: dict[str, Any], *, keep: int | None = None, skip_space: bool
         def run(site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
             if (site.kind, site.axis) == ("attn", "space"):
                 return x
-            return branch.compute(x, cond, run) if site.kind in ("body", "block") else session.run(site, branch, x, cond)
+            return (
+                branch.compute(x, cond, run) if site.kind in ("body", "block") else session.run(site, branch, x, cond)
+            )
 
     return model(**inputs, run=layout.around(run)), comm.ledger.sent
 
