@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from videoaccel.models.checkpoint import StrictLoading
 from videoaccel.models.layers import CaptionEmbedder, Mlp, PlacePositions, RMSNorm, Rotary, ScalarEmbedder, layer_norm
-from videoaccel.models.seam import BODY, Attend, Run, Site, attention, direct
+from videoaccel.models.seam import BODY, Attend, Axis, Run, Site, attention, direct
+
+AXES: tuple[Axis, Axis] = ("space", "time")
 
 
 class TextStates(NamedTuple):
@@ -255,11 +257,11 @@ class Block(nn.Module):
     """Self-attention along one axis, cross-attention, MLP."""
 
     def __init__(
-        self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: str, index: int, qk_norm: bool
+        self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: Axis, layer: int, qk_norm: bool
     ) -> None:
         super().__init__()
-        self.sites = tuple(Site(kind, axis, index) for kind in ("attn", "cross", "mlp"))  # type: ignore[arg-type]
-        self.order = 2 * index + (axis == "time")
+        self.sites = (Site("attn", axis, layer), Site("cross", axis, layer), Site("mlp", axis, layer))
+        self.order = 2 * layer + (axis == "time")
         self.attn = SelfAttention(hidden_size, num_heads, axis=axis, qk_norm=qk_norm)
         self.cross_attn = CrossAttention(hidden_size, num_heads)
         self.mlp = FeedForward(hidden_size, int(hidden_size * mlp_ratio), hidden_size)
@@ -388,10 +390,10 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         self.y_embedder = CaptionEmbedder(caption_channels, hidden_size, model_max_length)
         self.spatial_blocks, self.temporal_blocks = (
             nn.ModuleList(
-                Block(hidden_size, num_heads, mlp_ratio=mlp_ratio, axis=axis, index=index, qk_norm=qk_norm)
-                for index in range(depth)
+                Block(hidden_size, num_heads, mlp_ratio=mlp_ratio, axis=axis, layer=layer, qk_norm=qk_norm)
+                for layer in range(depth)
             )
-            for axis in ("space", "time")
+            for axis in AXES
         )
         self.final_layer = FinalLayer(hidden_size, math.prod(self.patch_size) * self.out_channels)
 
