@@ -51,14 +51,16 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write in, which becomes ``path`` when the block ends well and vanishes when it does not."""
     path = Path(path)
     part = _part(path)
-    file = open(part, "xb")  # noqa: SIM115  # closed below, before the rename
+    file = open(part, "xb")  # noqa: SIM115 (closed below, before the rename)
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name with no contents
+        yield file
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave the new name with no contents
+        file.close()
         os.replace(part, path)
     except BaseException:
+        with suppress(OSError):  # closing may try to write what a full disk has just refused
+            file.close()
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise

@@ -185,7 +185,7 @@ def _existing_file(path: str | Path) -> Path:
 
 def _line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, av.FFmpegError) else str(error)
-    return (str(text).splitlines() or [type(error).__name__])[0]
+    return (str(text).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _decode(container: Any, stream: Any) -> Iterator[Frames]:

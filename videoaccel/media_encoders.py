@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import av
@@ -15,7 +16,9 @@ from PIL import Image
 Frames: TypeAlias = "npt.NDArray[np.uint8]"
 """Frames uint8 [T, H, W, 3], or one of them [H, W, 3], RGB."""
 
-_THREADS = "4"  # x264's bytes depend on their number
+# x264's bytes depend on the number of threads; and, where the processor has AVX-512, its "mbtree" (which spares bits in
+# blocks that are soon replaced) also reads memory that nobody wrote: seen with PyAV 18's, also on one thread.
+_X264 = MappingProxyType({"threads": "4", "mbtree": "0"})
 
 # FFmpeg's numbers. BT.601 in the range of television is what FFmpeg's scaler makes of RGB unless told otherwise, and
 # what readers that are blind to tags assume; primaries and transfer are those of screens, BT.709.
@@ -50,7 +53,7 @@ def file_encoder(kind: str, file: BinaryIO, *, fps: float, crf: int) -> Encoder:
         return _PngEncoder(file)
     if kind == ".gif":
         return _AvEncoder(file, container="gif", codec="gif", fps=fps, pixels="pal8")
-    options = {"crf": str(crf), "threads": _THREADS}
+    options = {"crf": str(crf), **_X264}
     return _AvEncoder(file, container="mp4", codec="libx264", fps=fps, pixels="yuv420p", options=options)
 
 

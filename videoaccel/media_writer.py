@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import av
 import numpy as np
@@ -32,7 +32,7 @@ WRITABLE = (".mp4", ".gif", ".png")
 CRF = 16
 """Quality of an mp4, x264's scale: 0 loses nothing, 23 is its default, below about 17 nobody sees a difference."""
 
-_MOST_FPS = 1000
+_MOST_FPS = MappingProxyType({".gif": 100})  # it counts in hundredths of a second
 
 
 class Writer(AbstractContextManager["Writer"]):
@@ -60,8 +60,9 @@ class Writer(AbstractContextManager["Writer"]):
         self.kind = _kind(path)
         self.path = Path(path)
         self.frames = 0
-        if not 0 < fps <= _MOST_FPS:
-            raise ValueError(f"fps must be above 0 and at most {_MOST_FPS}; got {fps}")
+        most = _MOST_FPS.get(self.kind, 1000)
+        if not 0 < fps <= most:
+            raise ValueError(f"fps must be above 0 and at most {most}; got {fps}")
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must be between 0 and 51; got {crf}")
         self._fps, self._crf = fps, crf

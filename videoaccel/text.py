@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,12 +150,15 @@ def load_text_encoder(
         tokenizer_subfolder = "tokenizer" if subfolder == "text_encoder" else subfolder
     source = _source(path_or_hub_id)
     tokenizer = _pretrained(AutoTokenizer, source, tokenizer_subfolder)
-    # transformers makes up a T5 tokenizer without words where it finds no files.
-    if set(tokenizer("a cat", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
+    # transformers makes up what it does not find: a T5 tokenizer without words, a T5 of the default size.
+    if tokenizer("a cat").input_ids == tokenizer("a dog").input_ids:
         raise ValueError(f"{_where(source, tokenizer_subfolder)} has no tokenizer: no tokenizer.json or spiece.model")
+    where = _where(source, subfolder)
+    if Path(source).is_dir() and not Path(where, "config.json").is_file():
+        raise ValueError(f"{where} has no config.json")
     strictness = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
     model, report = _pretrained(T5EncoderModel, source, subfolder, dtype=dtype, **strictness)
-    _check_loaded(model, report, where=_where(source, subfolder))
+    _check_loaded(model, report, where=where)
     return tokenizer, model.eval()
 
 
@@ -234,7 +237,7 @@ def _importable(module: str) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _check_loaded(model: T5EncoderModel, report: Any, *, where: str) -> None:
@@ -244,16 +247,19 @@ def _check_loaded(model: T5EncoderModel, report: Any, *, where: str) -> None:
     problems = {
         "missing": [f"{key} {list(own[key].shape)}" for key in sorted(report["missing_keys"])],
         "unexpected": sorted(extra),
-        "misshapen": [
-            f"{key} is {list(found)}, the model has {list(wanted)}"
-            for key, found, wanted in sorted(report["mismatched_keys"], key=str)
-        ],
+        "misshapen": sorted(_misshapen(entry, own) for entry in report["mismatched_keys"]),
     }
     told = [f"{kind} {_some(keys)}" for kind, keys in problems.items() if keys]
     if not torch.equal(model.shared.weight, model.encoder.embed_tokens.weight):
         told.append("shared.weight and encoder.embed_tokens.weight, two names of one tensor, differ")
     if told:
         raise ValueError(f"the weights in {where} do not fit its config.json: {'; '.join(told)}")
+
+
+def _misshapen(entry: Any, own: Mapping[str, Tensor]) -> str:
+    # Before version 5 transformers tells the key and keeps the shape to itself.
+    key, found = (entry, "otherwise") if isinstance(entry, str) else (entry[0], list(entry[1]))
+    return f"{key} is {found}, the model has {list(own[key].shape)}"
 
 
 def _some(items: list[str]) -> str:
