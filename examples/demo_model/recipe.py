@@ -22,15 +22,20 @@ VAE_CONFIG = {
         "scale_applied": 0.18215,
     },
     "vae_temporal": {
-        "filters": 24,
+        "filters": 32,
+        "latent_embed_dim": 8,
+        "embed_dim": 8,
         "num_res_blocks": 1,
         "channel_multipliers": (1, 1, 2, 2),
         "num_groups": 1,
         "temporal_downsample": (False, True, True),
     },
+    "latents_mean": (0.0,) * 8,
+    "latents_std": (1.0,) * 8,
 }
 
 TRANSFORMER_CONFIG = {
+    "in_channels": 8,
     "hidden_size": 256,
     "depth": 6,
     "num_heads": 4,

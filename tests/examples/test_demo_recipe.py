@@ -1,0 +1,133 @@
+"""The demo recipe's parts: words, data, losses that fall, checkpoints that resume, folders that load."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from examples.demo_model import build, train_transformer, train_vae
+from examples.demo_model.recipe import FRAMES, SIDE, TRANSFORMER_CONFIG, VAE_CONFIG, seeded_scenes
+from examples.demo_model.text import MAX_LENGTH, build_text_encoder, build_tokenizer
+from videoaccel.eval.world import COLOURS, MOTIONS, SHAPES, Actor, Scene, sample_scene
+from videoaccel.models.stdit import STDiT3
+from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.sampler import timesteps
+
+
+def test_every_word_of_the_world_is_one_token() -> None:
+    words = build_tokenizer()
+    for colour in COLOURS:
+        for shape in SHAPES:
+            for motion in MOTIONS:
+                sentence = Scene(
+                    (Actor(colour, shape, motion),), "dark blue" if colour != "blue" else "black"
+                ).sentence()
+                ids = words(sentence).input_ids
+                assert len(ids) == len(sentence.split()) + 1 and ids[-1] == 1 and words.unk_token_id not in ids
+    longest = max(len(words(sample_scene(np.random.default_rng(k)).sentence()).input_ids) for k in range(300))
+    assert longest <= train_transformer.TOKENS <= MAX_LENGTH
+    assert words.unk_token_id not in words("a quick brown fox, 12 times!").input_ids
+
+
+def test_training_and_sampling_shift_timesteps_alike() -> None:
+    """Uniform numbers through the training shift are the sampler's schedule for the demo's size."""
+    schedule = timesteps(10, SIDE, SIDE, FRAMES, base_size=SIDE)[:, 0] / 1000
+    u = torch.arange(10, 0, -1) / 10
+    ratio = 5**0.5
+    torch.testing.assert_close(ratio * u / (1 + (ratio - 1) * u), schedule, atol=1e-6, rtol=0)
+    drawn = train_transformer.sample_timesteps(4000, 5, torch.Generator().manual_seed(0)) / 1000
+    back = drawn / (ratio - (ratio - 1) * drawn)
+    assert abs(float(back.mean()) - 0.5) < 0.01 and float(back.min()) > 0 and float(back.max()) <= 1
+
+
+def test_given_frames_are_at_the_ends() -> None:
+    mask = train_transformer.frame_mask(4000, 5, torch.Generator().manual_seed(0))
+    share = float((~mask).any(1).float().mean())
+    assert abs(share - train_transformer.GIVEN_SHARE) < 0.03
+    assert mask[:, 2:4].all() and mask.any(1).all()
+    assert train_transformer.frame_mask(9, 1, torch.Generator()).all()
+
+
+@pytest.mark.parametrize("stage", train_vae.STAGES)
+def test_vae_stages_learn(stage: str) -> None:
+    torch.manual_seed(0)
+    vae = VideoAutoencoder(**VAE_CONFIG)
+    video = next(train_vae.batches(0, clips=stage != "frames", count=1))
+    assert video.shape[2:] == (1 if stage == "frames" else FRAMES, SIDE, SIDE)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(6):
+        loss, _ = train_vae.stage_loss(vae, video, stage)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    moved = {name.split(".")[0] for name, p in vae.named_parameters() if optimizer.state.get(p)}
+    expected = {"frames": {"spatial_vae"}, "latents": {"temporal_vae"}, "clips": {"spatial_vae", "temporal_vae"}}
+    assert moved == expected[stage]
+
+
+def test_latent_scale_normalises() -> None:
+    torch.manual_seed(0)
+    vae = VideoAutoencoder(**VAE_CONFIG).eval()
+    train_vae.fit_latent_scale(vae, clips=16)
+    z = vae.encode(next(train_vae.batches(7, clips=True, count=16)))
+    torch.testing.assert_close(z.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3, 4)), torch.ones(8), atol=1e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Namespace]:
+    """A few steps of the transformer's training, stopped and resumed."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "latents").mkdir()
+    scenes, _ = next(seeded_scenes(0, 8))
+    sentences = json.dumps([scene.sentence() for scene in scenes])
+    save_file(
+        {"latents": torch.randn(8, 8, 5, 16, 16).half()}, folder / "latents" / "0.safetensors", {"sentences": sentences}
+    )
+    args = argparse.Namespace(
+        latents=folder / "latents",
+        out=folder / "out",
+        steps=2,
+        cooldown=1,
+        minutes=9.0,
+        batch=2,
+        lr=1e-3,
+        seed=0,
+        compile=False,
+    )
+    train_transformer.train(args)
+    return folder, args
+
+
+def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespace]) -> None:
+    _, args = trained
+    before = torch.load(args.out / "checkpoint.pt", weights_only=True)
+    trainer = train_transformer.Trainer(args)
+    fresh = [p.clone() for p in trainer.master]
+    trainer.resume()
+    assert trainer.step == before["step"] == 2
+    assert all(torch.equal(a, b) for a, b in zip(trainer.master, before["master"], strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(trainer.master, fresh, strict=True))
+    args.steps = 3
+    train_transformer.train(args)
+    assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_trained_parts_become_a_pipeline(trained: tuple[Path, argparse.Namespace]) -> None:
+    folder, args = trained
+    VideoAutoencoder(**VAE_CONFIG).save_pretrained(folder / "vae")
+    pipe = build.assemble(folder / "vae", args.out / "final")
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe("a red circle moves left on a black background", num_inference_steps=1, output_type="np").frames
+    assert frames.shape == (1, FRAMES, SIDE, SIDE, 3)
+    weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
+    assert TRANSFORMER_CONFIG["hidden_size"] == weights["final_layer.linear.weight"].shape[1]
+    words = pipe.tokenizer
+    assert len(words) == build_text_encoder(words).config.vocab_size
