@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,3 +10,13 @@ from tests.ranks import RankPools, rank_pools
 def ranks() -> Iterator[RankPools]:
     with rank_pools() as pools:
         yield pools
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline with tiny random networks; do not write into it."""
+    from tests.tiny_pipeline import tiny_pipeline  # torch and all: only for tests that need it
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipeline().save_pretrained(folder)
+    return folder

@@ -1,3 +1,24 @@
-"""VideoAccel: fast, honest video generation with spatio-temporal diffusion transformers."""
+"""VideoAccel: fast, honest video generation with spatio-temporal diffusion transformers.
+
+The names below are loaded when they are first asked for, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videoaccel.generation import generate
+    from videoaccel.pipeline import VideoPipeline
+    from videoaccel.settings import GenerateSettings
 
 __version__ = "0.1.0"
+__all__ = ["GenerateSettings", "VideoPipeline", "__version__", "generate"]
+
+_HOMES = (("GenerateSettings", "settings"), ("VideoPipeline", "pipeline"), ("generate", "generation"))
+
+
+def __getattr__(name: str) -> Any:
+    for known, module in _HOMES:
+        if name == known:
+            return getattr(import_module(f"videoaccel.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

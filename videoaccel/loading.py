@@ -53,12 +53,14 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
     """Find a model by the name of its configuration, by a folder, or by the hub id of its transformer.
 
     Args:
-        name: ``demo``, ``opensora-v1.2``, a folder saved by ``save_pretrained``, a folder or hub id of a released STDiT3.
+        name: ``demo``, ``opensora-v1.2``, a folder saved by ``save_pretrained``, a folder or hub id of a released
+            STDiT3.
         vae: For a released STDiT3: folder or hub id of the VAE in place of the release's.
         text_encoder: Likewise of the T5.
 
     Raises:
-        ValueError: There is no such model; says what there is.
+        ValueError: There is no such model (says what there is), or one with all its parts in a folder was to get
+            another part.
     """
     specs = {known: load_named("models", known, ModelSpec) for known in config_names("models")}
     path = Path(name).expanduser()
@@ -68,9 +70,10 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             folder = Path(__file__).parent / spec.folder
             if not (folder / "model_index.json").is_file():
                 raise ValueError(f"the files of the {name} model are missing: {folder}")
-            return Source(name, folder, spec)
+            return _whole(Source(name, folder, spec), vae, text_encoder)
     elif path.is_dir() and (path / "model_index.json").is_file():
-        return Source(name, path, ModelSpec(description=name, defaults=_defaults_of(path)))
+        spec = ModelSpec(description=name, defaults=_defaults_of(path))
+        return _whole(Source(name, path, spec), vae, text_encoder)
     elif path.is_dir() and (path / "config.json").is_file():
         spec = specs[RELEASE].model_copy(update={"transformer": Part(source=str(path))})
     elif path.is_dir():
@@ -96,9 +99,9 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
     assert spec.transformer is not None and spec.vae is not None
     return {
         "transformer": STDiT3.from_pretrained(
-            spec.transformer.source, subfolder=spec.transformer.subfolder, torch_dtype=dtype
+            spec.transformer.source, subfolder=spec.transformer.subfolder, dtype=dtype
         ),
-        "vae": VideoAutoencoder.from_pretrained(spec.vae.source, subfolder=spec.vae.subfolder, torch_dtype=dtype),
+        "vae": VideoAutoencoder.from_pretrained(spec.vae.source, subfolder=spec.vae.subfolder, dtype=dtype),
         "scheduler": RectifiedFlowScheduler(**spec.scheduler),
         "defaults": spec.defaults.model_dump(),
     }
@@ -107,6 +110,15 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
 def torch_dtype(name: str) -> torch.dtype:
     """The type of this name."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _whole(source: Source, *parts: str | None) -> Source:
+    """A pipeline folder, which has all its parts."""
+    if given := [part for part in parts if part]:
+        raise ValueError(
+            f"{source.name} is a pipeline folder with parts of its own; {' and '.join(given)} has no place in it"
+        )
+    return source
 
 
 def _defaults_of(folder: Path) -> Defaults:

@@ -4,6 +4,7 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,8 +89,9 @@ class VideoPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: See :func:`videoaccel.loading.find_model`.
-            **kwargs: ``torch_dtype`` (default: the model's own), and what diffusers takes: components to use in place of
-                the saved ones (``text_encoder=None`` leaves it out), ``revision``, ``cache_dir``.
+            **kwargs: ``torch_dtype`` of transformer and VAE (default: the model's own), and what diffusers takes:
+                components to use in place of the saved ones (``text_encoder=None`` leaves it out),
+                ``revision``, ``cache_dir``.
 
         Raises:
             ValueError: There is no such model, or its files do not fit.
@@ -97,11 +99,15 @@ class VideoPipeline(DiffusionPipeline):
         overrides = {key: kwargs.pop(key) for key in ("vae", "text_encoder") if isinstance(kwargs.get(key), str)}
         source = find_model(str(pretrained_model_name_or_path), **overrides)
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
+        text_dtype = torch_dtype(source.spec.defaults.text_dtype)
         if source.folder is not None:
-            return super().from_pretrained(source.folder, torch_dtype=dtype, **kwargs)
+            dtypes = {"default": dtype, "text_encoder": text_dtype}
+            with warnings.catch_warnings():
+                # diffusers 0.42 would rather be told dtype, which 0.36 does not know.
+                warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+                return super().from_pretrained(source.folder, torch_dtype=dtypes, **kwargs)
         parts = load_parts(source, dtype=dtype) | kwargs
         if "text_encoder" not in kwargs:
-            text_dtype = torch_dtype(source.spec.defaults.text_dtype)
             parts["tokenizer"], parts["text_encoder"] = load_text_encoder(source.text.source, dtype=text_dtype)
         return cls(**parts)
 
@@ -163,7 +169,7 @@ class VideoPipeline(DiffusionPipeline):
         count, samples = len(prompt_states[0].mask), num_videos_per_prompt
         rows = [row for row in range(count) for _ in range(samples)]
         noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
-        size = {"height": height or d.height, "width": width or d.width}
+        size = {"height": _or(height, d.height), "width": _or(width, d.width)}
         made = Request(
             **size,
             num_frames=_or(num_frames, d.num_frames),
@@ -208,8 +214,8 @@ class VideoPipeline(DiffusionPipeline):
                 num_inference_steps: Denoising steps.
                 guidance_scale: Guidance; 1 runs the conditional branch only.
                 num_videos_per_prompt: Samples of each prompt; sample k has ``seed + k``.
-                seed: Of the first sample of each prompt, or a list with one for every sample. A seed gives the same clip
-                    whatever the batch it is made in.
+                seed: Of the first sample of each prompt, or a list with one for every sample. A seed gives the same
+                    clip whatever the batch it is made in.
                 generator: One generator or one a sample, in place of ``seed``.
                 references: What to condition on, see :mod:`videoaccel.references`; one, or one a prompt.
                 loops: Clips to make one after the other, each going on from the last.
@@ -265,8 +271,13 @@ class VideoPipeline(DiffusionPipeline):
                 if skip < chunk.shape[2]:
                     yield chunk[:, :, skip:]
                 skip = max(skip - chunk.shape[2], 0)
-            grown = {"latents": request.condition_latents, "edit": request.condition_edit}
-            references = with_tail(references, list(tail.float().clamp(-1, 1)), loop=loop + 1, **grown)
+            references = with_tail(
+                references,
+                list(tail.float().clamp(-1, 1)),
+                loop=loop + 1,
+                latents=request.condition_latents,
+                edit=request.condition_edit,
+            )
 
     def _make(self, request: Request, references: Sequence[References], *, loop: int, clock: StageClock) -> Tensor:
         """Latents of one loop."""
@@ -274,7 +285,11 @@ class VideoPipeline(DiffusionPipeline):
         size = self.vae.latent_size((request.num_frames, request.height, request.width))
         shape = (self.vae.latent_channels, *size)
         draw = partial(_draw, request.noise, shape, device)
-        z = draw() if request.latents is None or loop else _fitting(request.latents, (len(request.noise), *shape)).to(device)
+        z = (
+            draw()
+            if request.latents is None or loop
+            else _fitting(request.latents, (len(request.noise), *shape)).to(device)
+        )
         z, mask = self._place(z, request, references, loop=loop, clock=clock)
         self.scheduler.set_timesteps(
             request.steps, device, height=request.height, width=request.width, num_frames=request.num_frames,
@@ -337,7 +352,12 @@ class VideoPipeline(DiffusionPipeline):
         )
 
     def _session(
-        self, request: Request, timesteps: Tensor, mask: Tensor | None, shape: tuple[int, ...], branches: tuple[str, ...]
+        self,
+        request: Request,
+        timesteps: Tensor,
+        mask: Tensor | None,
+        shape: tuple[int, ...],
+        branches: tuple[str, ...],
     ) -> Session:
         _, rows, columns = self.transformer.token_grid(shape[1:])
         job = Job(

@@ -17,7 +17,7 @@ from videoaccel.denoise import StepCallback
 from videoaccel.noise import SampleNoise, sample_seeds
 from videoaccel.policy import Policy
 from videoaccel.prompts import empty_segments, prepare
-from videoaccel.references import References
+from videoaccel.references import References, frames_of
 from videoaccel.text import PromptStates
 
 
@@ -85,6 +85,12 @@ class Request:
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
         if self.fps <= 0:
             raise ValueError(f"fps must be above 0, got {self.fps}")
+        overlap = frames_of(self.condition_latents)
+        if len(self.states) > 1 and overlap >= self.num_frames:
+            raise ValueError(
+                f"num_frames must be above the {overlap} frames that a loop takes over (condition_latents "
+                f"{self.condition_latents}), got {self.num_frames}"
+            )
         if not 0 <= self.condition_edit <= 1:
             raise ValueError(f"condition_edit must be between 0 and 1, got {self.condition_edit}")
         for reference in self.references:
@@ -92,7 +98,11 @@ class Request:
 
 
 def sample_noise(
-    seed: int | Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None, *, prompts: int, samples: int
+    seed: int | Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    *,
+    prompts: int,
+    samples: int,
 ) -> tuple[SampleNoise, int]:
     """Random numbers of all samples, and the first one's seed.
 

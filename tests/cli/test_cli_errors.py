@@ -1,0 +1,164 @@
+"""What goes wrong on the command line: one sentence, the right exit code, and nothing half done left behind."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cli.commands import ROOT, Cli, here, python
+from tests.videoaccel.disks import small_disk
+from videoaccel import files, pipeline
+from videoaccel.__main__ import main
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["x", "--model", "nothing"], 2, "no model or folder is called 'nothing'; there are demo, opensora-v1.2"),
+        (["x", "--stepz", "3"], 2, "No such option: --stepz"),
+        (["x", "--steps"], 2, "--steps"),
+        (["x", "--set", "stepz=3"], 2, "--set stepz: unknown option 'stepz'; did you mean steps?"),
+        (["x", "--set", "a.b=c"], 2, "--set a: unknown option 'a'"),
+        (["x", "--config", "bad.yaml"], 2, "bad.yaml: stepz: unknown option 'stepz'; did you mean steps?"),
+        (["x", "--config", "broken.yaml"], 2, "broken.yaml is not valid YAML"),
+        (["x", "--config", "none.yaml"], 2, "none.yaml does not exist"),
+        (["x", "--size", "0x0"], 2, "--size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426"),
+        (["x", "--size", "wide"], 2, "got 'wide'"),
+        (["x", "--size", "1x1"], 2, "height must be at least 2 pixels, got 1"),
+        (["x", "--frames", "many"], 2, "--frames: frames must be a positive whole number"),
+        (["x", "--steps", "0"], 2, "--steps: '0': input should be greater than or equal to 1"),
+        ([], 2, "there is no prompt"),
+        ([""], 2, "the prompt is empty: ''"),
+        (["page 12"], 2, "the prompt is empty once cleaned: 'page 12'"),
+        (["--prompts", "none.txt"], 2, "--prompts none.txt does not exist"),
+        (["--prompts", "noise.png"], 2, "--prompts noise.png is not a text file"),
+        (["-"], 2, "stdin holds no prompt"),
+        (["x", "--image", "none.png"], 2, "none.png does not exist"),
+        (["x", "--image", "noise.png"], 2, "noise.png is not a readable picture"),
+        (["x", "--video", "noise.mp4"], 2, "noise.mp4 is not a readable video"),
+        (["x", "--image", "noise.png", "--video", "noise.mp4"], 2, "give only one of images, video and references"),
+        (["x", "-o", "out.avi"], 2, "cannot write 'out.avi': its name must end in .mp4, .gif, .png"),
+        (["x", "-o", "nowhere/out.mp4"], 2, "cannot write nowhere/out.mp4: the folder"),
+        (["x", "--device", "gpu"], 2, "unknown device 'gpu'; there are cpu, cuda, cuda:N and mps"),
+        (["x", "--attention", "magic"], 2, "unknown attention backend 'magic'; there are native, xformers"),
+        (["--from", "none.json"], 2, "none.json does not exist; --from takes the .json that was written beside a clip"),
+        (["--from", "bad.yaml"], 2, "bad.yaml is not valid JSON"),
+    ],
+)
+def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: int, message: str) -> None:
+    Path("bad.yaml").write_text("stepz: 3\n")
+    Path("broken.yaml").write_text("steps: [1,\n")
+    for name in ("noise.png", "noise.mp4"):
+        Path(name).write_bytes(bytes(range(256)))
+    before = here()
+    done = generate(*arguments)
+    assert done.code == code and message in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith("videoaccel: ") and message in last, "one sentence, on one line"
+    assert "Traceback" not in done.err and done.out == "" and here() == before
+
+
+def test_unknown_command(cli: Cli) -> None:
+    done = cli("generat")
+    assert done.code == 2 and "No such command 'generat'" in done.err
+
+
+def test_traceback_only_with_debug(generate: Cli) -> None:
+    done = generate("x", "--steps", 0, "--debug")
+    assert done.code == 2 and "Traceback" in done.err
+    assert "--steps: '0'" in done.err.splitlines()[-1]
+    # Behind -- it is a prompt like any other.
+    assert "--debug" in generate("--dry-run", "--", "--debug").out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_asked_for_and_absent(generate: Cli) -> None:
+    done = generate("x", "--device", "cuda")
+    assert done.code == 2 and "device 'cuda' was asked for, but torch" in done.err and "--device cpu" in done.err
+
+
+def test_read_only_folder(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Any, mode: str) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(files, "open", refused, raising=False)
+    done = generate("x")
+    assert done.code == 2 and "cannot write out.mp4" in done.err and "is read-only for this user" in done.err
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out.gif"])
+def test_disk_full(generate: Cli, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    assert generate("x", "-o", f"whole-{output}").code == 0
+    size = Path(f"whole-{output}").stat().st_size
+    before = here()
+    monkeypatch.setattr(small_disk(monkeypatch), "room", size - 1)
+    done = generate("x", "-o", output)
+    assert done.code == 1 and f"cannot write {output}: " in done.err and "is full" in done.err
+    assert here() == before
+
+
+def test_out_of_memory(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.31 GiB.")
+
+    monkeypatch.setattr(pipeline, "denoise", full)
+    done = generate("x")
+    expected = "videoaccel: out of memory on cpu during denoise: lower size (now 32x32) or frames (now 17)"
+    assert done.code == 1 and expected in done.err and here() == []
+
+
+def test_interrupted_in_mid_loop(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, callback: Any, **__: Any) -> None:
+        callback(0, torch.zeros(1), torch.zeros(1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "denoise", interrupted)
+    done = generate("x")
+    assert done.code == 130 and here() == []
+    assert done.err.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
+
+
+def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> None:
+    command = python("-m", "videoaccel", "generate", "x", "--model", str(pipeline_folder), "--steps", "100000")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("denoise"):
+                break
+        time.sleep(0.2)
+        assert list(tmp_path.glob(".*.part")), "a file is open"
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert list(tmp_path.iterdir()) == [] and "Traceback" not in rest
+    assert rest.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
+
+
+def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["videoaccel", "generate", "x", "--model", str(pipeline_folder)])
+    monkeypatch.setattr(pipeline, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert stop.value.code == 143 and here() == []
+
+
+def test_an_unforeseen_failure_is_1(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a\nbug")
+
+    monkeypatch.setattr(pipeline, "denoise", broken)
+    done = generate("x")
+    assert done.code == 1 and done.err.splitlines()[-1] == "videoaccel: RuntimeError: a bug (--debug shows where)"

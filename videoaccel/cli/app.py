@@ -1,0 +1,67 @@
+"""All commands together, and the way from arguments to an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from videoaccel import __version__
+from videoaccel.cli import cache, doctor, generate, models
+from videoaccel.cli.errors import exit_code
+
+DEBUG = "--debug"
+
+
+def build_app() -> typer.Typer:
+    """The command line as typer sees it."""
+    app = typer.Typer(
+        name="videoaccel",
+        help="Make videos with OpenSora-style diffusion transformers, fast and honestly measured.",
+        epilog='Start with: videoaccel generate "a red circle moves left on a dark blue background" -o out.mp4',
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    app.command("generate")(generate.command())
+    app.command("models")(models.models)
+    app.command("doctor")(doctor.doctor)
+    app.add_typer(cache.build(), name="cache")
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        0 if it worked, 2 for bad input, 1 for failures, 130 after Ctrl-C.
+    """
+    given, debug = _without_debug(arguments)
+    return exit_code(lambda: build_app()(given, prog_name="videoaccel", standalone_mode=False), debug=debug)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"videoaccel {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; goes anywhere in a command.")] = False,
+) -> None:
+    # Both are dealt with before a command runs: see _version and run.
+    assert not (version or debug)
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """``--debug`` is for every command, wherever it stands (but behind ``--`` it is a prompt)."""
+    given = list(arguments)
+    end = given.index("--") if "--" in given else len(given)
+    head = [argument for argument in given[:end] if argument != DEBUG]
+    return head + given[end:], len(head) < end

@@ -1,0 +1,122 @@
+"""``videoaccel doctor``: what this machine has."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import typer
+
+from videoaccel import __version__
+from videoaccel.config import ModelSpec, config_names, load_named
+
+CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
+"""What PyAV needs to write each kind of file."""
+
+OPTIONAL = ("xformers", "flash-attn", "sageattention", "decord", "accelerate", "torchmetrics", "matplotlib", "ray")
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Say what this machine has: torch, devices, attention kernels, codecs, caches, models."""
+    found = examine()
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `doctor` says."""
+    import torch
+
+    from videoaccel.attention import BACKENDS, why_not
+    from videoaccel.cli.models import describe_model
+    from videoaccel.text_cache import TextCache
+
+    cache = TextCache()
+    entries = cache.entries()
+    return {
+        "videoaccel": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": {"version": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
+        "devices": _devices(),
+        "attention": {name: why_not(name) or "works" for name in BACKENDS},
+        "codecs": {codec: _codec(codec) or f"writes {kind}" for codec, kind in CODECS.items()},
+        "packages": {name: _version(name) for name in ("diffusers", "transformers", "av", "numpy", *OPTIONAL)},
+        "text_cache": {
+            "folder": str(cache.folder),
+            "prompts": len(entries),
+            "bytes": sum(entry.size for entry in entries),
+        },
+        "models": {
+            name: "here" if model["here"] else f"missing: {', '.join(model['missing'])}"
+            for name in config_names("models")
+            for model in [describe_model(name, load_named("models", name, ModelSpec))]
+        },
+    }
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    found: list[dict[str, Any]] = [{"device": "cpu", "name": platform.processor() or platform.machine(), **_memory()}]
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        found.append({"device": f"cuda:{index}", "name": name, "bytes": total, "free_bytes": free})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": platform.machine()})
+    return found
+
+
+def _memory() -> dict[str, int]:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {"bytes": page * os.sysconf("SC_PHYS_PAGES"), "free_bytes": page * os.sysconf("SC_AVPHYS_PAGES")}
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return {}
+
+
+def _codec(name: str) -> str | None:
+    """Why a codec cannot be used; None if it can."""
+    import av
+
+    try:
+        av.Codec(name, "w")
+    except ValueError as error:
+        return f"not in this PyAV ({error})"
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    torch = found["torch"]
+    lines = [
+        f"videoaccel {found['videoaccel']}, Python {found['python']} on {found['platform']}",
+        f"torch {torch['version']}, {torch['threads']} threads on {torch['cpus']} processors",
+        "",
+        "devices",
+    ]
+    for device in found["devices"]:
+        memory = [f"{device[key] / 2**30:.1f} GiB{word}" for key, word in _WORDS if key in device]
+        lines.append(f"  {device['device']:<12}{', '.join([device['name'], *memory])}")
+    for title in ("attention", "codecs", "packages", "models"):
+        lines += ["", title, *(f"  {name:<16}{text or 'not installed'}" for name, text in found[title].items())]
+    cache = found["text_cache"]
+    return [
+        *lines,
+        "",
+        f"text cache: {cache['prompts']} prompts, {cache['bytes'] / 2**20:.1f} MiB in {cache['folder']}",
+    ]
+
+
+_WORDS = (("bytes", ""), ("free_bytes", " free"))

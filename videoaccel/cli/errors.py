@@ -1,0 +1,58 @@
+"""From exceptions to one sentence on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+
+# A path that was asked for and cannot be had; what else the operating system refuses (a full disk) is a failure.
+_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
+    """Run a command that raises typer's exceptions itself; returns its exit code.
+
+    Args:
+        command: What to run; an int that it returns is the exit code.
+        debug: Show tracebacks.
+    """
+    try:
+        result = command()
+    except typer.Exit as stop:
+        result = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if _is_usage(error):
+            # Where no command is given typer shows the help, and there is nothing left to say.
+            if message := error.format_message():  # type: ignore[attr-defined]
+                _say(f"{message.rstrip('.')}; --help lists what there is")
+            return BAD_INPUT
+        bad_input = isinstance(error, (ValueError, *_PATHS))
+        _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
+        return BAD_INPUT if bad_input else FAILURE
+    if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
+        _say("interrupted; no half-written file was left")
+    return result if isinstance(result, int) else 0
+
+
+def _is_usage(error: Exception) -> bool:
+    # typer brings its own copy of click since 0.26, so the class itself depends on the version.
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _sentence(error: Exception, *, known: bool) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if known else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _say(text: str) -> None:
+    print(f"videoaccel: {text}", file=sys.stderr)

@@ -1,0 +1,244 @@
+"""``videoaccel generate``: its options are the fields of `videoaccel.settings.GenerateSettings`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from videoaccel.cli.progress import Display
+from videoaccel.config import config_folder, config_names, read_yaml
+from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+
+if TYPE_CHECKING:
+    from videoaccel.generation import Clip
+    from videoaccel.resolve import WorkOrder
+    from videoaccel.sidecar import Sidecar
+
+STDIN = "-"
+_ONLY_OUTPUT = {"output", "contact_sheet"}
+
+
+def command() -> Callable[..., None]:
+    """The command, with one option a setting."""
+
+    def generate(**options: Any) -> None:
+        """Make videos from text, images and clips."""
+        _generate(options)
+
+    names = [name for name in GenerateSettings.model_fields if _shown(name)["flag"] != "-"]
+    parameters = [_parameter(name) for name in names] + _job_options()
+    generate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    generate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return generate
+
+
+def _generate(options: dict[str, Any]) -> None:
+    settings, origin = gather(options)
+    if options["dry_run"]:
+        from videoaccel.resolve import resolve
+
+        typer.echo(_plan(resolve(settings)))
+        return
+    with _display(quiet=options["quiet"]) as display:
+        from videoaccel.generation import generate  # torch and all
+
+        _calm_libraries(quiet=options["quiet"])
+
+        def done(clip: Clip) -> None:
+            if not options["quiet"]:
+                typer.echo(_summary(clip, origin))
+
+        generate(settings, listener=display, done=done, origin=origin)
+
+
+def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None]:
+    """Settings from all places, and the sidecar if they are those of its clip.
+
+    Raises:
+        ValueError: A file or a value is wrong.
+        FileNotFoundError: A file is not there.
+    """
+    origin, layers = None, []
+    if options["from_"]:
+        from videoaccel.sidecar import Sidecar
+
+        origin = Sidecar.read(options["from_"])
+        layers = [Layer(origin.settings, lambda name: f"{origin.path}: settings.{name}")]
+        layers.append(Layer({"output": _again(origin)}))
+    if options["config"]:
+        path = _config_path(options["config"])
+        layers.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
+    given = {name: options[name] for name in GenerateSettings.model_fields if options.get(name) not in (None, [], ())}
+    if prompts := list(_prompts(options)):
+        given["prompt"] = prompts
+    layers.append(Layer(given, lambda name: _flag(name).split("/")[0]))
+    layers.append(Layer(assignments(options["set_"] or []), lambda name: f"--set {name}"))
+    settings = merge(layers)
+    if origin is None:
+        return settings, None
+    was, now = (made.model_dump(exclude=_ONLY_OUTPUT) for made in (merge(layers[:1]), settings))
+    return settings, origin if was == now else None
+
+
+def read_prompts(text: str, *, source: str) -> list[str]:
+    """One prompt a line; blank lines and those that start with # are left out.
+
+    Raises:
+        ValueError: There is none.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    if prompts := [line for line in lines if line and not line.startswith("#")]:
+        return prompts
+    raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
+
+
+def _shown(name: str) -> Mapping[str, Any]:
+    extra = GenerateSettings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return extra
+
+
+def _flag(name: str) -> str:
+    if name == "prompt":
+        return "PROMPT"
+    long = f"--{name.replace('_', '-')}"
+    if GenerateSettings.model_fields[name].annotation is bool:
+        return f"{long}/--no-{long[2:]}"
+    flag = str(_shown(name)["flag"])
+    return flag if flag.startswith("--") else long
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    if name == "prompt":
+        text = f"{str(field.description).rstrip('.')}; - reads them from stdin."
+        argument = typer.Argument(help=text, metavar="[PROMPT]...")
+        return _keyword(name, Annotated[list[str] | None, argument])
+    flags = [_flag(name)] + ([str(shown["flag"])] if len(str(shown["flag"])) == 2 else [])
+    annotation: Any = str | None
+    if field.annotation is bool:
+        annotation = bool | None
+    elif field.default == () and name != "seeds":
+        annotation = list[str] | None
+    default = field.default if field.default not in (None, (), False, True) else None
+    text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"
+    # Everything arrives as text; the settings turn it into values, and say what is wrong with it in one way.
+    option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(shown["panel"]))
+    return _keyword(name, Annotated[annotation, option])
+
+
+def _metavar(name: str) -> str | None:
+    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    if field.annotation is bool:
+        return None
+    kinds = {int: "N", float: "X"}
+    number = next((text for kind, text in kinds.items() if kind.__name__ in str(field.annotation)), "TEXT")
+    return str(shown["metavar"]) or number
+
+
+def _job_options() -> list[inspect.Parameter]:
+    def option(name: str, kind: Any, flag: str, text: str, metavar: str | None = None) -> inspect.Parameter:
+        made = typer.Option(flag, help=text, metavar=metavar, rich_help_panel="Job")
+        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+
+    texts = list[str] | None
+    return [
+        option("prompts", str | None, "--prompts", "Prompts from a file, one a line; - is stdin.", "FILE"),
+        option("config", str | None, "--config", "Settings from a YAML file; options win over it.", "FILE"),
+        option("set_", texts, "--set", "Any setting, a.b=c, over everything else; the value is YAML.", "NAME=VALUE"),
+        option("from_", str | None, "--from", "Make a clip again from the .json beside it.", "FILE"),
+        option("dry_run", bool, "--dry-run", "Print what would be made, and stop."),
+        option("quiet", bool, "--quiet", "Print nothing but warnings and errors."),
+        option("debug", bool, "--debug", "Show tracebacks."),
+    ]
+
+
+def _keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _config_path(name: str) -> Path:
+    """A file, or the name of one of the configurations in the box."""
+    path = Path(name).expanduser()
+    if not path.exists() and name in config_names("runs"):
+        return config_folder("runs") / f"{name}.yaml"
+    return path
+
+
+def _again(origin: Sidecar) -> str:
+    """Where a clip that is made again goes unless told otherwise: beside its model, never over it."""
+    old = str(origin.record["output"]["file"])
+    end = "/" if old.endswith("/") else Path(old).suffix
+    return f"{origin.path.with_name(f'{origin.path.stem}-again')}{end}"
+
+
+def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
+    for prompt in options["prompt"] or []:
+        yield from read_prompts(sys.stdin.read(), source="stdin") if prompt == STDIN else [prompt]
+    if name := options["prompts"]:
+        if name == STDIN:
+            yield from read_prompts(sys.stdin.read(), source="stdin")
+            return
+        try:
+            text = Path(name).expanduser().read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"--prompts {name} does not exist") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"--prompts {name} is not a text file in UTF-8") from None
+        yield from read_prompts(text, source=name)
+
+
+@contextmanager
+def _display(*, quiet: bool) -> Iterator[Display]:
+    """Progress, and our own warnings as lines of it; what libraries warn their developers of is left out."""
+    with Display(quiet=quiet) as display, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
+        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {message}")
+        yield display
+
+
+def _calm_libraries(*, quiet: bool) -> None:
+    """Keep diffusers and transformers from drawing bars of their own; those of downloads stay."""
+    import diffusers.utils.logging
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    if not quiet:
+        huggingface_hub.utils.enable_progress_bars()  # type: ignore[attr-defined]
+
+
+def _plan(order: WorkOrder) -> str:
+    where = order.source.folder or ", ".join(
+        part.source for part in (order.source.spec.transformer, order.source.spec.vae, order.source.text) if part
+    )
+    settings = yaml.safe_dump(order.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    seeds = [sample for batch in order.batches for sample in batch if sample.outputs]
+    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt})" for s in seeds if s.outputs]
+    return "\n".join([f"{settings}\nwould load: {where}", "would write:", *clips])
+
+
+def _summary(clip: Clip, origin: Sidecar | None) -> str:
+    record, out = clip.record, clip.record["output"]
+    frames = f"{out['frames']} frames" if out["frames"] > 1 else "1 frame"
+    seconds = ", ".join(f"{name} {took:.1f} s" for name, took in record["seconds"].items())
+    lines = [
+        f"{out['file']}  {frames}, {out['height']}x{out['width']}, {out['fps']:g} fps, seed {record['seed']}",
+        f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
+        f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
+    ]
+    if origin is not None:
+        same = out["sha256"] == origin.record["output"].get("sha256")
+        lines.append(f"  {'the same bytes as' if same else 'NOT the same bytes as'} the clip of {origin.path}")
+    return "\n".join(lines)

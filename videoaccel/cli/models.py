@@ -1,0 +1,58 @@
+"""``videoaccel models``: what can run by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import videoaccel
+from videoaccel.config import ModelSpec, Part, config_names, load_named
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List the models that can run by name."""
+    found = [describe_model(name, load_named("models", name, ModelSpec)) for name in config_names("models")]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for model in found:
+        d = model["defaults"]
+        missing = f"not here: {', '.join(model['missing'])}" if model["missing"] else "ready"
+        typer.echo(f"{model['name']}  ({missing})")
+        typer.echo(f"  {model['description']}")
+        typer.echo(
+            f"  defaults: {d['height']}x{d['width']}, {d['num_frames']} frames, {d['fps']:g} fps, {d['steps']} steps, "
+            f"guidance {d['guidance']:g}, {d['dtype']}\n"
+        )
+    typer.echo("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
+
+
+def describe_model(name: str, spec: ModelSpec) -> dict[str, Any]:
+    """A model's defaults, and which of its files are not here."""
+    if spec.folder is not None:
+        folder = Path(videoaccel.__file__).parent / spec.folder
+        missing = [] if (folder / "model_index.json").is_file() else [str(folder)]
+    else:
+        parts = (spec.transformer, spec.vae, spec.text_encoder)
+        missing = [part.source for part in parts if part is not None and not _is_here(part)]
+    return {
+        "name": name,
+        "description": spec.description,
+        "here": not missing,
+        "missing": missing,
+        "defaults": spec.defaults.model_dump(),
+    }
+
+
+def _is_here(part: Part) -> bool:
+    """Whether a folder is there, or a hub id was downloaded before."""
+    if Path(part.source).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(part.source, "config.json"), str)

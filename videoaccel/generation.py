@@ -1,0 +1,279 @@
+"""The whole job: settings in, clips and their sidecars on disk.
+
+Text is encoded first, with only the text encoder in memory, which is let go of before the other networks are loaded.
+Decoded frames go straight to the file: a long clip is never in memory whole.
+
+Shape legend: T frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoaccel.contact_sheet import contact_sheet, evenly_spaced
+from videoaccel.files import check_creatable
+from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
+from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
+from videoaccel.pipeline import VideoPipeline
+from videoaccel.references import frames_of
+from videoaccel.request import Request
+from videoaccel.resolve import Outputs, Sample, WorkOrder, resolve
+from videoaccel.settings import GenerateSettings
+from videoaccel.sidecar import Sidecar, describe, file_hash, model_files, model_hash
+from videoaccel.stages import Listener, StageClock, peak_memory
+from videoaccel.text import PromptStates
+
+SHEET_FRAMES = 16
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory ran out; the message says which settings to lower."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip.
+
+    Attributes:
+        outputs: Its files.
+        record: What its sidecar says.
+    """
+
+    outputs: Outputs
+    record: Mapping[str, Any]
+
+
+def generate(
+    settings: GenerateSettings,
+    *,
+    listener: Listener | None = None,
+    done: Callable[[Clip], None] | None = None,
+    origin: Sidecar | None = None,
+) -> list[Path]:
+    """Make clips, and a sidecar beside each.
+
+    Args:
+        settings: What to make.
+        listener: Told how far the work is, see :data:`videoaccel.stages.Listener`. Stages are ``text``, ``load``,
+            ``check``, ``references``, ``prepare``, ``compile``, ``denoise``, ``decode`` and ``write``; where there are
+            several clips, ``clip`` comes before each batch and counts those that are done.
+        done: Called after each clip that has been written.
+        origin: The sidecar that the settings are from: its clip must be able to come out again.
+
+    Returns:
+        The clips' paths, prompt by prompt and sample by sample.
+
+    Raises:
+        ValueError: Settings or files do not fit; says which.
+        FileNotFoundError: An input or the output's folder is not there.
+        OSError: An output cannot be written.
+        FloatingPointError: The clip came out as not-a-number.
+        OutOfMemoryError: Memory ran out.
+    """
+    order = resolve(settings)
+    told = _Told(listener)
+    clock = StageClock(told, device=str(order.settings.device))
+    paths: list[Path] = []
+    with _memory_advice(order, told), _cpu_threads(order.settings.threads), torch.inference_mode():
+        for outputs in order.outputs:
+            check_writable(outputs.clip)
+            for path in outputs.all[1:]:
+                check_creatable(path)
+        given = read_given(order)
+        with clock.stage("text"):
+            states = encode_texts(order)
+        with clock.stage("load"):
+            pipe = load_pipeline(order)
+        with clock.stage("check"):
+            identity = _identity(order, origin)
+        run = _Run(order, pipe, states, given, identity, clock.seconds)
+        for batch in order.batches:
+            if len(order.outputs) > 1:
+                told("clip", len(paths), len(order.outputs))
+            for clip in run.make(batch, listener=told):
+                paths.append(Path(clip.outputs.clip))
+                if done is not None:
+                    done(clip)
+    return paths
+
+
+@dataclass
+class _Told:
+    """Passes progress on, and knows the stage in which something went wrong."""
+
+    listener: Listener | None
+    stage: str = "start"
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.stage = stage
+        if self.listener is not None:
+            self.listener(stage, done, total)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all batches share."""
+
+    order: WorkOrder
+    pipe: VideoPipeline
+    states: Mapping[str, PromptStates]
+    given: Sequence[Tensor]
+    identity: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+    def make(self, batch: Sequence[Sample], *, listener: Listener) -> Iterator[Clip]:
+        """Generate one batch and write its clips."""
+        order, s = self.order, self.order.settings
+        device = str(s.device)
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        clock = StageClock(listener, device=device)
+        rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs}
+        with ExitStack() as stack:
+            assert s.fps is not None
+            files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
+            for chunk in self.pipe.stream(self.request(batch), clock=clock):
+                with clock.stage("write"):
+                    for row, file in files.items():
+                        file.add(_frames(chunk[row]))
+        took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
+        for row, outputs in rows.items():
+            made = {
+                "output": files[row].describe(outputs.clip, fps=s.fps),
+                **self.identity,
+                "seconds": took,
+                "peak_memory_bytes": peak_memory(device),
+            }
+            record = describe(order, batch, row, made=made)
+            atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            if outputs.sheet is not None:
+                atomic_write_bytes(outputs.sheet, files[row].sheet())
+            yield Clip(outputs, record)
+
+    def request(self, batch: Sequence[Sample]) -> Request:
+        """What the pipeline is asked for."""
+        order, s = self.order, self.order.settings
+        texts = [[sample.texts[loop] for sample in batch] for loop in range(s.loops)]
+        return self.pipe.request(
+            prompt_states=[PromptStates.cat([self.states[text] for text in row]) for row in texts],
+            negative_prompt_states=None if order.negative is None else self.states[order.negative],
+            height=order.height,
+            width=order.width,
+            num_frames=s.frames,
+            fps=s.fps,
+            num_inference_steps=s.steps,
+            guidance_scale=s.guidance,
+            seed=[sample.seed for sample in batch],
+            references=[references_of(sample, self.given, order=order, pipe=self.pipe) for sample in batch],
+            loops=s.loops,
+            condition_latents=s.condition_latents,
+            condition_edit=s.condition_edit,
+            attention_backend=s.attention,
+        )
+
+
+class _File:
+    """One clip on its way to disk; remembers the frames of its contact sheet."""
+
+    def __init__(self, writer: Writer, order: WorkOrder) -> None:
+        s = order.settings
+        assert s.frames is not None
+        again = frames_of(s.condition_latents or 0)
+        self.writer, self.size = writer, (0, 0)
+        self.wanted = evenly_spaced(s.frames + (s.loops - 1) * (s.frames - again), SHEET_FRAMES)
+        self.kept: list[Frames] = []
+
+    def add(self, frames: Frames) -> None:
+        """Write frames uint8 [t, H, W, 3]."""
+        start = self.writer.frames
+        self.writer.write(frames)
+        self.size = (int(frames.shape[1]), int(frames.shape[2]))
+        self.kept += [frames[number - start] for number in self.wanted if start <= number < self.writer.frames]
+
+    def describe(self, clip: str, *, fps: float | None) -> dict[str, Any]:
+        """The finished file."""
+        (height, width), frames = self.size, self.writer.frames
+        sha256 = file_hash(Path(clip))
+        return {"file": clip, "sha256": sha256, "frames": frames, "height": height, "width": width, "fps": fps}
+
+    def sheet(self) -> bytes:
+        """The contact sheet, a png."""
+        data = io.BytesIO()
+        contact_sheet(np.stack(self.kept), numbers=self.wanted).save(data, "PNG")
+        return data.getvalue()
+
+
+def _frames(chunk: Tensor) -> Frames:
+    """[3, T, H, W] in [-1, 1] to bytes; not-a-number is a failure, not a matter of bad input."""
+    try:
+        return to_uint8(chunk)
+    except ValueError as error:
+        raise FloatingPointError(f"{error}; a wider --dtype (bfloat16, float32) may help") from error
+
+
+def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
+    """Hashes of the model and the inputs; warns where a clip that is made again may come out otherwise."""
+    files = model_files(order.source)
+    inputs = {str(path): file_hash(path) for path in order.inputs}
+    if origin is not None:
+        for difference in origin.check(model=files, inputs=inputs):
+            warnings.warn(f"the clip may differ from that of {origin.path}: {difference}", stacklevel=2)
+    model = {"name": order.source.name, "sha256": model_hash(files), "files": files}
+    return {"model": model, "inputs": inputs}
+
+
+@contextmanager
+def _cpu_threads(count: int | None) -> Iterator[None]:
+    """Run with this many CPU threads, which are part of a clip's identity."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _memory_advice(order: WorkOrder, told: _Told) -> Iterator[None]:
+    """Turn running out of memory into a sentence that says what to lower.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch raises a bare RuntimeError.
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not short:
+            raise
+        raise OutOfMemoryError(_advice(order, told.stage)) from error
+
+
+def _advice(order: WorkOrder, stage: str) -> str:
+    s = order.settings
+    clips = min(s.batch_size, len(order.outputs))
+    lower = [
+        (clips > 1, f"batch-size (now {clips})"),
+        (True, f"size (now {s.size})"),
+        (True, f"frames (now {s.frames})"),
+    ]
+    switch = [
+        (s.dtype == "float32", "dtype bfloat16"),
+        (not s.vae_tiling and stage in ("decode", "write"), "vae-tiling"),
+        (str(s.device).startswith("cuda") and not s.offload, "offload"),
+    ]
+    ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
+    ways += [f"use --{text}" for useful, text in switch if useful]
+    return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"

@@ -1,0 +1,153 @@
+"""What a run needs in memory, from a work order: text states, the other networks, given pictures and clips.
+
+Shape legend: B prompts, T frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoaccel.config import Part
+from videoaccel.loading import Source, torch_dtype
+from videoaccel.models.checkpoint import read_config
+from videoaccel.pipeline import VideoPipeline
+from videoaccel.prompts import cut_options
+from videoaccel.references import (
+    References,
+    continue_clip,
+    edit_clip,
+    first_and_last_frame,
+    first_frame,
+    lead_to_clip,
+    read_clip,
+    read_references,
+)
+from videoaccel.resolve import Sample, WorkOrder
+from videoaccel.sampler import RectifiedFlowScheduler
+from videoaccel.text import PromptStates, encode, load_text_encoder
+from videoaccel.text_cache import TextCache, TextKey, encode_cached, encoder_identity
+
+RELEASED_LENGTH = 300
+"""Tokens of a prompt that an STDiT3 reads whose configuration does not say."""
+
+TILE = 256
+"""Side in pixels of the tiles that ``vae_tiling`` decodes in."""
+
+
+def encode_texts(order: WorkOrder) -> dict[str, PromptStates]:
+    """Text states of all prompts, one row each, on the CPU.
+
+    The text encoder is in memory only while this runs, and not even then if the cache has all of them.
+
+    Raises:
+        ValueError: The text encoder's files do not fit.
+        FileNotFoundError: They are not there.
+    """
+    s, source = order.settings, order.source
+    texts = [text for batch in order.batches for sample in batch for text in sample.texts]
+    texts = list(dict.fromkeys([*texts, *([order.negative] if order.negative is not None else [])]))
+    dtype, length, part = torch_dtype(source.spec.defaults.text_dtype), _text_length(source), source.text
+
+    def load() -> tuple[Any, Any]:
+        tokenizer, encoder = load_text_encoder(part.source, subfolder=part.subfolder, dtype=dtype)
+        return tokenizer, encoder.to(str(s.device))
+
+    if s.text_cache:
+        key = TextKey(encoder_identity(part.source, subfolder=part.subfolder), length, dtype)
+        states = encode_cached(texts, cache=TextCache(), key=key, load=load)
+    else:
+        tokenizer, encoder = load()
+        states = encode(texts, tokenizer=tokenizer, text_encoder=encoder, max_length=length).to("cpu")
+        del tokenizer, encoder
+    gc.collect()
+    if str(s.device).startswith("cuda"):
+        torch.cuda.empty_cache()
+    return {text: states.rows([row]) for row, text in enumerate(texts)}
+
+
+def load_pipeline(order: WorkOrder) -> VideoPipeline:
+    """Everything but the text encoder, on its device.
+
+    Raises:
+        ValueError: The model's files do not fit, or the scheduler has no such field.
+        FileNotFoundError: They are not there.
+    """
+    s = order.settings
+    replaced = {"vae": s.vae} if s.vae else {}
+    parts = {"text_encoder": None, "tokenizer": None}
+    pipe = VideoPipeline.from_pretrained(s.model, torch_dtype=torch_dtype(str(s.dtype)), **parts, **replaced)
+    pipe.set_progress_bar_config(disable=True)
+    if s.scheduler:
+        pipe.scheduler = RectifiedFlowScheduler.from_config({**pipe.scheduler.config, **s.scheduler})
+    if s.vae_tiling:
+        images = pipe.vae.spatial_vae.module
+        images.enable_tiling()
+        images.tile_sample_min_size, images.tile_latent_min_size = TILE, TILE // pipe.vae.space_factor
+    if s.compile:
+        pipe.transformer.compile()
+    if s.offload:
+        pipe.enable_model_cpu_offload(device=str(s.device))
+    else:
+        pipe.to(str(s.device))
+    return pipe
+
+
+def read_given(order: WorkOrder) -> list[Tensor]:
+    """Given pictures and clips [3, T, H, W] in [-1, 1].
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    s = order.settings
+    read = partial(read_clip, height=order.height, width=order.width)
+    return [read(path) for path in (*s.images, *([s.video] if s.video else []), *s.references)]
+
+
+def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, pipe: VideoPipeline) -> References:
+    """What a sample is conditioned on: what is ``given``, else what its prompt names.
+
+    Raises:
+        ValueError: A given clip is too short, or a file that the prompt names cannot be read.
+    """
+    s = order.settings
+    if not given:
+        options = cut_options(sample.prompt)
+        return read_references(options.reference_path, options.mask_strategy, height=order.height, width=order.width)
+    if s.mask_strategy is not None:
+        return References(tuple(given), s.mask_strategy)
+    places = {"align": pipe.defaults.align, "chunk": pipe.vae.config.micro_frame_size}
+    latents = s.condition_latents or 1
+    if s.video is None:
+        return first_frame(given[0]) if len(given) == 1 else first_and_last_frame(given[0], given[1], **places)
+    if s.edit is not None:
+        return edit_clip(given[0], frames=s.frames or 1, edit=s.edit)
+    if s.extend == "backward":
+        return lead_to_clip(given[0], latents=latents, **places)
+    return continue_clip(given[0], latents=latents)
+
+
+def _text_length(source: Source) -> int:
+    """Tokens that the transformer reads."""
+    part = source.spec.transformer or Part(source=str(source.folder), subfolder="transformer")
+    folder = Path(part.source).expanduser()
+    path = folder / (part.subfolder or "") / "config.json" if folder.is_dir() else _from_hub(part, "config.json")
+    return int(read_config(path).get("model_max_length", RELEASED_LENGTH))
+
+
+def _from_hub(part: Part, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(part.source, name, subfolder=part.subfolder))
+    except (OSError, ValueError) as error:  # no network, no such repository, no leave to read it
+        raise OSError(
+            f"{part.source} is no folder here and could not be had from the Hugging Face hub "
+            f"({type(error).__name__}); without a network give folders: --model, --vae and --text-encoder"
+        ) from error

@@ -1,0 +1,290 @@
+"""From settings to a work order: everything decided and checked that can be without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from videoaccel.attention import attention_kernel
+from videoaccel.conditioning import parse_mask_strategy
+from videoaccel.config import Defaults, config_names
+from videoaccel.loading import Source, find_model
+from videoaccel.media import Writer
+from videoaccel.noise import sample_seeds
+from videoaccel.prompts import clean_text, cut_options, plain_text
+from videoaccel.request import prompt_texts
+from videoaccel.settings import NONE, GenerateSettings
+from videoaccel.sizes import resolve_size
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files of one clip.
+
+    Attributes:
+        clip: The video, picture or folder of frames; a folder's name ends in "/".
+        sidecar: How it was made.
+        sheet: Contact sheet; None for none.
+    """
+
+    clip: str
+    sidecar: Path
+    sheet: Path | None
+
+    @property
+    def all(self) -> list[str]:
+        """Every path that is written."""
+        return [self.clip, str(self.sidecar), *([str(self.sheet)] if self.sheet else [])]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip to make.
+
+    Attributes:
+        prompt: As given.
+        texts: Ready for the tokenizer, one a loop.
+        seed: Of its noise.
+        outputs: What is written; None if it is only made because another clip of its batch depends on it.
+    """
+
+    prompt: str
+    texts: tuple[str, ...]
+    seed: int
+    outputs: Outputs | None
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """A whole run.
+
+    Attributes:
+        settings: Nothing in them is left to defaults.
+        source: The model.
+        height: Pixels.
+        width: Pixels.
+        negative: Negative prompt, ready for the tokenizer.
+        batches: What is made together.
+    """
+
+    settings: GenerateSettings
+    source: Source
+    height: int
+    width: int
+    negative: str | None
+    batches: tuple[tuple[Sample, ...], ...]
+
+    @property
+    def outputs(self) -> list[Outputs]:
+        """Of all clips that are written."""
+        return [sample.outputs for batch in self.batches for sample in batch if sample.outputs]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is read for conditioning."""
+        s = self.settings
+        own = [path for batch in self.batches for sample in batch for path in _own_references(sample.prompt)]
+        return [Path(path) for path in dict.fromkeys([*s.images, *s.references, *([s.video] if s.video else []), *own])]
+
+
+def resolve(settings: GenerateSettings) -> WorkOrder:
+    """Fill in what the settings leave to the model, and check what can be checked early. Writes nothing.
+
+    Raises:
+        ValueError: A value does not fit the model, the machine or the other values.
+        FileNotFoundError: An input is not there.
+    """
+    source = find_model(settings.model, vae=settings.vae, text_encoder=settings.text_encoder)
+    settings = _filled(settings, source.spec.defaults)
+    height, width = resolve_size(settings.size)
+    samples = _samples(settings, source.spec.defaults)
+    size = settings.batch_size
+    batches = [tuple(samples[start : start + size]) for start in range(0, len(samples), size)]
+    order = WorkOrder(
+        settings=settings,
+        source=source,
+        height=height,
+        width=width,
+        negative=_negative(settings),
+        batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
+    )
+    attention_kernel(settings.attention)
+    parse_mask_strategy(settings.mask_strategy)
+    _check_inputs(order)
+    _check_outputs(order)
+    return order
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of this name; of None the GPU if there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in DEVICES:
+        raise ValueError(f"unknown device {name!r}; there are cpu, cuda, cuda:N and mps")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA devices here; "
+            f"use --device cpu, or see videoaccel doctor"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use --device cpu")
+    return device
+
+
+def numbered(output: str, count: int) -> list[str]:
+    """Names for ``count`` clips.
+
+    >>> numbered("out.mp4", 1), numbered("a/out.mp4", 2), numbered("frames/", 11)[:2]
+    (['out.mp4'], ['a/out-0.mp4', 'a/out-1.mp4'], ['frames-00/', 'frames-01/'])
+    """
+    if count == 1:
+        return [output]
+    path, end = Path(output), "/" if output.endswith("/") else ""
+    digits = len(str(count - 1))
+    return [f"{path.with_name(f'{path.stem}-{number:0{digits}d}{path.suffix}')}{end}" for number in range(count)]
+
+
+def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
+    """The settings with the model's defaults and this machine's in place of None."""
+    height, width = _size(s, d)
+    extends = s.video is not None and s.edit is None and s.mask_strategy is None
+    frames = s.frames or d.num_frames
+    device = pick_device(s.device)
+    if s.offload and device.type != "cuda":
+        raise ValueError(f"offload keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
+    return s.model_copy(
+        update={
+            "size": f"{height}x{width}",
+            "resolution": None,
+            "aspect": None,
+            "frames": frames,
+            "fps": s.fps or d.fps,
+            "steps": s.steps or d.steps,
+            "guidance": d.guidance if s.guidance is None else s.guidance,
+            "aes": _score(s.aes, d.aes),
+            "flow": _score(s.flow, d.flow),
+            "camera_motion": _score(s.camera_motion, d.camera_motion),
+            "extend": (s.extend or "forward") if extends else None,
+            "condition_latents": (s.condition_latents or d.condition_latents) if extends or s.loops > 1 else None,
+            "dtype": s.dtype or d.dtype,
+            "device": str(device),
+            "threads": s.threads or torch.get_num_threads(),
+            **_absolute(s),
+            "output": s.output or ("out.png" if frames == s.loops == 1 else "out.mp4"),
+        }
+    )
+
+
+def _absolute(s: GenerateSettings) -> dict[str, object]:
+    """Paths that mean the same from any folder."""
+    files = {"images": s.images, "references": s.references}
+    paths: dict[str, object] = {name: tuple(map(_absolute_path, given)) for name, given in files.items()}
+    paths["video"] = s.video and _absolute_path(s.video)
+    parts = {name: getattr(s, name) for name in ("model", "vae", "text_encoder")}
+    named = config_names("models")
+    local = {
+        name: part for name, part in parts.items() if part and part not in named and Path(part).expanduser().is_dir()
+    }
+    return paths | {name: _absolute_path(part) for name, part in local.items()}
+
+
+def _absolute_path(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:
+    if s.size or s.resolution:
+        return resolve_size(s.size, resolution=s.resolution, aspect=s.aspect)
+    if s.aspect is None:
+        return d.height, d.width
+    if (d.height, d.width) != resolve_size():
+        raise ValueError(
+            f"aspect {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
+            f"give a resolution too, or a size"
+        )
+    return resolve_size(aspect=s.aspect)
+
+
+def _score(given: float | str | None, default: float | str | None) -> float | str:
+    value = default if given is None else given
+    return NONE if value is None else value
+
+
+def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
+    scores = {name: getattr(s, name) for name in ("aes", "flow", "camera_motion")}
+    told = defaults.model_copy(update={name: None if score == NONE else score for name, score in scores.items()})
+    texts = prompt_texts(s.prompt, told, loops=s.loops, clean=s.clean_prompt)
+    count = len(texts) * s.samples
+    seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(texts), samples=s.samples)
+    assert s.output is not None
+    names = numbered(s.output, count) if s.keep is None else [s.output] * count
+    return [
+        Sample(
+            prompt=s.prompt[index // s.samples],
+            texts=tuple(texts[index // s.samples]),
+            seed=seeds[index],
+            outputs=_outputs(names[index], s.contact_sheet) if s.keep in (None, index) else None,
+        )
+        for index in range(count)
+    ]
+
+
+def _outputs(clip: str, sheet: bool) -> Outputs:
+    path = Path(clip)
+    name = path.name if clip.endswith("/") else path.stem
+    return Outputs(clip, path.with_name(f"{name}.json"), path.with_name(f"{name}-sheet.png") if sheet else None)
+
+
+def _negative(s: GenerateSettings) -> str | None:
+    if s.negative_prompt is None:
+        return None
+    if s.guidance == 1:
+        raise ValueError("a negative_prompt does nothing at guidance 1; raise the guidance or leave it out")
+    text = (clean_text if s.clean_prompt else plain_text)(s.negative_prompt)
+    if not text:
+        raise ValueError(f"the negative prompt is empty: {s.negative_prompt!r}; leave it out for the null text")
+    return text
+
+
+def _own_references(prompt: str) -> Iterator[str]:
+    return (path for path in cut_options(prompt).reference_path.split(";") if path)
+
+
+def _check_inputs(order: WorkOrder) -> None:
+    s = order.settings
+    for sample in (sample for batch in order.batches for sample in batch):
+        options = cut_options(sample.prompt)
+        parse_mask_strategy(options.mask_strategy)
+        if any(options[1:]) and (s.images or s.video or s.references):
+            raise ValueError(
+                f"the prompt {sample.prompt!r} brings references of its own; give these or files, not both"
+            )
+    for path in order.inputs:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+
+
+def _check_outputs(order: WorkOrder) -> None:
+    s, inputs = order.settings, {path.resolve() for path in order.inputs}
+    assert s.fps is not None
+    for outputs in order.outputs:
+        kind = Writer(outputs.clip, fps=s.fps).kind
+        if kind == ".png" and (s.frames != 1 or s.loops > 1):
+            raise ValueError(
+                f"{outputs.clip} can hold one frame only, not {s.frames}; write .mp4, .gif or a folder ending in '/'"
+            )
+        if over := [path for path in outputs.all if Path(path).resolve() in inputs]:
+            raise ValueError(f"{over[0]} would be written over the file that is read; choose another output")

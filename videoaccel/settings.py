@@ -1,0 +1,282 @@
+"""What one run of ``videoaccel generate`` is told, as one checked value, and how it is put together.
+
+Nothing here needs torch: the command line asks this file for its options. What a field does not say (None) the model's
+own defaults say; `videoaccel.resolve` fills them in.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from videoaccel.config import Config
+from videoaccel.sizes import resolve_frames, resolve_size
+
+NONE = "none"
+"""Turns a score suffix off that the model would put behind prompts."""
+
+MAX_IMAGES = 2
+
+
+def _listed(value: Any) -> Any:
+    """One text is a list of one; in a list of numbers it is taken apart at commas."""
+    return () if value is None else [value] if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+
+
+def _frames(value: Any) -> Any:
+    return value if value is None else resolve_frames(value if isinstance(value, int | str) else str(value))
+
+
+def _aspect(value: Any) -> Any:
+    # YAML reads an unquoted 9:16 as minutes and seconds.
+    return f"{value // 60}:{value % 60}" if isinstance(value, int) else value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        resolve_size(value)
+    return value
+
+
+def _option(default: Any, panel: str, text: str, *, flag: str = "", metavar: str = "", **checks: Any) -> Any:
+    """A field with what the command line shows of it."""
+    shown: dict[str, Any] = {"panel": panel, "flag": flag, "metavar": metavar}
+    return Field(default, description=text, json_schema_extra=shown, **checks)
+
+
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+_Score = float | Literal["none"] | None
+_WHAT, _SIZE, _SAMPLING, _GIVEN, _MACHINE, _OUT = (
+    "What",
+    "Size and length",
+    "Sampling",
+    "Given frames",
+    "Machine",
+    "Output",
+)
+
+
+class GenerateSettings(Config):
+    """Everything that ``videoaccel generate`` can be told.
+
+    Raises:
+        pydantic.ValidationError: A value is out of range, or two exclude each other. `merge` says it in one sentence.
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
+    negative_prompt: str | None = _option(None, _WHAT, "What to stay away from, in place of the null text.")
+    model: str = _option("demo", _WHAT, "Name (see videoaccel models), pipeline folder or hub id.", metavar="NAME")
+    vae: str | None = _option(None, _WHAT, "VAE in place of the released model's: folder or hub id.")
+    text_encoder: str | None = _option(None, _WHAT, "T5 in place of the released model's: folder or hub id.")
+    aes: _Score = _option(None, _WHAT, "Aesthetic score put behind prompts; none for none.", metavar="SCORE")
+    flow: _Score = _option(None, _WHAT, "Motion score, likewise.", metavar="SCORE")
+    camera_motion: str | None = _option(None, _WHAT, "Camera motion, likewise, such as 'pan left'.")
+    clean_prompt: bool = _option(True, _WHAT, "Clean prompts like the captions the models were trained on.")
+
+    size: Annotated[str | None, BeforeValidator(_size)] = _option(
+        None, _SIZE, "Pixels; height first, here and in aspects.", metavar="HEIGHTxWIDTH"
+    )
+    resolution: str | None = _option(None, _SIZE, "Named size, such as 240p or 720p.", metavar="NAME")
+    aspect: Annotated[str | None, BeforeValidator(_aspect)] = _option(
+        None, _SIZE, "Aspect of a named size; 9:16 is landscape.", metavar="H:W"
+    )
+    frames: Annotated[int | None, BeforeValidator(_frames)] = _option(
+        None, _SIZE, "Frames of a clip (of each loop): a number, or 2s, 4s, 8s, 16s, 32s; 1 makes an image."
+    )
+    fps: float | None = _option(None, _SIZE, "Frames per second.", gt=0, le=1000, allow_inf_nan=False)
+    loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1)
+    condition_latents: int | None = _option(
+        None, _SIZE, "Latent frames that a loop, or an extension, takes over from the clip it goes on from.", ge=1
+    )
+    condition_edit: float = _option(0.0, _SIZE, "How freely a loop may change these: 0 keeps them.", ge=0, le=1)
+
+    steps: int | None = _option(None, _SAMPLING, "Denoising steps.", ge=1)
+    guidance: float | None = _option(
+        None, _SAMPLING, "Guidance scale; 1 runs the conditional branch only.", ge=0, allow_inf_nan=False
+    )
+    seed: int = _option(0, _SAMPLING, "Of the first sample of every prompt; sample k has seed + k.", ge=0, le=2**63 - 1)
+    samples: int = _option(1, _SAMPLING, "Clips of every prompt.", ge=1)
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = _option(
+        (), _SAMPLING, "A seed for every clip instead, comma-separated.", metavar="N,N,..."
+    )
+    batch_size: int = _option(1, _SAMPLING, "Clips made at once. Changes a clip's last bits.", ge=1)
+    keep: int | None = _option(None, _SAMPLING, "Write only this clip of its batch, counted from 0.", ge=0)
+    scheduler: dict[str, Any] = _option({}, _SAMPLING, "Scheduler fields in place of the model's.", flag="-")
+
+    images: _Texts = _option(
+        (), _GIVEN, "Picture to start with; given twice, to start and to end with.", flag="--image", metavar="FILE"
+    )
+    video: str | None = _option(None, _GIVEN, "Clip to extend or edit.", metavar="FILE")
+    extend: Literal["forward", "backward"] | None = _option(
+        None, _GIVEN, "Make what comes after the clip (default), or before it.", metavar="forward|backward"
+    )
+    edit: float | None = _option(None, _GIVEN, "Keep the clip and let it change: 0 keeps it, 1 ignores it.", ge=0, le=1)
+    references: _Texts = _option((), _GIVEN, "Picture or clip for --mask-strategy.", flag="--reference", metavar="FILE")
+    mask_strategy: str | None = _option(
+        None, _GIVEN, "Which given frames go where: groups loop, reference, start, target, length, edit joined by ;."
+    )
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _option(
+        None, _MACHINE, "float32, bfloat16 or float16.", metavar="TYPE"
+    )
+    device: str | None = _option(None, _MACHINE, "cpu, cuda, cuda:1 or mps; cuda if it is there unless told otherwise.")
+    threads: int | None = _option(None, _MACHINE, "CPU threads; part of a clip's identity.", ge=1)
+    attention: str = _option("native", _MACHINE, "Attention kernel, see videoaccel doctor.", metavar="NAME")
+    compile: bool = _option(False, _MACHINE, "Compile the transformer; the first step takes long.")
+    vae_tiling: bool = _option(False, _MACHINE, "Decode in tiles: less memory, faint seams.")
+    offload: bool = _option(False, _MACHINE, "Keep on the GPU only the network at work.")
+    text_cache: bool = _option(False, _MACHINE, "Keep encoded prompts on disk (videoaccel cache).")
+
+    output: str | None = _option(
+        None, _OUT, "mp4, gif, png, or a folder of frames ending in '/'; several clips are numbered. Default: out.mp4.",
+        metavar="FILE", flag="-o",
+    )  # fmt: skip
+    contact_sheet: bool = _option(False, _OUT, "Also write a picture of the clip's frames beside it.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problem := next((text for wrong, text in self._problems() if wrong), None):
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> list[tuple[bool, str]]:
+        """What cannot be meant, each with the sentence that says so."""
+        known = [name for name in ("images", "video", "references") if getattr(self, name)]
+        clip = self.extend is not None or self.edit is not None
+        count = len(self.prompt) * self.samples
+        return [
+            (bool(self.size and (self.resolution or self.aspect)), "give a size, or a resolution and aspect, not both"),
+            (len(known) > 1, f"give only one of images, video and references, got {' and '.join(known)}"),
+            (len(self.images) > MAX_IMAGES and self.mask_strategy is None,
+             f"give one image to start with, or two to start and end with, got {len(self.images)}; "
+             f"for more use references with a mask_strategy"),
+            (clip and self.video is None, "extend and edit need a video"),
+            (self.extend is not None and self.edit is not None, "give extend or edit, not both"),
+            (self.mask_strategy is not None and clip, "give a mask_strategy, or extend or edit, not both"),
+            (self.mask_strategy is not None and not known, "a mask_strategy needs references, images or a video"),
+            (bool(self.references) and self.mask_strategy is None, "references need a mask_strategy"),
+            (bool(self.seeds) and len(self.seeds) != count,
+             f"{len(self.seeds)} seeds for {count} clips; give one for each, or a single seed"),
+            (self.keep is not None and self.keep >= count, f"keep must be below the {count} clips, got {self.keep}"),
+            (self.loops == 1 and self.condition_edit > 0, "condition_edit is for loops above 1"),
+            (self.loops == 1 and self.condition_latents is not None and (self.video is None or self.edit is not None
+             or self.mask_strategy is not None), "condition_latents is for loops above 1 or for extending a video"),
+        ]  # fmt: skip
+
+
+# What a later layer says replaces its alternatives in the layers before it.
+_REPLACES: Mapping[str, tuple[str, ...]] = {
+    "size": ("resolution", "aspect"),
+    "resolution": ("size",),
+    "aspect": ("size",),
+    "images": ("video", "extend", "edit", "references", "mask_strategy"),
+    "video": ("images", "references", "mask_strategy"),
+    "references": ("images", "video", "extend", "edit", "mask_strategy"),
+    "mask_strategy": ("extend", "edit"),
+    "extend": ("edit", "mask_strategy"),
+    "edit": ("extend", "mask_strategy"),
+    "seed": ("seeds", "keep"),
+    "samples": ("seeds", "keep"),
+    "prompt": ("keep",),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place.
+
+    Attributes:
+        values: By field.
+        spell: What a field is called there, for error messages: ``--frames``, ``run.yaml: frames``.
+    """
+
+    values: Mapping[str, Any]
+    spell: Callable[[str], str] = str
+
+
+def merge(layers: Sequence[Layer]) -> GenerateSettings:
+    """One value from several layers; later ones win.
+
+    Raises:
+        ValueError: A field is unknown (names the nearest known ones) or a value wrong, in one sentence.
+    """
+    values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for layer in layers:
+        for name in layer.values:
+            if name not in GenerateSettings.model_fields:
+                raise ValueError(f"{layer.spell(name)}: {unknown(name, list(GenerateSettings.model_fields))}")
+        replaced = {other for name in layer.values for other in _REPLACES.get(name, ())}
+        values = {name: value for name, value in values.items() if name not in replaced}
+        values |= layer.values
+        spelled |= {name: layer.spell(name) for name in layer.values}
+    try:
+        return GenerateSettings.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_sentences([dict(item) for item in error.errors()], spelled)) from None
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """What to say about a name that is none of the known ones.
+
+    >>> unknown("step", ["steps", "seed"])
+    "unknown option 'step'; did you mean steps?"
+    """
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown option {name!r}; {rest}"
+
+
+def assignments(items: Sequence[str]) -> dict[str, Any]:
+    """The values of ``a=1``, ``a.b=c``: YAML behind the equals sign, dots for values inside values.
+
+    Raises:
+        ValueError: There is no equals sign, or the value is not YAML.
+
+    >>> assignments(["steps=10", "scheduler.base_size=64", "size=64x64"])
+    {'steps': 10, 'scheduler': {'base_size': 64}, 'size': '64x64'}
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        path, equals, text = item.partition("=")
+        if not (equals and path.strip()):
+            raise ValueError(f"--set takes name=value, got {item!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {path}: {text!r} is not valid YAML; put quotes around it") from None
+        *parents, last = path.strip().split(".")
+        inside = values
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+            if not isinstance(inside, dict):
+                raise ValueError(f"--set {path}: {parent} has a value already, {inside!r}")
+        inside[last] = value
+    return values
+
+
+def _sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> str:
+    """One sentence a field; a field that may be one thing or another has several errors."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        message = item["msg"].removeprefix("Value error, ")
+        start = ""
+        if item["loc"]:
+            field = str(item["loc"][0])
+            # Our own messages name the value themselves.
+            value = "" if item["type"] == "value_error" else f"{item['input']!r}: "
+            start = f"{spelled.get(field, field)}: {value}"
+        found.setdefault(start, []).append(message[0].lower() + message[1:])
+    return "; ".join(start + ", or ".join(messages) for start, messages in found.items())
