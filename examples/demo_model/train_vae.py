@@ -1,6 +1,7 @@
-"""Train the demo model's video VAE on rendered clips, in three stages.
+"""Train the demo model's video VAE on rendered clips, in four stages.
 
-The 2D half on single frames; the temporal half on the 2D latents (cheap: no pixels); both together on clips.
+The 2D half on single frames; the temporal half on the 2D latents (cheap: no pixels); both together on clips; the
+decoders alone, which may go on after a transformer was trained on the latents.
 
     python -m examples.demo_model.train_vae --out runs/demo/vae
 
@@ -23,25 +24,33 @@ from videoaccel.models.video_vae import LOGVAR_RANGE, VideoAutoencoder
 
 KL_WEIGHT = 1e-5
 SHAPE_WEIGHT = 4.0
-STAGES = {"frames": 1200, "latents": 1500, "clips": 2000}
-LEARNING = {"frames": 1.0, "latents": 1.0, "clips": 0.3}  # over --lr; the last stage only tunes what it finds
-BATCH = {"frames": 6, "latents": 6, "clips": 2}  # clips; of single frames there are four to a clip
+STAGES = {"frames": 1200, "latents": 1500, "clips": 1500, "decoder": 3000}
+LEARNING = {
+    "frames": 1.0,
+    "latents": 1.0,
+    "clips": 0.3,
+    "decoder": 0.3,
+}  # over --lr; the last stage only tunes what it finds
+BATCH = {"frames": 6, "latents": 6, "clips": 2, "decoder": 2}  # clips; of single frames there are four to a clip
 
 
-def reconstruct(vae: VideoAutoencoder, x: Tensor, *, clips: bool) -> tuple[Tensor, Tensor]:
+def reconstruct(vae: VideoAutoencoder, x: Tensor, *, stage: str) -> tuple[Tensor, Tensor]:
     """Encode with sampled posteriors and decode; returns the reconstruction and the KL term.
 
     Args:
         vae: The autoencoder.
         x: [B, 3, T, H, W] in [-1, 1].
-        clips: Go through the temporal half, too.
+        stage: ``frames`` leaves the temporal half out, ``decoder`` leaves the encoders as they are.
     """
     frames = x.transpose(1, 2).flatten(0, 1)
-    spatial, kl = posterior(vae.spatial_vae.module._encode(frames))
-    if clips:
-        latent = (spatial * vae.scale_applied).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
-        z, kl_time = posterior(vae.temporal_vae.encode(latent))
-        kl = kl + kl_time
+    with torch.set_grad_enabled(stage != "decoder"):
+        z, kl = posterior(vae.spatial_vae.module._encode(frames))
+        if stage != "frames":
+            latent = (z * vae.scale_applied).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+            z, kl_time = posterior(vae.temporal_vae.encode(latent))
+            kl = kl + kl_time
+    spatial = z
+    if stage != "frames":
         spatial = vae.temporal_vae.decode(z, x.shape[2]).transpose(1, 2).flatten(0, 1) / vae.scale_applied
     images = vae.spatial_vae.module._decode(spatial).sample
     return images.unflatten(0, (x.shape[0], -1)).transpose(1, 2), kl
@@ -106,7 +115,7 @@ def stage_loss(vae: VideoAutoencoder, video: Tensor, stage: str) -> tuple[Tensor
         if stage == "latents":
             out, target, kl = reconstruct_latents(vae, video)
         else:
-            (out, kl), target = reconstruct(vae, video, clips=stage == "clips"), video
+            (out, kl), target = reconstruct(vae, video, stage=stage), video
     difference = out.float() - target
     if stage == "latents":
         error = (difference / target.std((0, 2, 3, 4), keepdim=True)).square().mean()
@@ -130,7 +139,7 @@ def train(args: argparse.Namespace) -> None:
         vae.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
-    stages = [name for name, steps in args.steps.items() for _ in range(steps)]
+    stages = [name for name in STAGES for _ in range(args.steps[name])]
     streams = {name: batches(args.seed + first, clips=name != "frames", count=BATCH[name]) for name in STAGES}
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:
