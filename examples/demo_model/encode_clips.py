@@ -26,10 +26,11 @@ def encode_shard(vae: VideoAutoencoder, path: Path, seed: int, device: str) -> N
     for _ in range(SHARD // BATCH):
         scenes, clips = next(stream)
         x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
-        latents.append(vae.encode(x).half().cpu())
+        with torch.autocast(device, torch.bfloat16):
+            latents.append(vae.encode(x).half().cpu())
         sentences += [scene.sentence() for scene in scenes]
     partial = path.with_suffix(".tmp")
-    save_file({"latents": torch.cat(latents)}, partial, metadata={"sentences": json.dumps(sentences)})
+    save_file({"latents": torch.cat(latents).contiguous()}, partial, metadata={"sentences": json.dumps(sentences)})
     partial.replace(path)
 
 

@@ -243,6 +243,7 @@ def train(args: argparse.Namespace) -> None:
         if trainer.step % 500 == 0:
             trainer.save()
             trainer.export()
+            data = Latents(args.latents, trainer.tokenizer)  # more may have been encoded by now
     trainer.save()
     trainer.export()
 
