@@ -4,7 +4,6 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,21 +18,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
 
-from videoaccel.attention import NATIVE, attention_kernel
-from videoaccel.conditioning import apply_mask_strategy, size_numbers
+from videoaccel.attention import NATIVE
 from videoaccel.config import Defaults
-from videoaccel.denoise import Network, StepCallback, denoise
 from videoaccel.loading import find_model, load_parts, torch_dtype
+from videoaccel.maker import Maker
 from videoaccel.media import to_uint8
-from videoaccel.models.seam import direct
-from videoaccel.models.stdit import GenerationContext, STDiT3
+from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.noise import SampleNoise
-from videoaccel.policy import Job, Policy, Session, kernel_mix, local_mix
+from videoaccel.policy import Policy
 from videoaccel.prompts import cut_options
-from videoaccel.references import References, frames_of, read_references, with_tail
+from videoaccel.references import References, read_references
 from videoaccel.request import Request, prompt_texts, sample_noise
-from videoaccel.sampler import RectifiedFlowScheduler, active_frames
+from videoaccel.sampler import RectifiedFlowScheduler
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
 
@@ -101,11 +97,9 @@ class VideoPipeline(DiffusionPipeline):
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
         text_dtype = torch_dtype(source.spec.defaults.text_dtype)
         if source.folder is not None:
-            dtypes = {"default": dtype, "text_encoder": text_dtype}
-            with warnings.catch_warnings():
-                # diffusers 0.42 would rather be told dtype, which 0.36 does not know.
-                warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-                return super().from_pretrained(source.folder, torch_dtype=dtypes, **kwargs)
+            return super().from_pretrained(
+                source.folder, dtype={"default": dtype, "text_encoder": text_dtype}, **kwargs
+            )
         parts = load_parts(source, dtype=dtype) | kwargs
         if "text_encoder" not in kwargs:
             parts["tokenizer"], parts["text_encoder"] = load_text_encoder(source.text.source, dtype=text_dtype)
@@ -252,7 +246,7 @@ class VideoPipeline(DiffusionPipeline):
         """
         if len(request.states) > 1:
             raise ValueError(f"latents can be had of one loop, not of {len(request.states)}")
-        return self._make(request, request.references, loop=0, clock=clock or StageClock())
+        return self._maker(request, clock).latents(request.references)
 
     @torch.inference_mode()
     def stream(self, request: Request, *, clock: StageClock | None = None) -> Iterator[Tensor]:
@@ -260,139 +254,21 @@ class VideoPipeline(DiffusionPipeline):
 
         Each loop after the first begins with frames of the one before; these are not yielded again.
         """
-        clock = clock or StageClock()
-        references: Sequence[References] = request.references
-        overlap = frames_of(request.condition_latents)
-        for loop in range(len(request.states)):
-            latents = self._make(request, references, loop=loop, clock=clock)
-            tail, skip = latents.new_empty(()), overlap if loop else 0
-            for chunk in self._decode(latents, request.num_frames, clock):
-                tail = torch.cat((tail, chunk), dim=2)[:, :, -overlap:] if tail.ndim else chunk[:, :, -overlap:]
-                if skip < chunk.shape[2]:
-                    yield chunk[:, :, skip:]
-                skip = max(skip - chunk.shape[2], 0)
-            references = with_tail(
-                references,
-                list(tail.float().clamp(-1, 1)),
-                loop=loop + 1,
-                latents=request.condition_latents,
-                edit=request.condition_edit,
-            )
+        yield from self._maker(request, clock).stream()
 
-    def _make(self, request: Request, references: Sequence[References], *, loop: int, clock: StageClock) -> Tensor:
-        """Latents of one loop."""
-        device, model = self._execution_device, self.transformer
-        size = self.vae.latent_size((request.num_frames, request.height, request.width))
-        shape = (self.vae.latent_channels, *size)
-        draw = partial(_draw, request.noise, shape, device)
-        z = (
-            draw()
-            if request.latents is None or loop
-            else _fitting(request.latents, (len(request.noise), *shape)).to(device)
+    def _maker(self, request: Request, clock: StageClock | None) -> Maker:
+        return Maker(
+            request,
+            transformer=self.transformer,
+            vae=self.vae,
+            scheduler=self.scheduler,
+            device=self._execution_device,
+            clock=clock or StageClock(),
         )
-        z, mask = self._place(z, request, references, loop=loop, clock=clock)
-        self.scheduler.set_timesteps(
-            request.steps, device, height=request.height, width=request.width, num_frames=request.num_frames,
-            dtype=model.dtype,
-        )  # fmt: skip
-        timesteps = self.scheduler.timesteps.expand(-1, len(z))
-        branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
-        session = self._session(request, timesteps, mask, shape, branches)
-        plain = request.policy is None and request.attention == NATIVE
-        with clock.stage("prepare"):
-            context = self._context(request, loop, size, branches)
-        network = Network(model, context, branches=branches, run=direct if plain else session.run)
-        if model._compiled_call_impl is not None:
-            with clock.stage("compile"):
-                network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
-        with clock.stage("denoise", total=request.steps) as step:
-            return denoise(
-                z,
-                timesteps,
-                network=network,
-                session=session,
-                guidance_scale=request.guidance,
-                mask=mask,
-                draw=draw,
-                callback=partial(_after_step, step, request.callback),
-            )
-
-    def _place(
-        self, z: Tensor, request: Request, references: Sequence[References], *, loop: int, clock: StageClock
-    ) -> tuple[Tensor, Tensor | None]:
-        """Write references into the initial latent; the mask is None where nothing is given in this loop."""
-        if not any(reference.strategy for reference in references):
-            return z, None
-        with clock.stage("references"):
-            noises = [request.noise.of(row) for row in range(len(references))]
-            encoded = [reference.encode(self.vae, noise) for reference, noise in zip(references, noises, strict=True)]
-        strategies = [reference.strategy for reference in references]
-        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=request.align)
-        return (z, None) if bool((mask == 1).all()) else (z, mask)
-
-    def _context(
-        self, request: Request, loop: int, size: tuple[int, int, int], branches: tuple[str, ...]
-    ) -> GenerationContext:
-        """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
-        model, device = self.transformer, self._execution_device
-        y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
-        if "uncond" in branches:
-            negative = request.negative
-            if negative is not None:
-                y, mask = torch.cat((y, negative.states.to(y))), torch.cat((mask, negative.mask.to(mask)))
-            else:
-                null = model.y_embedder.y_embedding.to(y)
-                y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
-        told = size_numbers(
-            1, height=request.height, width=request.width, num_frames=request.num_frames, fps=request.fps,
-            dtype=model.dtype,
-        )  # fmt: skip
-        return model.prepare(
-            y, mask=mask, fps=told["fps"].to(device), height=told["height"], width=told["width"], latent_size=size
-        )
-
-    def _session(
-        self,
-        request: Request,
-        timesteps: Tensor,
-        mask: Tensor | None,
-        shape: tuple[int, ...],
-        branches: tuple[str, ...],
-    ) -> Session:
-        _, rows, columns = self.transformer.token_grid(shape[1:])
-        job = Job(
-            sigmas=self.scheduler.sigmas.expand(timesteps.shape[1], -1),
-            latent_shape=shape,
-            guidance_scale=request.guidance,
-            branches=branches,
-            x_mask=None if mask is None else active_frames(mask, timesteps),
-            places=rows * columns,
-            dtype=self.transformer.dtype,
-            seed=request.seed,
-        )
-        mix = local_mix if request.attention == NATIVE else kernel_mix(attention_kernel(request.attention))
-        return Session(job, mix=mix) if request.policy is None else request.policy.session(job, mix=mix)
-
-    def _decode(self, latents: Tensor, num_frames: int, clock: StageClock) -> Iterator[Tensor]:
-        chunks = iter(self.vae.decode_chunks(latents, num_frames))
-        for _ in self.vae.chunks(latents, num_frames):
-            with clock.stage("decode"):
-                chunk = next(chunks)
-            yield chunk
 
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-def _draw(noise: SampleNoise, shape: Sequence[int], device: torch.device) -> Tensor:
-    return noise.draw(shape).to(device)
-
-
-def _fitting(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if latents.shape != shape:
-        raise ValueError(f"latents must have shape {list(shape)}, got {list(latents.shape)}")
-    return latents.clone()
 
 
 def _references(
@@ -407,11 +283,6 @@ def _references(
     if len(given) != count:
         raise ValueError(f"{len(given)} references for {count} prompts; give one, or one for each")
     return list(given)
-
-
-def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:
-    step()
-    return x if callback is None else callback(i, t, x)
 
 
 def _told(pipeline: VideoPipeline, callback: Callable[..., dict[str, Any]], i: int, t: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,176 @@
+"""One request made: noise to latents to frames, loop by loop.
+
+Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from videoaccel.attention import NATIVE, attention_kernel
+from videoaccel.conditioning import apply_mask_strategy, size_numbers
+from videoaccel.denoise import Network, StepCallback, denoise
+from videoaccel.models.seam import direct
+from videoaccel.models.stdit import GenerationContext, STDiT3
+from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.policy import Job, Session, kernel_mix, local_mix
+from videoaccel.references import References, frames_of, with_tail
+from videoaccel.request import Request
+from videoaccel.sampler import RectifiedFlowScheduler, active_frames
+from videoaccel.stages import StageClock
+
+
+class Maker:
+    """Makes what one request asks for.
+
+    Args:
+        request: What is asked for.
+        transformer: The network.
+        vae: The video VAE.
+        scheduler: The schedule; its timesteps are set here.
+        device: Where latents live.
+        clock: Times the stages ``references``, ``prepare``, ``compile``, ``denoise`` and ``decode``.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        transformer: STDiT3,
+        vae: VideoAutoencoder,
+        scheduler: RectifiedFlowScheduler,
+        device: torch.device,
+        clock: StageClock,
+    ) -> None:
+        self.request, self.clock, self.device = request, clock, device
+        self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
+        self.size = vae.latent_size((request.num_frames, request.height, request.width))
+        self.shape = (vae.latent_channels, *self.size)
+        self.branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
+
+    def latents(self, references: Sequence[References], *, loop: int = 0) -> Tensor:
+        """Latents of one loop, float32 [B, Z, t, h, w]."""
+        request, model = self.request, self.transformer
+        z = self._draw() if request.latents is None or loop else self._given_latents(request.latents)
+        z, mask = self._place(z, references, loop=loop)
+        timesteps = self._timesteps(len(z))
+        session = self._session(timesteps, mask)
+        plain = request.policy is None and request.attention == NATIVE
+        with self.clock.stage("prepare"):
+            context = self._context(loop)
+        network = Network(model, context, branches=self.branches, run=direct if plain else session.run)
+        if model._compiled_call_impl is not None:
+            with self.clock.stage("compile"):
+                network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
+        with self.clock.stage("denoise", total=request.steps) as step:
+            return denoise(
+                z,
+                timesteps,
+                network=network,
+                session=session,
+                guidance_scale=request.guidance,
+                mask=mask,
+                draw=self._draw,
+                callback=partial(_after_step, step, request.callback),
+            )
+
+    def stream(self) -> Iterator[Tensor]:
+        """Decoded chunks of all loops, [B, 3, <= 17, H, W], not clamped.
+
+        Each loop after the first begins with frames of the one before; these are not yielded again.
+        """
+        request, references = self.request, list(self.request.references)
+        overlap = frames_of(request.condition_latents)
+        for loop in range(len(request.states)):
+            latents = self.latents(references, loop=loop)
+            tail, skip = latents.new_empty(()), overlap if loop else 0
+            for chunk in self._decode(latents):
+                tail = torch.cat((tail, chunk), dim=2)[:, :, -overlap:] if tail.ndim else chunk[:, :, -overlap:]
+                if skip < chunk.shape[2]:
+                    yield chunk[:, :, skip:]
+                skip = max(skip - chunk.shape[2], 0)
+            references = with_tail(
+                references,
+                list(tail.float().clamp(-1, 1)),
+                loop=loop + 1,
+                latents=request.condition_latents,
+                edit=request.condition_edit,
+            )
+
+    def _draw(self) -> Tensor:
+        return self.request.noise.draw(self.shape).to(self.device)
+
+    def _given_latents(self, latents: Tensor) -> Tensor:
+        expected = (len(self.request.noise), *self.shape)
+        if latents.shape != expected:
+            raise ValueError(f"latents must have shape {list(expected)}, got {list(latents.shape)}")
+        return latents.clone().to(self.device)
+
+    def _timesteps(self, rows: int) -> Tensor:
+        """The schedule [N, B]; sizes are rounded to the network's type as in the release."""
+        size = {"height": self.request.height, "width": self.request.width, "num_frames": self.request.num_frames}
+        self.scheduler.set_timesteps(self.request.steps, self.device, **size, dtype=self.transformer.dtype)
+        return self.scheduler.timesteps.expand(-1, rows)
+
+    def _place(self, z: Tensor, references: Sequence[References], *, loop: int) -> tuple[Tensor, Tensor | None]:
+        """Write references into the initial latent; the mask is None where nothing is given in this loop."""
+        if not any(reference.strategy for reference in references):
+            return z, None
+        with self.clock.stage("references"):
+            noises = [self.request.noise.of(row) for row in range(len(references))]
+            encoded = [reference.encode(self.vae, noise) for reference, noise in zip(references, noises, strict=True)]
+        strategies = [reference.strategy for reference in references]
+        align = self.request.align
+        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
+        return (z, None) if bool((mask == 1).all()) else (z, mask)
+
+    def _context(self, loop: int) -> GenerationContext:
+        """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
+        request, model, device = self.request, self.transformer, self.device
+        y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
+        if "uncond" in self.branches and request.negative is not None:
+            y = torch.cat((y, request.negative.states.to(y)))
+            mask = torch.cat((mask, request.negative.mask.to(mask)))
+        elif "uncond" in self.branches:
+            null = model.y_embedder.y_embedding.to(y)
+            y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
+        size = {"height": request.height, "width": request.width}
+        told = size_numbers(1, **size, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)
+        return model.prepare(
+            y,
+            mask=mask,
+            fps=told["fps"].to(device),
+            height=told["height"],
+            width=told["width"],
+            latent_size=self.size,
+        )
+
+    def _session(self, timesteps: Tensor, mask: Tensor | None) -> Session:
+        request = self.request
+        _, rows, columns = self.transformer.token_grid(self.size)
+        job = Job(
+            sigmas=self.scheduler.sigmas.expand(timesteps.shape[1], -1),
+            latent_shape=self.shape,
+            guidance_scale=request.guidance,
+            branches=self.branches,
+            x_mask=None if mask is None else active_frames(mask, timesteps),
+            places=rows * columns,
+            dtype=self.transformer.dtype,
+            seed=request.seed,
+        )
+        mix = local_mix if request.attention == NATIVE else kernel_mix(attention_kernel(request.attention))
+        return Session(job, mix=mix) if request.policy is None else request.policy.session(job, mix=mix)
+
+    def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+        chunks = iter(self.vae.decode_chunks(latents, self.request.num_frames))
+        for _ in self.vae.chunks(latents, self.request.num_frames):
+            with self.clock.stage("decode"):
+                chunk = next(chunks)
+            yield chunk
+
+
+def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:
+    step()
+    return x if callback is None else callback(i, t, x)
