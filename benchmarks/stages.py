@@ -35,8 +35,8 @@ def main() -> None:
             if round_:  # the first one warms the disk cache
                 walls.append(time.perf_counter() - start)
                 sidecars.append(json.loads(out.with_suffix(".json").read_text()))
-    stages = sidecars[0]["stage_seconds"]
-    seconds = {name: [sidecar["stage_seconds"][name] for sidecar in sidecars] for name in stages}
+    stages = sidecars[0]["seconds"]
+    seconds = {name: [sidecar["seconds"][name] for sidecar in sidecars] for name in stages}
     result = {
         "prompt": PROMPT,
         "rounds": rounds,

@@ -87,9 +87,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
     if s.scheduler:
         pipe.scheduler = RectifiedFlowScheduler.from_config({**pipe.scheduler.config, **s.scheduler})
     if s.vae_tiling:
-        images = pipe.vae.spatial_vae.module
-        images.enable_tiling()
-        images.tile_sample_min_size, images.tile_latent_min_size = TILE, TILE // pipe.vae.space_factor
+        pipe.vae.enable_tiling(tile_size=TILE)
     if s.compile:
         pipe.transformer.compile()
     if s.offload:
