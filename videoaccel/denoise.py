@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Run
-from videoaccel.models.stdit import GenerationContext, STDiT3
+from videoaccel.models.stdit import STDiT3
+from videoaccel.models.stdit_blocks import GenerationContext
 from videoaccel.policy import Call, Session, Velocities
 from videoaccel.sampler import begin_step, end_step, guide, start_noised, step_sizes
 

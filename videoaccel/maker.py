@@ -13,7 +13,8 @@ from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.denoise import Network, StepCallback, denoise
 from videoaccel.models.seam import direct
-from videoaccel.models.stdit import GenerationContext, STDiT3
+from videoaccel.models.stdit import STDiT3
+from videoaccel.models.stdit_blocks import GenerationContext
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.policy import Job, Session, kernel_mix, local_mix
 from videoaccel.references import References, frames_of, with_tail

@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
 from videoaccel.models.seam import Site
-from videoaccel.models.stdit import Conditioning, CrossAttention, SelfAttention, STDiT3
+from videoaccel.models.stdit import STDiT3
+from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, SelfAttention
 
 TOKENS = 20  # the longest sentence of the world has 18
 EMA_HORIZON = 1000

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoaccel.models.stdit import Block, GenerationContext, STDiT3
+from videoaccel.models.stdit import STDiT3
+from videoaccel.models.stdit_blocks import Block, GenerationContext
 
 
 def _norm(x: Tensor) -> Tensor:
