@@ -109,6 +109,9 @@ class Trainer:
         self.text: T5EncoderModel = build_text_encoder(self.tokenizer)
         self.model = STDiT3(**TRANSFORMER_CONFIG)
         initialise(self.model)
+        if args.init is not None:
+            self.model.load_state_dict(STDiT3.from_pretrained(args.init / "transformer").state_dict())
+            self.text.load_state_dict(T5EncoderModel.from_pretrained(args.init / "text_encoder").state_dict())
         self.master = [p.detach().clone().requires_grad_() for p in self.parameters()]
         self.average = [p.detach().clone() for p in self.master]
         for part in (self.model.spatial_blocks, self.model.temporal_blocks, self.model.y_embedder.y_proj):
@@ -254,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=Path, default=Path("runs/demo/latents"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo/transformer"))
+    parser.add_argument("--init", type=Path, help="pipeline folder whose weights to start from, without a checkpoint")
     parser.add_argument("--steps", type=int, default=60000)
     parser.add_argument("--cooldown", type=int, default=6000)
     parser.add_argument("--minutes", type=float, default=1e9)

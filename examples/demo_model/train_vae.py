@@ -131,7 +131,10 @@ def train(args: argparse.Namespace) -> None:
     """Run the stages, with a checkpoint every 100 steps."""
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    vae = VideoAutoencoder(**VAE_CONFIG).to(args.device)
+    vae = VideoAutoencoder(**VAE_CONFIG)
+    if args.init is not None:
+        vae.load_state_dict(VideoAutoencoder.from_pretrained(args.init).state_dict())
+    vae = vae.to(args.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0, betas=(0.9, 0.98))
     checkpoint, first = args.out / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -160,7 +163,8 @@ def train(args: argparse.Namespace) -> None:
         if step % 100 == 99 or step == len(stages) - 1:
             save_checkpoint(checkpoint, vae, optimizer, step + 1)
     vae.eval().to("cpu")
-    fit_latent_scale(vae)
+    if args.init is None:  # a transformer may have been trained on latents of this scale
+        fit_latent_scale(vae)
     vae.save_pretrained(args.out / "final")
     (args.out / "score.json").write_text(json.dumps({"psnr_db": round(evaluate(vae), 2)}) + "\n")
 
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo/vae"))
     for name, steps in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
+    parser.add_argument("--init", type=Path, help="VAE folder to start from; its latent scale is kept")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

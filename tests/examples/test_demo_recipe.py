@@ -102,6 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         lr=1e-3,
         seed=0,
         compile=False,
+        init=None,
     )
     train_transformer.train(args)
     return folder, args
@@ -119,6 +120,15 @@ def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespa
     args.steps = 3
     train_transformer.train(args)
     assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
+    folder, args = trained
+    again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
+    trainer = train_transformer.Trainer(again)
+    start = dict(zip([name for name, _ in trainer.named()], trainer.master, strict=True))
+    weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
+    assert torch.equal(start["model.final_layer.linear.weight"], weights["final_layer.linear.weight"])
 
 
 def test_trained_parts_become_a_pipeline(trained: tuple[Path, argparse.Namespace]) -> None:
