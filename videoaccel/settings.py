@@ -141,7 +141,7 @@ class GenerateSettings(Config):
 
     output: str | None = _option(
         None, _OUT, "mp4, gif, png, or a folder of frames ending in '/'; several clips are numbered. Default: out.mp4.",
-        metavar="FILE", flag="-o",
+        metavar="FILE", flag="-o", min_length=1,
     )  # fmt: skip
     contact_sheet: bool = _option(False, _OUT, "Also write a picture of the clip's frames beside it.")
 

@@ -168,3 +168,9 @@ def test_a_missing_gpu_is_said() -> None:
 def test_numbering_sorts() -> None:
     names = numbered("a.b/out.mp4", 12)
     assert names == sorted(names) and names[3] == "a.b/out-03.mp4"
+
+
+def test_an_empty_output_name_is_refused() -> None:
+    """An unset variable in a script must not overwrite out.mp4."""
+    with pytest.raises(ValueError, match="output"):
+        merge([Layer({"prompt": "a", "output": ""})])
