@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LATENTS_PER_CHUNK, FRAMES_PER_CHUNK = 5, 17  # the VAE turns 17 frames into 5 latent ones
+LATENTS_PER_CHUNK = 5  # the VAE turns 17 frames into 5 latent ones
 IMAGE_FPS = 120.0  # what the network is told for a single frame
 
 
@@ -135,7 +135,7 @@ def append_generated(
         references: Per row, the reference latents so far.
         strategies: Per row, the mask strategy so far.
         loop: The loop about to start, at least 1.
-        length: Latents to carry over (release: 5). `overlap_frames` of the new clip repeat the old one.
+        length: Latents to carry over (release: 5). The new clip begins with the frames of these.
         edit: As in `Group`.
 
     Returns:
@@ -158,20 +158,6 @@ def append_generated(
         _check(group, f"the group for loop {loop}")
     added = [format_mask_strategy([group]) for group in groups]
     return grown, [f"{old};{new}" if old else new for old, new in zip(strategies, added, strict=True)]
-
-
-def overlap_frames(length: int = LATENTS_PER_CHUNK) -> int:
-    """Pixel frames to drop from the start of a later loop's clip when clips are joined: they are the last clip's end.
-
-    Raises:
-        ValueError: If ``length`` is not a whole number of VAE chunks.
-
-    >>> overlap_frames(5)
-    17
-    """
-    if length < 0 or length % LATENTS_PER_CHUNK:
-        raise ValueError(f"loops overlap by whole chunks of {LATENTS_PER_CHUNK} latents; got {length}")
-    return length // LATENTS_PER_CHUNK * FRAMES_PER_CHUNK
 
 
 def size_numbers(

@@ -18,10 +18,10 @@ from videoaccel.conditioning import (
     apply_mask_strategy,
     format_mask_strategy,
     nearest_point,
-    overlap_frames,
     parse_mask_strategy,
     size_numbers,
 )
+from videoaccel.references import frames_of
 
 
 def counting(frames: int, first: float) -> Tensor:
@@ -135,7 +135,7 @@ def test_a_looped_video_begins_with_the_last_clips_end() -> None:
     out, mask = apply_mask_strategy(z, references=references, strategies=strategies, loop=2)
     assert out[0, 0, :6, 0, 0].tolist() == [111, 112, 113, 114, 115, -1]
     assert mask[0].tolist() == [0] * 5 + [1] * 10
-    assert overlap_frames(0) == 0 and overlap_frames(10) == 34
+    assert frames_of(0) == 0 and frames_of(5) == 17 and frames_of(10) == 34
 
 
 groups = st.builds(
@@ -226,5 +226,3 @@ def test_rows_must_match_and_loops_must_go_on_from_something() -> None:
     for wrong, message in mistakes:
         with pytest.raises(ValueError, match=message):
             append_generated(z, **kept, **wrong)
-    with pytest.raises(ValueError, match="whole chunks of 5 latents; got 7"):
-        overlap_frames(7)
