@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from videoaccel.config import Config
+from videoaccel.reading import parse_yaml
 from videoaccel.sizes import resolve_frames, resolve_size
 
 NONE = "none"
@@ -30,7 +30,10 @@ def _listed(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    numbers = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    if isinstance(numbers, list | tuple) and any(isinstance(number, bool) for number in numbers):
+        raise ValueError(f"numbers are wanted, not true or false; got {numbers}")
+    return numbers
 
 
 def _frames(value: Any) -> Any:
@@ -254,9 +257,9 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
         if not (equals and path.strip()):
             raise ValueError(f"--set takes name=value, got {item!r}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {path}: {text!r} is not valid YAML; put quotes around it") from None
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"--set {path}: {text!r} is not valid YAML ({error}); put quotes around a text") from None
         *parents, last = path.strip().split(".")
         inside = values
         for parent in parents:

@@ -29,6 +29,10 @@ from videoaccel.__main__ import main
         (["x", "--config", "bad.yaml"], 2, "bad.yaml: stepz: unknown option 'stepz'; did you mean steps?"),
         (["x", "--config", "broken.yaml"], 2, "broken.yaml is not valid YAML"),
         (["x", "--config", "none.yaml"], 2, "none.yaml does not exist"),
+        (["x", "--config", "twice.yaml"], 2, "twice.yaml is not valid YAML: steps is given twice (line 2)"),
+        (["x", "--config", "."], 2, "configuration file . is a folder, not a file"),
+        (["x", "--config", "noise.png"], 2, "configuration file noise.png is not a text file in UTF-8"),
+        (["x", "--set", "steps=true"], 2, "--set steps: true is for switches only"),
         (["x", "--size", "0x0"], 2, "--size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426"),
         (["x", "--size", "wide"], 2, "got 'wide'"),
         (["x", "--size", "1x1"], 2, "height must be at least 2 pixels, got 1"),
@@ -39,6 +43,7 @@ from videoaccel.__main__ import main
         (["page 12"], 2, "the prompt is empty once cleaned: 'page 12'"),
         (["--prompts", "none.txt"], 2, "--prompts none.txt does not exist"),
         (["--prompts", "noise.png"], 2, "--prompts noise.png is not a text file"),
+        (["--prompts", "."], 2, "--prompts . is a folder, not a file"),
         (["-"], 2, "stdin holds no prompt"),
         (["x", "--image", "none.png"], 2, "none.png does not exist"),
         (["x", "--image", "noise.png"], 2, "noise.png is not a readable picture"),
@@ -55,6 +60,7 @@ from videoaccel.__main__ import main
 def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: int, message: str) -> None:
     Path("bad.yaml").write_text("stepz: 3\n")
     Path("broken.yaml").write_text("steps: [1,\n")
+    Path("twice.yaml").write_text("steps: 1\nsteps: 2\n")
     for name in ("noise.png", "noise.mp4"):
         Path(name).write_bytes(bytes(range(256)))
     before = here()

@@ -23,6 +23,10 @@ def settings(**values: Any) -> GenerateSettings:
         ({"frames": "3s"}, "--frames: .*2s, 4s, 8s, 16s, 32s; got '3s'"),
         ({"frames": 1.5}, "--frames: .*got '1.5'"),
         ({"steps": "many"}, "--steps: 'many': input should be a valid integer"),
+        ({"steps": True}, "--steps: true is for switches only; a text needs quotes"),
+        ({"fps": True}, "--fps: true is for switches only"),
+        ({"prompt": False}, "--prompt: false is for switches only"),
+        ({"seeds": [True]}, "--seeds: numbers are wanted, not true or false"),
         ({"steps": 0}, "--steps: 0: input should be greater than or equal to 1"),
         ({"fps": "inf"}, "--fps: 'inf': input should be a finite number|less than or equal to 1000"),
         ({"guidance": "nan"}, "--guidance: 'nan': input should be a finite number"),
@@ -96,7 +100,7 @@ def test_assignments_of_nested_values() -> None:
     }
     with pytest.raises(ValueError, match="--set takes name=value, got 'steps'"):
         assignments(["steps"])
-    with pytest.raises(ValueError, match=r"--set steps: '\{1' is not valid YAML"):
+    with pytest.raises(ValueError, match=r"--set steps: '\{1' is not valid YAML \(while parsing"):
         assignments(["steps={1"])
     with pytest.raises(ValueError, match="steps has a value already, 3"):
         assignments(["steps=3", "steps.x=1"])

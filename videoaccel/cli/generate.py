@@ -15,6 +15,7 @@ import yaml
 
 from videoaccel.cli.progress import Display
 from videoaccel.config import config_folder, config_names, read_yaml
+from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
 
 if TYPE_CHECKING:
@@ -187,12 +188,7 @@ def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
         if name == STDIN:
             yield from read_prompts(sys.stdin.read(), source="stdin")
             return
-        try:
-            text = Path(name).expanduser().read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"--prompts {name} does not exist") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"--prompts {name} is not a text file in UTF-8") from None
+        text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
         yield from read_prompts(text, source=name)
 
 
