@@ -96,8 +96,9 @@ class GenerateSettings(Config):
         None, _SIZE, "Aspect of a named size; 9:16 is landscape.", metavar="H:W"
     )
     frames: Annotated[int | None, BeforeValidator(_frames)] = _option(
-        None, _SIZE, "Frames of a clip (of each loop): a number, or 2s, 4s, 8s, 16s, 32s; 1 makes an image."
-    )
+        None, _SIZE, "Frames of a clip (of each loop); 1 makes an image. The release's names 2s, 4s, 8s, 16s, 32s (or "
+        "1x to 16x) mean 51, 102, 204, 408, 816 frames, whatever the fps.",
+    )  # fmt: skip
     fps: float | None = _option(None, _SIZE, "Frames per second.", gt=0, le=1000, allow_inf_nan=False)
     loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1)
     condition_latents: int | None = _option(
