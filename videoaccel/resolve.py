@@ -136,11 +136,11 @@ def pick_device(name: str | None) -> torch.device:
         raise ValueError(f"unknown device {name!r}; there are cpu, cuda, cuda:N and mps")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(
-            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA devices here; "
-            f"use --device cpu, or see videoaccel doctor"
+            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA "
+            f"device{'' if count == 1 else 's'} here; use `device=cpu`, or see videoaccel doctor"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use --device cpu")
+        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use `device=cpu`")
     return device
 
 
@@ -164,7 +164,7 @@ def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
     frames = s.frames or d.num_frames
     device = pick_device(s.device)
     if s.offload and device.type != "cuda":
-        raise ValueError(f"offload keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
+        raise ValueError(f"`offload` keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
     return s.model_copy(
         update={
             "size": f"{height}x{width}",
@@ -212,8 +212,8 @@ def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:
         return d.height, d.width
     if (d.height, d.width) != resolve_size():
         raise ValueError(
-            f"aspect {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
-            f"give a resolution too, or a size"
+            f"`aspect` {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
+            f"give a `resolution` too, or a `size`"
         )
     return resolve_size(aspect=s.aspect)
 
@@ -252,7 +252,7 @@ def _negative(s: GenerateSettings) -> str | None:
     if s.negative_prompt is None:
         return None
     if s.guidance == 1:
-        raise ValueError("a negative_prompt does nothing at guidance 1; raise the guidance or leave it out")
+        raise ValueError("`negative_prompt` does nothing at `guidance` 1; raise the guidance or leave it out")
     text = (clean_text if s.clean_prompt else plain_text)(s.negative_prompt)
     if not text:
         raise ValueError(f"the negative prompt is empty: {s.negative_prompt!r}; leave it out for the null text")

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from videoaccel.config import Config
 from videoaccel.reading import parse_yaml
 from videoaccel.sizes import resolve_frames, resolve_size
+from videoaccel.wording import counted
 
 NONE = "none"
 """Turns a score suffix off that the model would put behind prompts."""
@@ -161,22 +162,30 @@ class GenerateSettings(Config):
         clip = self.extend is not None or self.edit is not None
         count = len(self.prompt) * self.samples
         return [
-            (bool(self.size and (self.resolution or self.aspect)), "give a size, or a resolution and aspect, not both"),
-            (len(known) > 1, f"give only one of images, video and references, got {' and '.join(known)}"),
+            (bool(self.size and (self.resolution or self.aspect)),
+             "give `size`, or `resolution` and `aspect`, not both"),
+            (len(known) > 1, "give only one of `images`, `video` and `references`, "
+             f"got {' and '.join(f'`{name}`' for name in known)}"),
             (len(self.images) > MAX_IMAGES and self.mask_strategy is None,
-             f"give one image to start with, or two to start and end with, got {len(self.images)}; "
-             f"for more use references with a mask_strategy"),
-            (clip and self.video is None, "extend and edit need a video"),
-            (self.extend is not None and self.edit is not None, "give extend or edit, not both"),
-            (self.mask_strategy is not None and clip, "give a mask_strategy, or extend or edit, not both"),
-            (self.mask_strategy is not None and not known, "a mask_strategy needs references, images or a video"),
-            (bool(self.references) and self.mask_strategy is None, "references need a mask_strategy"),
+             f"`images` takes one picture to start with, or two to start and end with, got {len(self.images)}; "
+             f"for more use `references` with a `mask_strategy`"),
+            (clip and self.video is None, "`extend` and `edit` need a clip, such as `video=clip.mp4`"),
+            (self.extend is not None and self.edit is not None, "give `extend` or `edit`, not both"),
+            (self.mask_strategy is not None and clip, "give `mask_strategy`, or `extend` or `edit`, not both"),
+            (self.mask_strategy is not None and not self.mask_strategy.strip(),
+             "`mask_strategy` is empty; leave it out, or say which frames go where, such as `mask_strategy=0`"),
+            (self.mask_strategy is not None and not known,
+             "`mask_strategy` needs frames to place, such as `references=a.png`; `images` or a `video` do, too"),
+            (bool(self.references) and self.mask_strategy is None,
+             "give a `mask_strategy` with `references`, to say where they go; `mask_strategy=0` starts with the first"),
             (bool(self.seeds) and len(self.seeds) != count,
-             f"{len(self.seeds)} seeds for {count} clips; give one for each, or a single seed"),
-            (self.keep is not None and self.keep >= count, f"keep must be below the {count} clips, got {self.keep}"),
-            (self.loops == 1 and self.condition_edit > 0, "condition_edit is for loops above 1"),
+             f"{counted(len(self.seeds), 'seed')} for {counted(count, 'clip')}; give one for each, or a single `seed`"),
+            (self.keep is not None and self.keep >= count,
+             f"`keep` must be below the number of clips, {count}, got {self.keep}"),
+            (self.loops == 1 and self.condition_edit > 0, "`condition_edit` is for `loops` above 1"),
             (self.loops == 1 and self.condition_latents is not None and (self.video is None or self.edit is not None
-             or self.mask_strategy is not None), "condition_latents is for loops above 1 or for extending a video"),
+             or self.mask_strategy is not None),
+             "`condition_latents` is for `loops` above 1 or for extending a `video`"),
         ]  # fmt: skip
 
 
@@ -236,11 +245,11 @@ def unknown(name: str, known: Sequence[str]) -> str:
     """What to say about a name that is none of the known ones.
 
     >>> unknown("step", ["steps", "seed"])
-    "unknown option 'step'; did you mean steps?"
+    "unknown option 'step'; did you mean steps? videoaccel generate --help lists all"
     """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown option {name!r}; {rest}"
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown option {name!r}; {guess}videoaccel generate --help lists all"
 
 
 def assignments(items: Sequence[str]) -> dict[str, Any]:

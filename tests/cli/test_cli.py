@@ -56,6 +56,7 @@ def test_options_of_generate(cli: Cli) -> None:
         extend edit reference attention aes flow camera-motion threads output
     """
     assert [option for option in options.split() if f"--{option}" not in shown] == []
+    assert "Usage: videoaccel generate [OPTIONS] [PROMPT]..." in shown
 
 
 # -- generating
@@ -221,7 +222,8 @@ def test_cache(generate: Cli, cli: Cli) -> None:
     assert PROMPT in cli("cache", "list").out
     entries = json.loads(cli("cache", "list", "--json").out)["entries"]
     assert [entry["prompt"] for entry in entries] == [PROMPT]
-    assert cli("cache", "clear").out.startswith("1 prompts removed")
+    assert "1 prompt, " in cli("cache", "list").out and "text cache: 1 prompt, " in cli("doctor").out
+    assert cli("cache", "clear").out.startswith("1 prompt removed")
     assert "0 prompts" in cli("cache", "list").out
 
 

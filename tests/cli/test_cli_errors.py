@@ -48,7 +48,18 @@ from videoaccel.__main__ import main
         (["x", "--image", "none.png"], 2, "none.png does not exist"),
         (["x", "--image", "noise.png"], 2, "noise.png is not a readable picture"),
         (["x", "--video", "noise.mp4"], 2, "noise.mp4 is not a readable video"),
-        (["x", "--image", "noise.png", "--video", "noise.mp4"], 2, "give only one of images, video and references"),
+        (["x", "--image", "noise.png", "--video", "noise.mp4"], 2, "give only one of --image, --video and --reference"),
+        (["x", "--extend", "forward"], 2, "--extend and --edit need a clip, such as --video clip.mp4"),
+        (
+            ["x", "--reference", "noise.png"],
+            2,
+            "give a --mask-strategy with --reference, to say where they go; --mask-strategy 0",
+        ),
+        (["x", "--mask-strategy", "0"], 2, "--mask-strategy needs frames to place, such as --reference a.png; --image"),
+        (["x", "--mask-strategy", ""], 2, "--mask-strategy is empty; leave it out"),
+        (["x", "--set", "zzz=3"], 2, "--set zzz: unknown option 'zzz'; videoaccel generate --help lists all"),
+        (["x", "--set", "scheduler.base_sise=3"], 2, "the scheduler has no field base_sise; there are base_size"),
+        (["x", "--guidance", "1", "--negative-prompt", "y"], 2, "--negative-prompt does nothing at --guidance 1;"),
         (["x", "-o", "out.avi"], 2, "cannot write 'out.avi': its name must end in .mp4, .gif, .png"),
         (["x", "-o", "nowhere/out.mp4"], 2, "cannot write nowhere/out.mp4: the folder"),
         (["x", "-o", f"{'x' * 256}.mp4"], 2, "x.mp4: the name is too long for this disk; choose a shorter one"),
@@ -119,7 +130,7 @@ def test_out_of_memory(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(maker, "denoise", full)
     done = generate("x")
-    expected = "videoaccel: out of memory on cpu during denoise: lower size (now 32x32) or frames (now 17)"
+    expected = "videoaccel: out of memory on cpu during denoise: lower --size (now 32x32) or --frames (now 17)"
     assert done.code == 1 and expected in done.err and here() == []
 
 

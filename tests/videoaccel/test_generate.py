@@ -177,7 +177,9 @@ def test_options_reach_the_networks(make: Workshop, monkeypatch: pytest.MonkeyPa
     plain, half, shifted = (spread(make, f"{name}.gif") for name in ("plain", "half", "shifted"))
     assert 0 < np.abs(half - plain).mean() < 20
     assert np.abs(shifted - plain).mean() > 0.01
-    with pytest.raises(ValueError, match="unknown RectifiedFlowScheduler fields"):
+    with pytest.raises(
+        ValueError, match="the scheduler has no field base_sise; there are base_size, num_train_timesteps"
+    ):
         make(scheduler={"base_sise": 1})
     monkeypatch.setattr(parts, "TILE", 16)
     make("tiles.gif", vae_tiling=True)
@@ -205,8 +207,8 @@ def test_out_of_memory_says_what_to_lower(make: Workshop, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(VideoAutoencoder, "decode_spatial_latent", full)
     message = (
-        r"out of memory on cpu during decode: lower batch-size \(now 2\) or size \(now 32x32\) or frames \(now 17\), "
-        r"or use --dtype bfloat16, or use --vae-tiling"
+        r"out of memory on cpu during decode: lower `batch_size` \(now 2\) or `size` \(now 32x32\) or `frames` "
+        r"\(now 17\), or use `dtype=bfloat16`, or use `vae_tiling`"
     )
     with pytest.raises(OutOfMemoryError, match=message):
         make(samples=2, batch_size=2)
@@ -218,7 +220,7 @@ def test_other_failures_are_not_mistaken_for_memory(make: Workshop, monkeypatch:
         return torch.full((1, 4, frames, 16, 16), float("nan"))
 
     monkeypatch.setattr(VideoAutoencoder, "decode_spatial_latent", nothing)
-    with pytest.raises(FloatingPointError, match=r"NaN.*a wider --dtype"):
+    with pytest.raises(FloatingPointError, match=r"NaN.*a wider `dtype`"):
         make()
     assert make.files == []
 

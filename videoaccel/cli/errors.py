@@ -10,6 +10,8 @@ from typing import Any
 
 import typer
 
+from videoaccel.cli.flags import spelled
+
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
 # A path that was asked for and cannot be had; what else the operating system refuses (a full disk) is a failure.
@@ -59,4 +61,4 @@ def _sentence(error: Exception, *, known: bool) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"videoaccel: {text}", file=sys.stderr)
+    print(f"videoaccel: {spelled(text)}", file=sys.stderr)

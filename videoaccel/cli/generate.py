@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.progress import Display
 from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+from videoaccel.wording import counted
 
 if TYPE_CHECKING:
     from videoaccel.generation import Clip
@@ -34,7 +36,7 @@ def command() -> Callable[..., None]:
         """Make videos from text, images and clips."""
         _generate(options)
 
-    names = [name for name in GenerateSettings.model_fields if _shown(name)["flag"] != "-"]
+    names = [name for name in GenerateSettings.model_fields if shown(name)["flag"] != "-"]
     parameters = [_parameter(name) for name in names] + _job_options()
     generate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     generate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -80,7 +82,7 @@ def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None
     given = {name: options[name] for name in GenerateSettings.model_fields if options.get(name) not in (None, [], ())}
     if prompts := list(_prompts(options)):
         given["prompt"] = prompts
-    layers.append(Layer(given, lambda name: _flag(name).split("/")[0]))
+    layers.append(Layer(given, flag))
     layers.append(Layer(assignments(options["set_"] or []), lambda name: f"--set {name}"))
     settings = merge(layers)
     if origin is None:
@@ -101,48 +103,32 @@ def read_prompts(text: str, *, source: str) -> list[str]:
     raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
 
 
-def _shown(name: str) -> Mapping[str, Any]:
-    extra = GenerateSettings.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
-
-
-def _flag(name: str) -> str:
-    if name == "prompt":
-        return "PROMPT"
-    long = f"--{name.replace('_', '-')}"
-    if GenerateSettings.model_fields[name].annotation is bool:
-        return f"{long}/--no-{long[2:]}"
-    flag = str(_shown(name)["flag"])
-    return flag if flag.startswith("--") else long
-
-
 def _parameter(name: str) -> inspect.Parameter:
-    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    field, look = GenerateSettings.model_fields[name], shown(name)
     if name == "prompt":
         text = f"{str(field.description).rstrip('.')}; - reads them from stdin."
-        argument = typer.Argument(help=text, metavar="[PROMPT]...")
+        argument = typer.Argument(help=text, metavar="PROMPT")
         return _keyword(name, Annotated[list[str] | None, argument])
-    flags = [_flag(name)] + ([str(shown["flag"])] if len(str(shown["flag"])) == 2 else [])
+    flags = [flag(name)] + ([str(look["flag"])] if len(str(look["flag"])) == 2 else [])
     annotation: Any = str | None
     if field.annotation is bool:
-        annotation = bool | None
+        annotation, flags = bool | None, [f"{flag(name)}/--no-{flag(name)[2:]}"]
     elif field.default == () and name != "seeds":
         annotation = list[str] | None
     default = field.default if field.default not in (None, (), False, True) else None
     text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"
     # Everything arrives as text; the settings turn it into values, and say what is wrong with it in one way.
-    option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(shown["panel"]))
+    option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(look["panel"]))
     return _keyword(name, Annotated[annotation, option])
 
 
 def _metavar(name: str) -> str | None:
-    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    field, look = GenerateSettings.model_fields[name], shown(name)
     if field.annotation is bool:
         return None
     kinds = {int: "N", float: "X"}
     number = next((text for kind, text in kinds.items() if kind.__name__ in str(field.annotation)), "TEXT")
-    return str(shown["metavar"]) or number
+    return str(look["metavar"]) or number
 
 
 def _job_options() -> list[inspect.Parameter]:
@@ -198,7 +184,7 @@ def _display(*, quiet: bool) -> Iterator[Display]:
     with Display(quiet=quiet) as display, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
-        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
         yield display
 
 
@@ -227,10 +213,10 @@ def _plan(order: WorkOrder) -> str:
 
 def _summary(clip: Clip, origin: Sidecar | None) -> str:
     record, out = clip.record, clip.record["output"]
-    frames = f"{out['frames']} frames" if out["frames"] > 1 else "1 frame"
     seconds = ", ".join(f"{name} {took:.1f} s" for name, took in record["seconds"].items())
     lines = [
-        f"{out['file']}  {frames}, {out['height']}x{out['width']}, {out['fps']:g} fps, seed {record['seed']}",
+        f"{out['file']}  {counted(out['frames'], 'frame')}, {out['height']}x{out['width']}, {out['fps']:g} fps, "
+        f"seed {record['seed']}",
         f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
         f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]
