@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from videoaccel.attention import attention_kernel
-from videoaccel.conditioning import parse_mask_strategy
 from videoaccel.config import Defaults, config_names
+from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
-from videoaccel.prompts import clean_text, cut_options, plain_text
+from videoaccel.prompts import clean_text, plain_text
 from videoaccel.request import prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
@@ -87,9 +86,7 @@ class WorkOrder:
     @property
     def inputs(self) -> list[Path]:
         """Every file that is read for conditioning."""
-        s = self.settings
-        own = [path for batch in self.batches for sample in batch for path in _own_references(sample.prompt)]
-        return [Path(path) for path in dict.fromkeys([*s.images, *s.references, *([s.video] if s.video else []), *own])]
+        return given_files(self.settings)
 
 
 def resolve(settings: GenerateSettings) -> WorkOrder:
@@ -114,8 +111,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
     )
     attention_kernel(settings.attention)
-    parse_mask_strategy(settings.mask_strategy)
-    _check_inputs(order)
+    check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
 
@@ -257,24 +253,6 @@ def _negative(s: GenerateSettings) -> str | None:
     if not text:
         raise ValueError(f"the negative prompt is empty: {s.negative_prompt!r}; leave it out for the null text")
     return text
-
-
-def _own_references(prompt: str) -> Iterator[str]:
-    return (path for path in cut_options(prompt).reference_path.split(";") if path)
-
-
-def _check_inputs(order: WorkOrder) -> None:
-    s = order.settings
-    for sample in (sample for batch in order.batches for sample in batch):
-        options = cut_options(sample.prompt)
-        parse_mask_strategy(options.mask_strategy)
-        if any(options[1:]) and (s.images or s.video or s.references):
-            raise ValueError(
-                f"the prompt {sample.prompt!r} brings references of its own; give these or files, not both"
-            )
-    for path in order.inputs:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
 
 
 def _check_outputs(order: WorkOrder) -> None:

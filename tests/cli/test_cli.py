@@ -130,7 +130,7 @@ def test_given_images_and_clips(generate: Cli) -> None:
     asked = {
         "i": ["--image", "a.png", "--image", "a.png"],
         "f": ["--video", "i.mp4", "--extend", "backward"],
-        "e": ["--video", "i.mp4", "--edit", 0.5],
+        "e": ["--video", "i.mp4", "--edit", 0.5, "--steps", 9],
         "m": ["--reference", "a.png", "--mask-strategy", "0,0,0,-1,1", "--loops", 2],
     }
     for name, options in asked.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, here, python
 from tests.videoaccel.disks import small_disk
@@ -83,6 +84,14 @@ def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: in
     last = done.err.splitlines()[-1]
     assert last.startswith("videoaccel: ") and message in last, "one sentence, on one line"
     assert "Traceback" not in done.err and done.out == "" and here() == before
+
+
+def test_what_has_no_effect_is_told_even_by_a_dry_run(generate: Cli) -> None:
+    Image.new("RGB", (9, 9)).save("a.png")
+    done = generate("x", "--reference", "a.png", "--mask-strategy", "0,4", "--dry-run")
+    assert done.code == 2 and "(0,4) of the mask strategy: there is no reference 4; loop 0 has 1" in done.err
+    done = generate("|0|x|1|y")
+    assert done.code == 2 and done.err.endswith("raise --loops (now 1), or give an earlier one\n") and done.out == ""
 
 
 def test_unknown_command(cli: Cli) -> None:
