@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videoaccel.config import Part
 from videoaccel.loading import Source, torch_dtype
-from videoaccel.models.checkpoint import read_config
+from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.prompts import cut_options
 from videoaccel.references import (
@@ -171,6 +171,6 @@ def _from_hub(part: Part, name: str) -> Path:
         return Path(hf_hub_download(part.source, name, subfolder=part.subfolder))
     except (OSError, ValueError) as error:  # no network, no such repository, no leave to read it
         raise OSError(
-            f"{part.source} is no folder here and could not be had from the Hugging Face hub "
-            f"({type(error).__name__}); without a network give folders: --model, --vae and --text-encoder"
+            f"{part.source} is no folder here and could not be had from the Hugging Face hub: {hub_reason(error)}; "
+            f"without a network give folders as `model`, `vae` and `text_encoder`"
         ) from error

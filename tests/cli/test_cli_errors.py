@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, here, python
@@ -70,6 +72,8 @@ from videoaccel.__main__ import main
         (["x", "--attention", "magic"], 2, "unknown attention backend 'magic'; there are native, xformers"),
         (["--from", "none.json"], 2, "none.json does not exist; --from takes the .json that was written beside a clip"),
         (["--from", "bad.yaml"], 2, "bad.yaml is not valid JSON"),
+        (["--from", "noise.mp4"], 2, "noise.mp4 is not a text file in UTF-8; --from takes the .json that was written"),
+        (["--from", "."], 2, ". is a folder, not a file; --from takes the .json"),
     ],
 )
 def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: int, message: str) -> None:
@@ -111,6 +115,17 @@ def test_traceback_only_with_debug(generate: Cli) -> None:
 def test_cuda_asked_for_and_absent(generate: Cli) -> None:
     done = generate("x", "--device", "cuda")
     assert done.code == 2 and "device 'cuda' was asked for, but torch" in done.err and "--device cpu" in done.err
+
+
+def test_a_released_model_without_a_network(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("...")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
+    done = cli("generate", "x", "--model", "opensora-v1.2")
+    assert done.code == 1 and "hpcai-tech/OpenSora-STDiT-v3 is no folder here and could not be had" in done.err
+    assert done.err.endswith("without a network give folders as --model, --vae and --text-encoder\n")
+    assert "LocalEntryNotFoundError" not in done.err
 
 
 def test_read_only_folder(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

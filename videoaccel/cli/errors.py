@@ -35,9 +35,10 @@ def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         if _is_usage(error):
-            # Where no command is given typer shows the help, and there is nothing left to say.
-            if message := error.format_message():  # type: ignore[attr-defined]
-                _say(f"{message.rstrip('.')}; --help lists what there is")
+            message = error.format_message()  # type: ignore[attr-defined]
+            if not message:  # no command was given: typer has shown the help
+                return 0
+            _say(f"{message.rstrip('.')}; --help lists what there is")
             return BAD_INPUT
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         bad_input = too_long or isinstance(error, (ValueError, *_PATHS))

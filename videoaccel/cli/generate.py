@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,26 +45,44 @@ def command() -> Callable[..., None]:
 
 
 def _generate(options: dict[str, Any]) -> None:
-    settings, origin = gather(options)
+    job = gather(options)
     if options["dry_run"]:
         from videoaccel.resolve import resolve
 
-        typer.echo(_plan(resolve(settings)))
+        typer.echo(_plan(resolve(job.settings), job))
         return
     with _display(quiet=options["quiet"]) as display:
         from videoaccel.generation import generate  # torch and all
 
         _calm_libraries(quiet=options["quiet"])
+        if job.changed and not options["quiet"]:
+            display.note(_difference(job))
+        origin = None if job.changed else job.origin
 
         def done(clip: Clip) -> None:
             if not options["quiet"]:
                 typer.echo(_summary(clip, origin))
 
-        generate(settings, listener=display, done=done, origin=origin)
+        generate(job.settings, listener=display, done=done, origin=origin)
 
 
-def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None]:
-    """Settings from all places, and the sidecar if they are those of its clip.
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for.
+
+    Attributes:
+        settings: From all places.
+        origin: The sidecar of ``--from``.
+        changed: Settings that are not those of that sidecar's clip.
+    """
+
+    settings: GenerateSettings
+    origin: Sidecar | None = None
+    changed: tuple[str, ...] = ()
+
+
+def gather(options: Mapping[str, Any]) -> Job:
+    """Put settings from all places together.
 
     Raises:
         ValueError: A file or a value is wrong.
@@ -86,9 +105,9 @@ def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None
     layers.append(Layer(assignments(options["set_"] or []), lambda name: f"--set {name}"))
     settings = merge(layers)
     if origin is None:
-        return settings, None
+        return Job(settings)
     was, now = (made.model_dump(exclude=_ONLY_OUTPUT) for made in (merge(layers[:1]), settings))
-    return settings, origin if was == now else None
+    return Job(settings, origin, changed=tuple(name for name in now if now[name] != was[name]))
 
 
 def read_prompts(text: str, *, source: str) -> list[str]:
@@ -162,9 +181,12 @@ def _config_path(name: str) -> Path:
 
 def _again(origin: Sidecar) -> str:
     """Where a clip that is made again goes unless told otherwise: beside its model, never over it."""
-    old = str(origin.record["output"]["file"])
-    end = "/" if old.endswith("/") else Path(old).suffix
+    end = _ending(origin.record["output"]["file"])
     return f"{origin.path.with_name(f'{origin.path.stem}-again')}{end}"
+
+
+def _ending(file: str) -> str:
+    return "/" if file.endswith("/") else Path(file).suffix
 
 
 def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
@@ -201,14 +223,22 @@ def _calm_libraries(*, quiet: bool) -> None:
         huggingface_hub.utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
-def _plan(order: WorkOrder) -> str:
+def _plan(order: WorkOrder, job: Job) -> str:
+    """What a dry run prints: YAML that ``--config`` takes, and the rest as comments."""
     where = order.source.folder or ", ".join(
         part.source for part in (order.source.spec.transformer, order.source.spec.vae, order.source.text) if part
     )
     settings = yaml.safe_dump(order.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     seeds = [sample for batch in order.batches for sample in batch if sample.outputs]
-    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt})" for s in seeds if s.outputs]
-    return "\n".join([f"{settings}\nwould load: {where}", "would write:", *clips])
+    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt!r})" for s in seeds if s.outputs]
+    notes = [*([_difference(job)] if job.changed else []), f"would load: {where}", "would write:", *clips]
+    return "\n".join([settings, *(f"# {note}" for note in notes)])
+
+
+def _difference(job: Job) -> str:
+    assert job.origin is not None
+    names = ", ".join(flag(name) for name in job.changed)
+    return f"this will be another clip than that of {job.origin.path}: other {names}"
 
 
 def _summary(clip: Clip, origin: Sidecar | None) -> str:
@@ -221,6 +251,11 @@ def _summary(clip: Clip, origin: Sidecar | None) -> str:
         f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]
     if origin is not None:
-        same = out["sha256"] == origin.record["output"].get("sha256")
-        lines.append(f"  {'the same bytes as' if same else 'NOT the same bytes as'} the clip of {origin.path}")
+        lines.append(f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}")
     return "\n".join(lines)
+
+
+def _comparison(made: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    if _ending(made["file"]) != _ending(model["file"]):
+        return "the same settings in another format, so its bytes are not compared with"
+    return "the same bytes as" if made["sha256"] == model.get("sha256") else "NOT the same bytes as"
