@@ -126,7 +126,7 @@ class StrictLoading:
 
         Raises:
             ValueError: Configuration or weights do not fit; names the file, the key or field, and both shapes.
-            FileNotFoundError: No such folder, no configuration or no weights in it.
+            FileNotFoundError: No such folder or repository, no configuration or no weights in it.
         """
         folder = _local_folder(pretrained_model_name_or_path, subfolder, hub)
         model = cls.build(read_config(folder / "config.json"), source=folder / "config.json")
@@ -157,6 +157,22 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def hub_reason(error: Exception) -> str:
+    """Why a download from the Hugging Face hub failed, for people."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    if isinstance(error, HFValidationError):
+        return "that is no name of a repository either"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids it, and it was not downloaded before"
+    if isinstance(error, GatedRepoError):
+        return "its owners want to be asked first; see its page there, then log in with hf auth login"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private"
+    return "there is no connection, and it was not downloaded before"
+
+
 def _local_folder(name: str | Path, subfolder: str | None, hub: Mapping[str, Any]) -> Path:
     folder = Path(name)
     if not folder.is_dir():
@@ -165,7 +181,12 @@ def _local_folder(name: str | Path, subfolder: str | None, hub: Mapping[str, Any
         wanted = {key: hub[key] for key in ("revision", "cache_dir", "token", "local_files_only") if hub.get(key)}
         prefix = f"{subfolder}/" if subfolder else ""
         patterns = [f"{prefix}config.json", *(f"{prefix}{file}" for file in WEIGHT_FILES)]
-        folder = Path(snapshot_download(str(name), allow_patterns=patterns, **wanted))
+        try:
+            folder = Path(snapshot_download(str(name), allow_patterns=patterns, **wanted))
+        except (OSError, ValueError) as error:  # no network, no such repository, no leave to read it, no such name
+            raise FileNotFoundError(
+                f"{name} is no folder here and could not be had from the Hugging Face hub: {hub_reason(error)}"
+            ) from error
     return folder / subfolder if subfolder else folder
 
 

@@ -24,7 +24,7 @@ def attention_kernel(name: str) -> Attend:
     if name == NATIVE:
         return attention
     if reason := why_not(name):
-        raise ValueError(f"attention backend {name!r} cannot run here: {reason}")
+        raise ValueError(f"attention backend {name!r} cannot run here: {reason}; use {NATIVE!r}, which always works")
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
     backend = AttentionBackendName(name)
@@ -41,13 +41,13 @@ def why_not(name: str) -> str | None:
     """Why a backend cannot run here; None if it can."""
     if name == NATIVE:
         return None
-    packages = {"xformers": "xformers", "flash": "flash_attn", "sage": "sageattention"}
-    from importlib.util import find_spec
-
-    if find_spec(packages[name]) is None:
-        return f"the package {packages[name]} is not installed"
     if not torch.cuda.is_available():
         return "it needs a CUDA device"
+    from importlib.util import find_spec
+
+    modules = {"xformers": "xformers", "flash": "flash_attn", "sage": "sageattention"}
+    if find_spec(modules[name]) is None:
+        return f"the package {modules[name]} is not installed (pip install {modules[name].replace('_', '-')})"
     try:
         from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
 

@@ -107,7 +107,8 @@ def apply_mask_strategy(
     mask = torch.ones(z.shape[0], z.shape[2], device=z.device)
     for row, strategy in enumerate(strategies):
         for number, group in enumerate(parse_mask_strategy(strategy)):
-            where = f"group {number} ({format_mask_strategy([group])}) of row {row}"
+            where = f"group {number} ({(strategy or '').split(';')[number]}) of the mask strategy"
+            where += f" of sample {row}" if len(z) > 1 else ""
             # Every loop adds a reference (append_generated): a later loop's slip is told now, not hours from here.
             known = len(references[row]) + max(0, group.loop - loop)
             if group.reference >= known:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from videoaccel.reading import parse_yaml, read_text
 
 Kind = Literal["models", "accel", "runs", "suites"]
 Loaded = TypeVar("Loaded", bound=BaseModel)
@@ -15,6 +16,14 @@ class Config(BaseModel):
     """Base of all configurations: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Left to itself pydantic reads true as 1, and YAML reads yes, no, on and off as true and false.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is for switches only; a text needs quotes")
+        return value
 
 
 class Defaults(Config):
@@ -106,15 +115,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; an empty one is an empty mapping.
 
     Raises:
-        ValueError: It is not valid YAML or holds something else.
-        FileNotFoundError: There is no such file.
+        ValueError: It is not valid YAML, gives a key twice or holds something else.
+        OSError: There is no such file, or it cannot be read.
     """
+    text = read_text(path, name=f"configuration file {path}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"configuration file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise ValueError(f"{path} must hold names with values, found a {type(data).__name__}")
     return data or {}

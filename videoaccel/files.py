@@ -119,11 +119,14 @@ def check_creatable(path: str | Path) -> None:
     Raises:
         OSError: As `told` words it.
     """
-    part = _part(Path(path))
+    path = Path(path)
+    part = _part(path)
     with told(path):
         with open(part, "xb"):
             pass
         part.unlink()
+        with suppress(FileNotFoundError):
+            path.lstat()  # the temporary name is short; this one may be too long
 
 
 @contextmanager
@@ -131,7 +134,7 @@ def told(path: str | Path) -> Iterator[None]:
     """Word the usual errors of writing ``path`` as one sentence for the user; others pass as they are.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
+        FileNotFoundError: The folder does not exist, or takes no files.
         PermissionError: The folder is read-only.
         OSError: The disk is full, and ``errno`` says so; or the name is too long.
     """
@@ -159,12 +162,14 @@ def _sentence(error: OSError, path: Path) -> str | None:
         return f"cannot write {path}: the disk of {folder} is full; what was written so far has been removed"
     if error.errno in _READ_ONLY:
         return f"cannot write {path}: {folder} is read-only for this user; choose another folder"
+    if error.errno == errno.ENOENT and folder.is_dir():  # /proc
+        return f"cannot write {path}: no files can be made in {folder}; choose another folder"
     if error.errno == errno.ENOENT:
         return f"cannot write {path}: the folder {folder} does not exist; make it first"
     if error.errno == errno.ENOTDIR:
         return f"cannot write {path}: {folder} is not a folder"
     if error.errno == errno.ENAMETOOLONG:
-        return f"cannot write {path}: the name is too long for this disk"
+        return f"cannot write {path}: the name is too long for this disk; choose a shorter one"
     return None
 
 

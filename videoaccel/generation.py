@@ -219,7 +219,7 @@ def _frames(chunk: Tensor) -> Frames:
     try:
         return to_uint8(chunk)
     except ValueError as error:
-        raise FloatingPointError(f"{error}; a wider --dtype (bfloat16, float32) may help") from error
+        raise FloatingPointError(f"{error}; a wider `dtype` (bfloat16, float32) may help") from error
 
 
 def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
@@ -265,15 +265,15 @@ def _advice(order: WorkOrder, stage: str) -> str:
     s = order.settings
     clips = min(s.batch_size, len(order.outputs))
     lower = [
-        (clips > 1, f"batch-size (now {clips})"),
-        (True, f"size (now {s.size})"),
-        (True, f"frames (now {s.frames})"),
+        (clips > 1, f"`batch_size` (now {clips})"),
+        (True, f"`size` (now {s.size})"),
+        (True, f"`frames` (now {s.frames})"),
     ]
     switch = [
-        (s.dtype == "float32", "dtype bfloat16"),
-        (not s.vae_tiling and stage in ("decode", "write"), "vae-tiling"),
-        (str(s.device).startswith("cuda") and not s.offload, "offload"),
+        (s.dtype == "float32", "`dtype=bfloat16`"),
+        (not s.vae_tiling and stage in ("decode", "write"), "`vae_tiling`"),
+        (str(s.device).startswith("cuda") and not s.offload, "`offload`"),
     ]
     ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
-    ways += [f"use --{text}" for useful, text in switch if useful]
+    ways += [f"use {text}" for useful, text in switch if useful]
     return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"

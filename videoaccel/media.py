@@ -67,6 +67,7 @@ def read_image(path: str | Path) -> Frames:
 
     Raises:
         FileNotFoundError: There is no such file.
+        PermissionError: This user may not read it.
         ValueError: It is not a picture, or not a whole one.
     """
     path = _existing_file(path)
@@ -94,6 +95,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None) -> tuple[Fram
 
     Raises:
         FileNotFoundError: There is no such file or folder.
+        PermissionError: This user may not read it.
         ValueError: It holds no video, is damaged or cut short, the pictures differ in size, or max_frames is below 1.
     """
     if max_frames is not None and max_frames < 1:
@@ -180,6 +182,10 @@ def _existing_file(path: str | Path) -> Path:
         raise ValueError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
+    try:
+        path.open("rb").close()
+    except PermissionError:  # which Pillow and FFmpeg would pass on as one of their own
+        raise PermissionError(f"{path} may not be read by this user") from None
     return path
 
 

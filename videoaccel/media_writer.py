@@ -124,15 +124,16 @@ def check_writable(path: str | Path) -> None:
 
     Raises:
         ValueError: The ending is unknown, or this FFmpeg has no encoder for it.
-        OSError: The folder is missing or read-only, or something is in the way that must not be replaced.
+        OSError: The folder is missing or read-only, the name is too long, or something is in the way that must not be
+            replaced.
     """
     kind = _kind(path)
     path = Path(path)
+    check_creatable(path)
     if kind == "/":
         check_frame_folder(path)
     elif path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: a folder has that name; for frames in a folder, end it in '/'")
-    check_creatable(path)
     if kind == ".mp4":
         try:
             av.Codec("libx264", "w")

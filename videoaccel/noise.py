@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.video_vae import Noise
+from videoaccel.wording import counted
 
 MAX_SEED = 2**63 - 1
 
@@ -24,7 +25,9 @@ def sample_seeds(seed: int | Sequence[int], *, prompts: int, samples: int) -> li
     """
     seeds = [seed + k for _ in range(prompts) for k in range(samples)] if isinstance(seed, int) else list(seed)
     if len(seeds) != prompts * samples:
-        raise ValueError(f"{len(seeds)} seeds for {prompts} prompts with {samples} samples each")
+        raise ValueError(
+            f"{counted(len(seeds), 'seed')} for {counted(prompts, 'prompt')} with {counted(samples, 'sample')} each"
+        )
     for value in seeds:
         if not 0 <= value <= MAX_SEED:
             raise ValueError(f"a seed must be between 0 and {MAX_SEED}, got {value}")

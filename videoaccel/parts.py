@@ -6,6 +6,7 @@ Shape legend: B prompts, T frames, H, W pixels.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from videoaccel.config import Part
 from videoaccel.loading import Source, torch_dtype
-from videoaccel.models.checkpoint import read_config
+from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.prompts import cut_options
 from videoaccel.references import (
@@ -31,8 +32,10 @@ from videoaccel.references import (
 )
 from videoaccel.resolve import Sample, WorkOrder
 from videoaccel.sampler import RectifiedFlowScheduler
+from videoaccel.settings import GenerateSettings
 from videoaccel.text import PromptStates, encode, load_text_encoder
 from videoaccel.text_cache import TextCache, TextKey, encode_cached, encoder_identity
+from videoaccel.wording import counted
 
 RELEASED_LENGTH = 300
 """Tokens of a prompt that an STDiT3 reads whose configuration does not say."""
@@ -98,14 +101,17 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
 
 
 def read_given(order: WorkOrder) -> list[Tensor]:
-    """Given pictures and clips [3, T, H, W] in [-1, 1].
+    """Given pictures and clips [3, T, H, W] in [-1, 1]. Warns about a clip that is longer than what is edited of it.
 
     Raises:
-        ValueError: A file cannot be read.
+        ValueError: A file cannot be read, or has too many or too few frames.
     """
     s = order.settings
     read = partial(read_clip, height=order.height, width=order.width)
-    return [read(path) for path in (*s.images, *([s.video] if s.video else []), *s.references)]
+    given = [read(path) for path in (*s.images, *([s.video] if s.video else []), *s.references)]
+    if s.mask_strategy is None:
+        _check_lengths(given, order.settings)
+    return given
 
 
 def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, pipe: VideoPipeline) -> References:
@@ -131,6 +137,25 @@ def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, 
     return continue_clip(given[0], latents=latents)
 
 
+def _check_lengths(given: Sequence[Tensor], s: GenerateSettings) -> None:
+    assert s.frames is not None
+    for path, picture in zip(s.images, given, strict=False):
+        if (frames := picture.shape[1]) > 1:
+            raise ValueError(f"`images` takes pictures, but {path} is a clip of {frames} frames; `video` takes one")
+    if s.edit is None:
+        return
+    if (frames := given[0].shape[1]) < s.frames:
+        raise ValueError(
+            f"{s.video} has {counted(frames, 'frame')}, which is too short for an `edit` of {s.frames}; "
+            f"`frames={frames}` edits all of it"
+        )
+    if frames > s.frames:
+        warnings.warn(
+            f"only the first {s.frames} of the {frames} frames of {s.video} are edited; `frames={frames}` edits all",
+            stacklevel=3,
+        )
+
+
 def _text_length(source: Source) -> int:
     """Tokens that the transformer reads."""
     part = source.spec.transformer or Part(source=str(source.folder), subfolder="transformer")
@@ -146,6 +171,6 @@ def _from_hub(part: Part, name: str) -> Path:
         return Path(hf_hub_download(part.source, name, subfolder=part.subfolder))
     except (OSError, ValueError) as error:  # no network, no such repository, no leave to read it
         raise OSError(
-            f"{part.source} is no folder here and could not be had from the Hugging Face hub "
-            f"({type(error).__name__}); without a network give folders: --model, --vae and --text-encoder"
+            f"{part.source} is no folder here and could not be had from the Hugging Face hub: {hub_reason(error)}; "
+            f"without a network give folders as `model`, `vae` and `text_encoder`"
         ) from error

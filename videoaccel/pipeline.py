@@ -32,6 +32,7 @@ from videoaccel.request import Request, prompt_texts, sample_noise
 from videoaccel.sampler import RectifiedFlowScheduler
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
+from videoaccel.wording import counted
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -284,7 +285,7 @@ def _references(
         options = [cut_options(prompt) for prompt in prompts] or [cut_options("")] * count
         return [read_references(o.reference_path, o.mask_strategy, height=height, width=width) for o in options]
     if len(given) != count:
-        raise ValueError(f"{len(given)} references for {count} prompts; give one, or one for each")
+        raise ValueError(f"{len(given)} references for {counted(count, 'prompt')}; give one, or one for each")
     return list(given)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from videoaccel.conditioning import Group, format_mask_strategy
 from videoaccel.media import fit, is_image, read_image, read_video
 from videoaccel.models.video_vae import Noise, VideoAutoencoder
+from videoaccel.wording import counted
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def continue_clip(clip: Tensor, *, latents: int) -> References:
     """
     tail = frames_of(latents)
     if clip.shape[1] < tail:
-        raise ValueError(f"the video has {clip.shape[1]} frames; continuing it takes at least {tail}")
+        raise ValueError(f"the video has {counted(clip.shape[1], 'frame')}; continuing it takes at least {tail}")
     return References((clip[:, -tail:],), format_mask_strategy([Group(0, 0, 0, 0, latents)]))
 
 
@@ -100,7 +101,7 @@ def lead_to_clip(clip: Tensor, *, latents: int, align: int | None, chunk: int) -
         clip, head = clip[:, :needed], clip[:, :needed]
         group = Group(0, 0, 0, -latents, latents)
     if head.shape[1] < needed:
-        raise ValueError(f"the video has {head.shape[1]} frames; leading up to it takes at least {needed}")
+        raise ValueError(f"the video has {counted(head.shape[1], 'frame')}; leading up to it takes at least {needed}")
     return References((clip,), format_mask_strategy([group]))
 
 

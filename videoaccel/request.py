@@ -19,6 +19,7 @@ from videoaccel.policy import Policy
 from videoaccel.prompts import empty_segments, prepare
 from videoaccel.references import References, frames_of
 from videoaccel.text import PromptStates
+from videoaccel.wording import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Request:
         overlap = frames_of(self.condition_latents)
         if len(self.states) > 1 and overlap >= self.num_frames:
             raise ValueError(
-                f"num_frames must be above the {overlap} frames that a loop takes over (condition_latents "
+                f"num_frames must be above the {counted(overlap, 'frame')} that a loop takes over (condition_latents "
                 f"{self.condition_latents}), got {self.num_frames}"
             )
         if not 0 <= self.condition_edit <= 1:
@@ -121,7 +122,10 @@ def sample_noise(
         draws = torch.randint(2**31, (prompts * samples - 1,), generator=generators[0], device=device)
         generators += [torch.Generator().manual_seed(int(draw)) for draw in draws]
     if len(generators) != prompts * samples:
-        raise ValueError(f"{len(generators)} generators for {prompts * samples} samples; give one, or one for each")
+        raise ValueError(
+            f"{counted(len(generators), 'generator')} for {counted(prompts * samples, 'sample')}; "
+            f"give one, or one for each"
+        )
     return SampleNoise(generators), generators[0].initial_seed()
 
 

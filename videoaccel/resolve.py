@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from videoaccel.attention import attention_kernel
-from videoaccel.conditioning import parse_mask_strategy
 from videoaccel.config import Defaults, config_names
+from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
-from videoaccel.prompts import clean_text, cut_options, plain_text
+from videoaccel.prompts import clean_text, plain_text
 from videoaccel.request import prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
@@ -87,9 +86,7 @@ class WorkOrder:
     @property
     def inputs(self) -> list[Path]:
         """Every file that is read for conditioning."""
-        s = self.settings
-        own = [path for batch in self.batches for sample in batch for path in _own_references(sample.prompt)]
-        return [Path(path) for path in dict.fromkeys([*s.images, *s.references, *([s.video] if s.video else []), *own])]
+        return given_files(self.settings)
 
 
 def resolve(settings: GenerateSettings) -> WorkOrder:
@@ -114,8 +111,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
     )
     attention_kernel(settings.attention)
-    parse_mask_strategy(settings.mask_strategy)
-    _check_inputs(order)
+    check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
 
@@ -136,11 +132,11 @@ def pick_device(name: str | None) -> torch.device:
         raise ValueError(f"unknown device {name!r}; there are cpu, cuda, cuda:N and mps")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(
-            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA devices here; "
-            f"use --device cpu, or see videoaccel doctor"
+            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA "
+            f"device{'' if count == 1 else 's'} here; use `device=cpu`, or see videoaccel doctor"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use --device cpu")
+        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use `device=cpu`")
     return device
 
 
@@ -164,7 +160,7 @@ def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
     frames = s.frames or d.num_frames
     device = pick_device(s.device)
     if s.offload and device.type != "cuda":
-        raise ValueError(f"offload keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
+        raise ValueError(f"`offload` keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
     return s.model_copy(
         update={
             "size": f"{height}x{width}",
@@ -212,8 +208,8 @@ def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:
         return d.height, d.width
     if (d.height, d.width) != resolve_size():
         raise ValueError(
-            f"aspect {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
-            f"give a resolution too, or a size"
+            f"`aspect` {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
+            f"give a `resolution` too, or a `size`"
         )
     return resolve_size(aspect=s.aspect)
 
@@ -252,29 +248,11 @@ def _negative(s: GenerateSettings) -> str | None:
     if s.negative_prompt is None:
         return None
     if s.guidance == 1:
-        raise ValueError("a negative_prompt does nothing at guidance 1; raise the guidance or leave it out")
+        raise ValueError("`negative_prompt` does nothing at `guidance` 1; raise the guidance or leave it out")
     text = (clean_text if s.clean_prompt else plain_text)(s.negative_prompt)
     if not text:
         raise ValueError(f"the negative prompt is empty: {s.negative_prompt!r}; leave it out for the null text")
     return text
-
-
-def _own_references(prompt: str) -> Iterator[str]:
-    return (path for path in cut_options(prompt).reference_path.split(";") if path)
-
-
-def _check_inputs(order: WorkOrder) -> None:
-    s = order.settings
-    for sample in (sample for batch in order.batches for sample in batch):
-        options = cut_options(sample.prompt)
-        parse_mask_strategy(options.mask_strategy)
-        if any(options[1:]) and (s.images or s.video or s.references):
-            raise ValueError(
-                f"the prompt {sample.prompt!r} brings references of its own; give these or files, not both"
-            )
-    for path in order.inputs:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
 
 
 def _check_outputs(order: WorkOrder) -> None:

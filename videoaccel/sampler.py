@@ -246,7 +246,7 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
         known = cls._get_init_keys(cls) - {"self"}
         given = [*(config if isinstance(config, dict) else ()), *(() if return_unused_kwargs else kwargs)]
         if unknown := [name for name in given if name not in known and not name.startswith("_")]:
-            raise ValueError(f"unknown {cls.__name__} fields {unknown}; there are {sorted(known)}")
+            raise ValueError(f"the scheduler has no field {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     def set_timesteps(

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from videoaccel.config import Config
+from videoaccel.reading import parse_yaml
 from videoaccel.sizes import resolve_frames, resolve_size
+from videoaccel.wording import counted
 
 NONE = "none"
 """Turns a score suffix off that the model would put behind prompts."""
@@ -30,7 +31,10 @@ def _listed(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    numbers = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    if isinstance(numbers, list | tuple) and any(isinstance(number, bool) for number in numbers):
+        raise ValueError(f"numbers are wanted, not true or false; got {numbers}")
+    return numbers
 
 
 def _frames(value: Any) -> Any:
@@ -93,8 +97,9 @@ class GenerateSettings(Config):
         None, _SIZE, "Aspect of a named size; 9:16 is landscape.", metavar="H:W"
     )
     frames: Annotated[int | None, BeforeValidator(_frames)] = _option(
-        None, _SIZE, "Frames of a clip (of each loop): a number, or 2s, 4s, 8s, 16s, 32s; 1 makes an image."
-    )
+        None, _SIZE, "Frames of a clip (of each loop); 1 makes an image. The release's names 2s, 4s, 8s, 16s, 32s (or "
+        "1x to 16x) mean 51, 102, 204, 408, 816 frames, whatever the fps.",
+    )  # fmt: skip
     fps: float | None = _option(None, _SIZE, "Frames per second.", gt=0, le=1000, allow_inf_nan=False)
     loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1)
     condition_latents: int | None = _option(
@@ -157,22 +162,30 @@ class GenerateSettings(Config):
         clip = self.extend is not None or self.edit is not None
         count = len(self.prompt) * self.samples
         return [
-            (bool(self.size and (self.resolution or self.aspect)), "give a size, or a resolution and aspect, not both"),
-            (len(known) > 1, f"give only one of images, video and references, got {' and '.join(known)}"),
+            (bool(self.size and (self.resolution or self.aspect)),
+             "give `size`, or `resolution` and `aspect`, not both"),
+            (len(known) > 1, "give only one of `images`, `video` and `references`, "
+             f"got {' and '.join(f'`{name}`' for name in known)}"),
             (len(self.images) > MAX_IMAGES and self.mask_strategy is None,
-             f"give one image to start with, or two to start and end with, got {len(self.images)}; "
-             f"for more use references with a mask_strategy"),
-            (clip and self.video is None, "extend and edit need a video"),
-            (self.extend is not None and self.edit is not None, "give extend or edit, not both"),
-            (self.mask_strategy is not None and clip, "give a mask_strategy, or extend or edit, not both"),
-            (self.mask_strategy is not None and not known, "a mask_strategy needs references, images or a video"),
-            (bool(self.references) and self.mask_strategy is None, "references need a mask_strategy"),
+             f"`images` takes one picture to start with, or two to start and end with, got {len(self.images)}; "
+             f"for more use `references` with a `mask_strategy`"),
+            (clip and self.video is None, "`extend` and `edit` need a clip, such as `video=clip.mp4`"),
+            (self.extend is not None and self.edit is not None, "give `extend` or `edit`, not both"),
+            (self.mask_strategy is not None and clip, "give `mask_strategy`, or `extend` or `edit`, not both"),
+            (self.mask_strategy is not None and not self.mask_strategy.strip(),
+             "`mask_strategy` is empty; leave it out, or say which frames go where, such as `mask_strategy=0`"),
+            (self.mask_strategy is not None and not known,
+             "`mask_strategy` needs frames to place, such as `references=a.png`; `images` or a `video` do, too"),
+            (bool(self.references) and self.mask_strategy is None,
+             "give a `mask_strategy` with `references`, to say where they go; `mask_strategy=0` starts with the first"),
             (bool(self.seeds) and len(self.seeds) != count,
-             f"{len(self.seeds)} seeds for {count} clips; give one for each, or a single seed"),
-            (self.keep is not None and self.keep >= count, f"keep must be below the {count} clips, got {self.keep}"),
-            (self.loops == 1 and self.condition_edit > 0, "condition_edit is for loops above 1"),
+             f"{counted(len(self.seeds), 'seed')} for {counted(count, 'clip')}; give one for each, or a single `seed`"),
+            (self.keep is not None and self.keep >= count,
+             f"`keep` must be below the number of clips, {count}, got {self.keep}"),
+            (self.loops == 1 and self.condition_edit > 0, "`condition_edit` is for `loops` above 1"),
             (self.loops == 1 and self.condition_latents is not None and (self.video is None or self.edit is not None
-             or self.mask_strategy is not None), "condition_latents is for loops above 1 or for extending a video"),
+             or self.mask_strategy is not None),
+             "`condition_latents` is for `loops` above 1 or for extending a `video`"),
         ]  # fmt: skip
 
 
@@ -232,11 +245,11 @@ def unknown(name: str, known: Sequence[str]) -> str:
     """What to say about a name that is none of the known ones.
 
     >>> unknown("step", ["steps", "seed"])
-    "unknown option 'step'; did you mean steps?"
+    "unknown option 'step'; did you mean steps? videoaccel generate --help lists all"
     """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    rest = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown option {name!r}; {rest}"
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown option {name!r}; {guess}videoaccel generate --help lists all"
 
 
 def assignments(items: Sequence[str]) -> dict[str, Any]:
@@ -254,9 +267,9 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
         if not (equals and path.strip()):
             raise ValueError(f"--set takes name=value, got {item!r}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {path}: {text!r} is not valid YAML; put quotes around it") from None
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"--set {path}: {text!r} is not valid YAML ({error}); put quotes around a text") from None
         *parents, last = path.strip().split(".")
         inside = values
         for parent in parents:

@@ -17,7 +17,7 @@ import torch
 from videoaccel import __version__
 from videoaccel.config import Part
 from videoaccel.loading import Source
-from videoaccel.models.checkpoint import read_config
+from videoaccel.reading import read_text
 from videoaccel.resolve import Sample, WorkOrder
 from videoaccel.settings import GenerateSettings
 
@@ -26,6 +26,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "av", "numpy")
 
 _MODEL_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model")
 _BLOCK = 1 << 20  # bytes
+_TAKES = "--from takes the .json that was written beside a clip"
 _NEEDED = ("settings", "model", "inputs", "versions", "machine", "output")
 
 
@@ -48,14 +49,20 @@ class Sidecar:
         """Read a sidecar.
 
         Raises:
-            FileNotFoundError: It is not there.
+            OSError: It is not there, or cannot be read.
             ValueError: It is none.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; --from takes the .json that was written beside a clip")
-        record = read_config(path)
-        if record.get("format") != FORMAT or not all(isinstance(record.get(key), dict) for key in _NEEDED):
+        try:
+            record = json.loads(read_text(path))
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise type(error)(f"{error}; {_TAKES}") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}; {_TAKES}") from None
+        except ValueError as error:
+            raise ValueError(f"{error}; {_TAKES}") from None
+        whole = isinstance(record, dict) and all(isinstance(record.get(key), dict) for key in _NEEDED)
+        if not (whole and record.get("format") == FORMAT):
             raise ValueError(f"{path} is not the sidecar of a clip (format {FORMAT}, with {', '.join(_NEEDED)})")
         return cls(path, record["settings"], record)
 
@@ -73,7 +80,7 @@ class Sidecar:
             if changed := [name for name in sorted({*there, *here}) if not _same(there, here, name)]:
                 more = f", and {len(changed) - 1} more" if changed[1:] else ""
                 raise ValueError(
-                    f"{self.path} was made with another {what}: {changed[0]} has changed or is missing{more}; "
+                    f"{self.path} was made with other {what}s: {changed[0]} {_change(there, here, changed[0])}{more}; "
                     f"the same clip cannot come of it"
                 )
         now = versions() | {"platform": platform.platform()}
@@ -88,6 +95,12 @@ def _same(there: Mapping[str, str | None], here: Mapping[str, str | None], name:
     folder = name.split("/")[0]
     absent = any(folder in files and files[folder] is None for files in (there, here))
     return absent or (name in there and name in here and there[name] == here[name])
+
+
+def _change(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> str:
+    if name not in here:
+        return "is missing here"
+    return "has changed" if name in there else "was not there"
 
 
 def recipe(settings: GenerateSettings, batch: Sequence[Sample], row: int) -> dict[str, Any]:

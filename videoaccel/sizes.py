@@ -62,7 +62,7 @@ DURATIONS: Mapping[str, int] = MappingProxyType(
     {f"{2**k}x": _FRAMES_PER_UNIT * 2**k for k in range(5)}
     | {f"{2**k}s": _FRAMES_PER_UNIT * 2**k // 2 for k in range(1, 6)}
 )
-"""Duration name -> pixel frames; seconds are at 24 frames per second."""
+"""Duration name -> pixel frames; seconds are at 24 frames per second, whatever a clip's own rate."""
 
 
 def image_sizes(resolution: str) -> dict[str, tuple[int, int]]:
@@ -137,8 +137,17 @@ def resolve_frames(frames: int | str) -> int:
         return DURATIONS[str(frames)]
     whole = re.fullmatch("[0-9]+", str(frames).strip())
     if not whole or int(whole[0]) < 1:
-        raise ValueError(f"frames must be a positive whole number or one of {', '.join(DURATIONS)}; got {frames!r}")
+        raise ValueError(
+            f"frames must be a positive whole number, or a name that means so many frames whatever the fps: "
+            f"{_duration_names()}; got {frames!r}"
+        )
     return int(whole[0])
+
+
+def _duration_names() -> str:
+    """All names with what they mean: ``1x or 2s (51), 2x or 4s (102), ...``."""
+    names = {frames: [name for name in DURATIONS if DURATIONS[name] == frames] for frames in DURATIONS.values()}
+    return ", ".join(f"{' or '.join(same)} ({frames})" for frames, same in names.items())
 
 
 def _numbers(size: str) -> tuple[int, int]:

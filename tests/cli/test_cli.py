@@ -48,6 +48,12 @@ def test_module_runs_and_says_its_version() -> None:
     assert 'version = "0.1.0"' in (ROOT / "pyproject.toml").read_text()
 
 
+@pytest.mark.parametrize("group", [[], ["cache"]])
+def test_a_group_alone_shows_its_help(cli: Cli, group: list[str]) -> None:
+    done = cli(*group)
+    assert done.code == 0 and "Usage: videoaccel" in done.out and done.err == ""
+
+
 def test_options_of_generate(cli: Cli) -> None:
     shown = cli("generate", "--help").out
     options = """
@@ -56,6 +62,7 @@ def test_options_of_generate(cli: Cli) -> None:
         extend edit reference attention aes flow camera-motion threads output
     """
     assert [option for option in options.split() if f"--{option}" not in shown] == []
+    assert "Usage: videoaccel generate [OPTIONS] [PROMPT]..." in shown
 
 
 # -- generating
@@ -129,7 +136,7 @@ def test_given_images_and_clips(generate: Cli) -> None:
     asked = {
         "i": ["--image", "a.png", "--image", "a.png"],
         "f": ["--video", "i.mp4", "--extend", "backward"],
-        "e": ["--video", "i.mp4", "--edit", 0.5],
+        "e": ["--video", "i.mp4", "--edit", 0.5, "--steps", 9],
         "m": ["--reference", "a.png", "--mask-strategy", "0,0,0,-1,1", "--loops", 2],
     }
     for name, options in asked.items():
@@ -154,14 +161,31 @@ def test_dry_run_touches_nothing(generate: Cli, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(files, "open", lambda *_: pytest.fail("written"), raising=False)
     done = generate(PROMPT, "--samples", 2, "--contact-sheet", "--dry-run")
     assert done.code == 0 and here() == []
-    settings, rest = done.out.split("\nwould load: ")
-    assert yaml.safe_load(settings)["frames"] == 17 and yaml.safe_load(settings)["device"] in ("cpu", "cuda")
-    assert rest.splitlines() == [
-        str(pipeline_folder),
-        "would write:",
-        f"  out-0.mp4 out-0.json out-0-sheet.png  (seed 0: {PROMPT})",
-        f"  out-1.mp4 out-1.json out-1-sheet.png  (seed 1: {PROMPT})",
+    settings = yaml.safe_load(done.out)
+    assert settings["frames"] == 17 and settings["device"] in ("cpu", "cuda")
+    assert done.out.splitlines()[-4:] == [
+        f"# would load: {pipeline_folder}",
+        "# would write:",
+        f"#   out-0.mp4 out-0.json out-0-sheet.png  (seed 0: '{PROMPT}')",
+        f"#   out-1.mp4 out-1.json out-1-sheet.png  (seed 1: '{PROMPT}')",
     ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--samples", 2, "--negative-prompt", "blue: yes", "--aes", "none"],
+        ["--image", "a.png", "--loops", 2, "--condition-edit", 0.9, "--seeds", "7"],
+        ["--reference", "a.png", "--mask-strategy", "0;0,0,0,-1,1,0.9", "--set", "scheduler.base_size=40"],
+    ],
+)
+def test_a_dry_run_is_a_configuration(generate: Cli, cli: Cli, options: list[object]) -> None:
+    Image.new("RGB", (9, 9)).save("a.png")
+    done = generate("two\nlines", *options, "--dry-run")
+    assert done.code == 0
+    Path("plan.yaml").write_text(done.out)
+    again = cli("generate", "--config", "plan.yaml", "--dry-run")
+    assert again.code == 0 and again.out == done.out
 
 
 def test_from_makes_the_same_bytes(generate: Cli, cli: Cli) -> None:
@@ -171,14 +195,21 @@ def test_from_makes_the_same_bytes(generate: Cli, cli: Cli) -> None:
     assert done.code == 0 and "the same bytes as the clip of deep/out.json" in done.out
     original = Path("deep/out.mp4").read_bytes()
     assert Path("deep/out-again.mp4").read_bytes() == original
-    done = cli("generate", "--from", "deep/out.json", "--seed", 4, "-o", "other.mp4")
-    assert done.code == 0 and "same bytes" not in done.out and Path("other.mp4").read_bytes() != original
+    changed = ("generate", "--from", "deep/out.json", "--seed", 4, "--steps", 2, "-o", "other.mp4")
+    told = "this will be another clip than that of deep/out.json: other --steps, --seed"
+    assert f"# {told}" in cli(*changed, "--dry-run").out.splitlines()
+    done = cli(*changed)
+    assert done.code == 0 and done.err.splitlines()[0] == told
+    assert "same bytes" not in done.out and Path("other.mp4").read_bytes() != original
+    assert cli(*changed, "--quiet") == (0, "", "")
+    done = cli("generate", "--from", "deep/out.json", "-o", "other.gif")
+    assert done.code == 0 and "in another format, so its bytes are not compared with the clip of" in done.out
     record = sidecar("deep/out.json")
     record["model"]["files"]["vae/config.json"] = "0"
     record["versions"]["torch"] = "2.0"
     Path("changed.json").write_text(json.dumps(record))
     done = cli("generate", "--from", "changed.json")
-    assert done.code == 2 and "changed.json was made with another model file: vae/config.json has changed" in done.err
+    assert done.code == 2 and "changed.json was made with other model files: vae/config.json has changed;" in done.err
     record["model"] = sidecar("deep/out.json")["model"]
     Path("changed.json").write_text(json.dumps(record))
     done = cli("generate", "--from", "changed.json", "--quiet")
@@ -221,7 +252,8 @@ def test_cache(generate: Cli, cli: Cli) -> None:
     assert PROMPT in cli("cache", "list").out
     entries = json.loads(cli("cache", "list", "--json").out)["entries"]
     assert [entry["prompt"] for entry in entries] == [PROMPT]
-    assert cli("cache", "clear").out.startswith("1 prompts removed")
+    assert "1 prompt, " in cli("cache", "list").out and "text cache: 1 prompt, " in cli("doctor").out
+    assert cli("cache", "clear").out.startswith("1 prompt removed")
     assert "0 prompts" in cli("cache", "list").out
 
 

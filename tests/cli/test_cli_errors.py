@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, here, python
 from tests.videoaccel.disks import small_disk
-from videoaccel import files, maker
+from videoaccel import denoising, files
 from videoaccel.__main__ import main
 
 
@@ -29,6 +32,10 @@ from videoaccel.__main__ import main
         (["x", "--config", "bad.yaml"], 2, "bad.yaml: stepz: unknown option 'stepz'; did you mean steps?"),
         (["x", "--config", "broken.yaml"], 2, "broken.yaml is not valid YAML"),
         (["x", "--config", "none.yaml"], 2, "none.yaml does not exist"),
+        (["x", "--config", "twice.yaml"], 2, "twice.yaml is not valid YAML: steps is given twice (line 2)"),
+        (["x", "--config", "."], 2, "configuration file . is a folder, not a file"),
+        (["x", "--config", "noise.png"], 2, "configuration file noise.png is not a text file in UTF-8"),
+        (["x", "--set", "steps=true"], 2, "--set steps: true is for switches only"),
         (["x", "--size", "0x0"], 2, "--size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426"),
         (["x", "--size", "wide"], 2, "got 'wide'"),
         (["x", "--size", "1x1"], 2, "height must be at least 2 pixels, got 1"),
@@ -39,22 +46,40 @@ from videoaccel.__main__ import main
         (["page 12"], 2, "the prompt is empty once cleaned: 'page 12'"),
         (["--prompts", "none.txt"], 2, "--prompts none.txt does not exist"),
         (["--prompts", "noise.png"], 2, "--prompts noise.png is not a text file"),
+        (["--prompts", "."], 2, "--prompts . is a folder, not a file"),
         (["-"], 2, "stdin holds no prompt"),
         (["x", "--image", "none.png"], 2, "none.png does not exist"),
         (["x", "--image", "noise.png"], 2, "noise.png is not a readable picture"),
         (["x", "--video", "noise.mp4"], 2, "noise.mp4 is not a readable video"),
-        (["x", "--image", "noise.png", "--video", "noise.mp4"], 2, "give only one of images, video and references"),
+        (["x", "--image", "noise.png", "--video", "noise.mp4"], 2, "give only one of --image, --video and --reference"),
+        (["x", "--extend", "forward"], 2, "--extend and --edit need a clip, such as --video clip.mp4"),
+        (
+            ["x", "--reference", "noise.png"],
+            2,
+            "give a --mask-strategy with --reference, to say where they go; --mask-strategy 0",
+        ),
+        (["x", "--mask-strategy", "0"], 2, "--mask-strategy needs frames to place, such as --reference a.png; --image"),
+        (["x", "--mask-strategy", ""], 2, "--mask-strategy is empty; leave it out"),
+        (["x", "--set", "zzz=3"], 2, "--set zzz: unknown option 'zzz'; videoaccel generate --help lists all"),
+        (["x", "--set", "scheduler.base_sise=3"], 2, "the scheduler has no field base_sise; there are base_size"),
+        (["x", "--guidance", "1", "--negative-prompt", "y"], 2, "--negative-prompt does nothing at --guidance 1;"),
         (["x", "-o", "out.avi"], 2, "cannot write 'out.avi': its name must end in .mp4, .gif, .png"),
         (["x", "-o", "nowhere/out.mp4"], 2, "cannot write nowhere/out.mp4: the folder"),
+        (["x", "-o", f"{'x' * 256}.mp4"], 2, "x.mp4: the name is too long for this disk; choose a shorter one"),
+        (["x", "-o", f"{'x' * 246}.mp4", "--contact-sheet"], 2, "x-sheet.png: the name is too long for this disk"),
+        (["x", "--image", "x" * 256], 2, "x: file name too long"),
         (["x", "--device", "gpu"], 2, "unknown device 'gpu'; there are cpu, cuda, cuda:N and mps"),
         (["x", "--attention", "magic"], 2, "unknown attention backend 'magic'; there are native, xformers"),
         (["--from", "none.json"], 2, "none.json does not exist; --from takes the .json that was written beside a clip"),
         (["--from", "bad.yaml"], 2, "bad.yaml is not valid JSON"),
+        (["--from", "noise.mp4"], 2, "noise.mp4 is not a text file in UTF-8; --from takes the .json that was written"),
+        (["--from", "."], 2, ". is a folder, not a file; --from takes the .json"),
     ],
 )
 def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: int, message: str) -> None:
     Path("bad.yaml").write_text("stepz: 3\n")
     Path("broken.yaml").write_text("steps: [1,\n")
+    Path("twice.yaml").write_text("steps: 1\nsteps: 2\n")
     for name in ("noise.png", "noise.mp4"):
         Path(name).write_bytes(bytes(range(256)))
     before = here()
@@ -63,6 +88,14 @@ def test_bad_input_is_one_sentence(generate: Cli, arguments: list[str], code: in
     last = done.err.splitlines()[-1]
     assert last.startswith("videoaccel: ") and message in last, "one sentence, on one line"
     assert "Traceback" not in done.err and done.out == "" and here() == before
+
+
+def test_what_has_no_effect_is_told_even_by_a_dry_run(generate: Cli) -> None:
+    Image.new("RGB", (9, 9)).save("a.png")
+    done = generate("x", "--reference", "a.png", "--mask-strategy", "0,4", "--dry-run")
+    assert done.code == 2 and "(0,4) of the mask strategy: there is no reference 4; loop 0 has 1" in done.err
+    done = generate("|0|x|1|y")
+    assert done.code == 2 and done.err.endswith("raise --loops (now 1), or give an earlier one\n") and done.out == ""
 
 
 def test_unknown_command(cli: Cli) -> None:
@@ -82,6 +115,17 @@ def test_traceback_only_with_debug(generate: Cli) -> None:
 def test_cuda_asked_for_and_absent(generate: Cli) -> None:
     done = generate("x", "--device", "cuda")
     assert done.code == 2 and "device 'cuda' was asked for, but torch" in done.err and "--device cpu" in done.err
+
+
+def test_a_released_model_without_a_network(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("...")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
+    done = cli("generate", "x", "--model", "opensora-v1.2")
+    assert done.code == 1 and "hpcai-tech/OpenSora-STDiT-v3 is no folder here and could not be had" in done.err
+    assert done.err.endswith("without a network give folders as --model, --vae and --text-encoder\n")
+    assert "LocalEntryNotFoundError" not in done.err
 
 
 def test_read_only_folder(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +152,9 @@ def test_out_of_memory(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.31 GiB.")
 
-    monkeypatch.setattr(maker, "denoise", full)
+    monkeypatch.setattr(denoising, "denoise", full)
     done = generate("x")
-    expected = "videoaccel: out of memory on cpu during denoise: lower size (now 32x32) or frames (now 17)"
+    expected = "videoaccel: out of memory on cpu during denoise: lower --size (now 32x32) or --frames (now 17)"
     assert done.code == 1 and expected in done.err and here() == []
 
 
@@ -119,7 +163,7 @@ def test_interrupted_in_mid_loop(generate: Cli, monkeypatch: pytest.MonkeyPatch)
         callback(0, torch.zeros(1), torch.zeros(1))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maker, "denoise", interrupted)
+    monkeypatch.setattr(denoising, "denoise", interrupted)
     done = generate("x")
     assert done.code == 130 and here() == []
     assert done.err.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
@@ -145,7 +189,7 @@ def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> No
 def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["videoaccel", "generate", "x", "--model", str(pipeline_folder)])
-    monkeypatch.setattr(maker, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(denoising, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stop:
@@ -159,6 +203,6 @@ def test_an_unforeseen_failure_is_1(generate: Cli, monkeypatch: pytest.MonkeyPat
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a\nbug")
 
-    monkeypatch.setattr(maker, "denoise", broken)
+    monkeypatch.setattr(denoising, "denoise", broken)
     done = generate("x")
     assert done.code == 1 and done.err.splitlines()[-1] == "videoaccel: RuntimeError: a bug (--debug shows where)"

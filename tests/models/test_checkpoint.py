@@ -3,8 +3,15 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors.torch import load_file, save_file
 
 from tests.models.networks import stdit_inputs, tiny_stdit
@@ -25,6 +32,28 @@ def test_round_trip_is_exact(folder: Path) -> None:
     inputs = stdit_inputs()
     assert torch.equal(STDiT3.from_pretrained(folder)(**inputs), tiny_stdit(depth=1)(**inputs))
     assert STDiT3.from_pretrained(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "kind, offline, reason",
+    [
+        (LocalEntryNotFoundError, False, "there is no connection, and it was not downloaded before"),
+        (LocalEntryNotFoundError, True, "HF_HUB_OFFLINE forbids it, and it was not downloaded before"),
+        (RepositoryNotFoundError, False, "there is no such repository, or it is private"),
+        (GatedRepoError, False, "its owners want to be asked first"),
+        (HFValidationError, True, "that is no name of a repository either"),
+    ],
+)
+def test_what_the_hub_does_not_give(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], offline: bool, reason: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise kind.__new__(kind)  # some want a response of the server
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(FileNotFoundError, match=rf"^a/b is no folder here and could not be had .* hub: {reason}"):
+        STDiT3.from_pretrained("a/b")
 
 
 def test_released_layout_loads(folder: Path) -> None:

@@ -195,7 +195,7 @@ def test_any_group_that_fits_writes_what_it_says(group: Group, known: int, frame
         ("0,0,0,0,0", "length must be at least 1; got 0"),
         ("0,0,0,0,1,1.5", "edit must be between 0 and 1; got 1.5"),
         ("0,0,0,0,1,nan", "edit must be between 0 and 1; got nan"),
-        ("0,2", r"group 0 \(0,2,.*of row 0: there is no reference 2; loop 0 has 2"),
+        ("0,2", r"group 0 \(0,2\) of the mask strategy: there is no reference 2; loop 0 has 2"),
         ("3,5", "there is no reference 5; loop 3 has 5"),
         ("0,0,1", r"reference_start must lie in -1..0, .*got 1"),
         ("0;0,0,0,10", r"group 1 .*target_start must lie in -10..9, .*got 10"),

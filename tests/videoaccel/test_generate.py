@@ -86,8 +86,8 @@ def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None
     make("same.gif", references=[picture], mask_strategy="0")
     make("forward.gif", video=clip)
     make("backward.gif", video=clip, extend="backward", condition_latents=2)
-    make("keep.gif", video=clip, edit=0)
-    make("edit.gif", video=clip, edit=0.9)
+    make("keep.gif", video=clip, edit=0, frames=20)
+    make("edit.gif", video=clip, edit=0.9, frames=20)
     own = json.dumps({"reference_path": picture, "mask_strategy": "0"})
     make("own.gif", prompt=f"a red circle{own}")
     clips = {
@@ -97,7 +97,7 @@ def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None
     assert (make.folder / "own.gif").read_bytes() == (make.folder / "first.gif").read_bytes()
     for name, made in clips.items():
         others = [other for key, other in clips.items() if key != name]
-        assert all(np.abs(made - other).mean() > 0.01 for other in others), name
+        assert all(np.abs(made[:17] - other[:17]).mean() > 0.01 for other in others), name
     assert make.record("forward.json")["settings"]["extend"] == "forward"
     assert make.record("forward.json")["inputs"] == {clip: file_hash(Path(clip))}
     assert "references" in make.record("forward.json")["seconds"]
@@ -105,7 +105,7 @@ def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None
 
 def test_given_files_that_do_not_fit(make: Workshop, clip: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(ValueError, match="the video has 20 frames; continuing it takes at least 34"):
-        make(video=clip, condition_latents=10)
+        make(video=clip, condition_latents=10, frames=40)
     with pytest.raises(ValueError, match="there is no reference 3; loop 0 has 1"):
         make(video=clip, mask_strategy="0,3")
     broken = tmp_path_factory.mktemp("given") / "broken.mp4"
@@ -123,8 +123,6 @@ def test_loops(make: Workshop) -> None:
     np.testing.assert_array_equal(frames[:20], spread(make, "once.gif"))
     record = make.record("loops.json")
     assert record["texts"] == ["a red circle", "a blue circle", "a blue circle"]
-    with pytest.raises(ValueError, match="num_frames must be above the 17 frames that a loop takes over"):
-        make(loops=2, frames=17, condition_latents=5)
 
 
 def test_frames_go_to_the_file_chunk_by_chunk(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +175,9 @@ def test_options_reach_the_networks(make: Workshop, monkeypatch: pytest.MonkeyPa
     plain, half, shifted = (spread(make, f"{name}.gif") for name in ("plain", "half", "shifted"))
     assert 0 < np.abs(half - plain).mean() < 20
     assert np.abs(shifted - plain).mean() > 0.01
-    with pytest.raises(ValueError, match="unknown RectifiedFlowScheduler fields"):
+    with pytest.raises(
+        ValueError, match="the scheduler has no field base_sise; there are base_size, num_train_timesteps"
+    ):
         make(scheduler={"base_sise": 1})
     monkeypatch.setattr(parts, "TILE", 16)
     make("tiles.gif", vae_tiling=True)
@@ -205,8 +205,8 @@ def test_out_of_memory_says_what_to_lower(make: Workshop, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(VideoAutoencoder, "decode_spatial_latent", full)
     message = (
-        r"out of memory on cpu during decode: lower batch-size \(now 2\) or size \(now 32x32\) or frames \(now 17\), "
-        r"or use --dtype bfloat16, or use --vae-tiling"
+        r"out of memory on cpu during decode: lower `batch_size` \(now 2\) or `size` \(now 32x32\) or `frames` "
+        r"\(now 17\), or use `dtype=bfloat16`, or use `vae_tiling`"
     )
     with pytest.raises(OutOfMemoryError, match=message):
         make(samples=2, batch_size=2)
@@ -218,7 +218,7 @@ def test_other_failures_are_not_mistaken_for_memory(make: Workshop, monkeypatch:
         return torch.full((1, 4, frames, 16, 16), float("nan"))
 
     monkeypatch.setattr(VideoAutoencoder, "decode_spatial_latent", nothing)
-    with pytest.raises(FloatingPointError, match=r"NaN.*a wider --dtype"):
+    with pytest.raises(FloatingPointError, match=r"NaN.*a wider `dtype`"):
         make()
     assert make.files == []
 

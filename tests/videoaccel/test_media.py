@@ -105,6 +105,21 @@ def test_missing_and_empty_files(tmp_path: Path, read: Any) -> None:
         read(tmp_path / "empty.mp4")
 
 
+@pytest.mark.parametrize(("read", "name"), [(read_image, "a.png"), (read_video, "a.mp4")])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Any, name: str
+) -> None:
+    """Whoever runs the tests may be root, who may read everything."""
+    write(tmp_path / name, render(1))
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(PermissionError, match=rf"{re.escape(name)} may not be read by this user$"):
+        read(tmp_path / name)
+
+
 def test_a_url_is_not_fetched() -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_video("http://127.0.0.1:9/clip.mp4")

@@ -45,6 +45,23 @@ def test_a_missing_folder(tmp_path: Path, ending: str) -> None:
         assert caught.value.errno == errno.ENOENT
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc")
+def test_a_folder_that_takes_no_files() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/proc/a\.mp4: no files can be made in /proc; choose another folder"):
+        check_writable("/proc/a.mp4")
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".png"])
+def test_a_name_that_is_too_long(tmp_path: Path, ending: str) -> None:
+    """Told before a long job, though the temporary name beside it would fit."""
+    path = f"{tmp_path}/{'a' * 256}{ending}"
+    for attempt in (lambda: check_writable(path), lambda: write(path, render(1))):
+        with pytest.raises(OSError, match="the name is too long for this disk; choose a shorter one") as caught:
+            attempt()
+        assert caught.value.errno == errno.ENAMETOOLONG
+    assert contents(tmp_path) == []
+
+
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileNotFoundError, match="file is not a folder"):

@@ -45,7 +45,7 @@ def test_generators_are_used_as_given(pipe: VideoPipeline) -> None:
     assert torch.equal(latents(pipe, generator=torch.Generator().manual_seed(5)), latents(pipe, seed=5))
     pair = latents(pipe, num_videos_per_prompt=2, generator=torch.Generator().manual_seed(5))
     assert not torch.allclose(pair[0], pair[1])
-    with pytest.raises(ValueError, match="3 generators for 1 samples"):
+    with pytest.raises(ValueError, match="3 generators for 1 sample; give one"):
         latents(pipe, generator=[torch.Generator() for _ in range(3)])
 
 
@@ -209,10 +209,10 @@ def test_saving_and_loading_is_exact(pipe: VideoPipeline, tmp_path: Path) -> Non
         ({"num_inference_steps": 0}, "steps must be at least 1"),
         ({"guidance_scale": float("nan")}, "guidance must be a finite number"),
         ({"seed": -1}, "a seed must be between 0 and"),
-        ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        ({"seed": [1, 2]}, "2 seeds for 1 prompt with 1 sample each"),
         ({"output_type": "gif"}, "output_type must be one of pil, np, pt, latent, got 'gif'"),
         ({"attention_backend": "magic"}, "unknown attention backend 'magic'"),
-        ({"references": [References(), References()]}, "2 references for 1 prompts"),
+        ({"references": [References(), References()]}, "2 references for 1 prompt; give one"),
         ({"references": References(strategy="0,7")}, "no reference 7"),
         ({"condition_edit": 2.0}, "condition_edit must be between 0 and 1"),
     ],

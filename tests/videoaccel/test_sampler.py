@@ -294,7 +294,7 @@ def test_a_field_that_cannot_be_is_named(name: str, value: Any) -> None:
 
 def test_an_unknown_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "scheduler_config.json").write_text(json.dumps({"base_size": 256, "shift": 3.0}))
-    with pytest.raises(ValueError, match=r"\['shift'\]; there are.*'base_size'"):
+    with pytest.raises(ValueError, match="the scheduler has no field shift; there are base_size, num_train"):
         RectifiedFlowScheduler.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"\['size'\]"):
+    with pytest.raises(ValueError, match="the scheduler has no field size;"):
         RectifiedFlowScheduler.from_config(RectifiedFlowScheduler().config, size=3)

@@ -36,8 +36,17 @@ def test_what_made_the_clip_must_still_be_there(make: Workshop, picture: str, tm
     name = "vae/diffusion_pytorch_model.safetensors"
     changed = {**record, "model": {**record["model"], "files": {**record["model"]["files"], name: "0" * 64}}}
     (tmp_path / "model.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match=f"model.json was made with another model file: {name} has changed"):
+    with pytest.raises(ValueError, match=f"model.json was made with other model files: {name} has changed;"):
         make.again("model.json", "again.mp4")
+    files = dict(record["model"]["files"])
+    for edit, message in (
+        ({**files, "vae/old.json": "0"}, "vae/old.json is missing here;"),
+        ({key: value for key, value in files.items() if key != name}, f"{name} was not there;"),
+        ({**files, name: "0", "vae/old.json": "0"}, f"{name} has changed, and 1 more;"),
+    ):
+        (tmp_path / "model.json").write_text(json.dumps({**record, "model": {**record["model"], "files": edit}}))
+        with pytest.raises(ValueError, match=message):
+            make.again("model.json", "again.mp4")
     older = {**record, "versions": {**record["versions"], "torch": "1.0"}}
     (tmp_path / "older.json").write_text(json.dumps(older))
     with pytest.warns(UserWarning, match=r"the clip may differ from that of .*older.json: torch was 1\.0, here it is"):
@@ -46,7 +55,7 @@ def test_what_made_the_clip_must_still_be_there(make: Workshop, picture: str, tm
         warnings.simplefilter("error", UserWarning)
         make.again("out.json", "again.mp4")
     Image.new("RGB", (9, 9)).save(picture)
-    with pytest.raises(ValueError, match=r"was made with another input: .*picture.png has changed"):
+    with pytest.raises(ValueError, match=r"was made with other inputs: .*picture.png has changed"):
         make.again("out.json", "again2.mp4")
     assert "again2.mp4" not in make.files
 

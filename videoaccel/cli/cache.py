@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from videoaccel.wording import counted
+
 _DAY = 86400  # seconds
 
 
@@ -33,7 +35,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.
         prompt = "(damaged)" if entry.prompt is None else entry.prompt
         typer.echo(f"{entry.size / 2**20:8.2f} MiB  {entry.age / _DAY:6.1f} days  {prompt}")
     total = sum(entry.size for entry in entries) / 2**20
-    typer.echo(f"{len(entries)} prompts, {total:.2f} MiB in {cache.folder}")
+    typer.echo(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {cache.folder}")
 
 
 def clear() -> None:
@@ -41,4 +43,4 @@ def clear() -> None:
     from videoaccel.text_cache import TextCache
 
     cache = TextCache()
-    typer.echo(f"{cache.clear()} prompts removed from {cache.folder}")
+    typer.echo(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")

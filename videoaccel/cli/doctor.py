@@ -14,6 +14,7 @@ import typer
 
 from videoaccel import __version__
 from videoaccel.config import ModelSpec, config_names, load_named
+from videoaccel.wording import counted
 
 CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
 """What PyAV needs to write each kind of file."""
@@ -102,7 +103,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     torch = found["torch"]
     lines = [
         f"videoaccel {found['videoaccel']}, Python {found['python']} on {found['platform']}",
-        f"torch {torch['version']}, {torch['threads']} threads on {torch['cpus']} processors",
+        f"torch {torch['version']}, {counted(torch['threads'], 'thread')} on {counted(torch['cpus'], 'processor')}",
         "",
         "devices",
     ]
@@ -115,7 +116,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"text cache: {cache['prompts']} prompts, {cache['bytes'] / 2**20:.1f} MiB in {cache['folder']}",
+        f"text cache: {counted(cache['prompts'], 'prompt')}, {cache['bytes'] / 2**20:.1f} MiB in {cache['folder']}",
     ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import typer
+
+from videoaccel.cli.flags import spelled
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -32,11 +35,13 @@ def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         if _is_usage(error):
-            # Where no command is given typer shows the help, and there is nothing left to say.
-            if message := error.format_message():  # type: ignore[attr-defined]
-                _say(f"{message.rstrip('.')}; --help lists what there is")
+            message = error.format_message()  # type: ignore[attr-defined]
+            if not message:  # no command was given: typer has shown the help
+                return 0
+            _say(f"{message.rstrip('.')}; --help lists what there is")
             return BAD_INPUT
-        bad_input = isinstance(error, (ValueError, *_PATHS))
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        bad_input = too_long or isinstance(error, (ValueError, *_PATHS))
         _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
     if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
@@ -51,8 +56,10 @@ def _is_usage(error: Exception) -> bool:
 
 def _sentence(error: Exception, *, known: bool) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror.lower()}"  # Python's own text starts with [Errno 13]
     return text if known else f"{type(error).__name__}: {text} (--debug shows where)"
 
 
 def _say(text: str) -> None:
-    print(f"videoaccel: {text}", file=sys.stderr)
+    print(f"videoaccel: {spelled(text)}", file=sys.stderr)

@@ -7,15 +7,19 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.progress import Display
 from videoaccel.config import config_folder, config_names, read_yaml
+from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+from videoaccel.wording import counted
 
 if TYPE_CHECKING:
     from videoaccel.generation import Clip
@@ -33,7 +37,7 @@ def command() -> Callable[..., None]:
         """Make videos from text, images and clips."""
         _generate(options)
 
-    names = [name for name in GenerateSettings.model_fields if _shown(name)["flag"] != "-"]
+    names = [name for name in GenerateSettings.model_fields if shown(name)["flag"] != "-"]
     parameters = [_parameter(name) for name in names] + _job_options()
     generate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     generate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -41,26 +45,44 @@ def command() -> Callable[..., None]:
 
 
 def _generate(options: dict[str, Any]) -> None:
-    settings, origin = gather(options)
+    job = gather(options)
     if options["dry_run"]:
         from videoaccel.resolve import resolve
 
-        typer.echo(_plan(resolve(settings)))
+        typer.echo(_plan(resolve(job.settings), job))
         return
     with _display(quiet=options["quiet"]) as display:
         from videoaccel.generation import generate  # torch and all
 
         _calm_libraries(quiet=options["quiet"])
+        if job.changed and not options["quiet"]:
+            display.note(_difference(job))
+        origin = None if job.changed else job.origin
 
         def done(clip: Clip) -> None:
             if not options["quiet"]:
                 typer.echo(_summary(clip, origin))
 
-        generate(settings, listener=display, done=done, origin=origin)
+        generate(job.settings, listener=display, done=done, origin=origin)
 
 
-def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None]:
-    """Settings from all places, and the sidecar if they are those of its clip.
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for.
+
+    Attributes:
+        settings: From all places.
+        origin: The sidecar of ``--from``.
+        changed: Settings that are not those of that sidecar's clip.
+    """
+
+    settings: GenerateSettings
+    origin: Sidecar | None = None
+    changed: tuple[str, ...] = ()
+
+
+def gather(options: Mapping[str, Any]) -> Job:
+    """Put settings from all places together.
 
     Raises:
         ValueError: A file or a value is wrong.
@@ -79,13 +101,13 @@ def gather(options: Mapping[str, Any]) -> tuple[GenerateSettings, Sidecar | None
     given = {name: options[name] for name in GenerateSettings.model_fields if options.get(name) not in (None, [], ())}
     if prompts := list(_prompts(options)):
         given["prompt"] = prompts
-    layers.append(Layer(given, lambda name: _flag(name).split("/")[0]))
+    layers.append(Layer(given, flag))
     layers.append(Layer(assignments(options["set_"] or []), lambda name: f"--set {name}"))
     settings = merge(layers)
     if origin is None:
-        return settings, None
+        return Job(settings)
     was, now = (made.model_dump(exclude=_ONLY_OUTPUT) for made in (merge(layers[:1]), settings))
-    return settings, origin if was == now else None
+    return Job(settings, origin, changed=tuple(name for name in now if now[name] != was[name]))
 
 
 def read_prompts(text: str, *, source: str) -> list[str]:
@@ -100,48 +122,32 @@ def read_prompts(text: str, *, source: str) -> list[str]:
     raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
 
 
-def _shown(name: str) -> Mapping[str, Any]:
-    extra = GenerateSettings.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
-
-
-def _flag(name: str) -> str:
-    if name == "prompt":
-        return "PROMPT"
-    long = f"--{name.replace('_', '-')}"
-    if GenerateSettings.model_fields[name].annotation is bool:
-        return f"{long}/--no-{long[2:]}"
-    flag = str(_shown(name)["flag"])
-    return flag if flag.startswith("--") else long
-
-
 def _parameter(name: str) -> inspect.Parameter:
-    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    field, look = GenerateSettings.model_fields[name], shown(name)
     if name == "prompt":
         text = f"{str(field.description).rstrip('.')}; - reads them from stdin."
-        argument = typer.Argument(help=text, metavar="[PROMPT]...")
+        argument = typer.Argument(help=text, metavar="PROMPT")
         return _keyword(name, Annotated[list[str] | None, argument])
-    flags = [_flag(name)] + ([str(shown["flag"])] if len(str(shown["flag"])) == 2 else [])
+    flags = [flag(name)] + ([str(look["flag"])] if len(str(look["flag"])) == 2 else [])
     annotation: Any = str | None
     if field.annotation is bool:
-        annotation = bool | None
+        annotation, flags = bool | None, [f"{flag(name)}/--no-{flag(name)[2:]}"]
     elif field.default == () and name != "seeds":
         annotation = list[str] | None
     default = field.default if field.default not in (None, (), False, True) else None
     text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"
     # Everything arrives as text; the settings turn it into values, and say what is wrong with it in one way.
-    option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(shown["panel"]))
+    option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(look["panel"]))
     return _keyword(name, Annotated[annotation, option])
 
 
 def _metavar(name: str) -> str | None:
-    field, shown = GenerateSettings.model_fields[name], _shown(name)
+    field, look = GenerateSettings.model_fields[name], shown(name)
     if field.annotation is bool:
         return None
     kinds = {int: "N", float: "X"}
     number = next((text for kind, text in kinds.items() if kind.__name__ in str(field.annotation)), "TEXT")
-    return str(shown["metavar"]) or number
+    return str(look["metavar"]) or number
 
 
 def _job_options() -> list[inspect.Parameter]:
@@ -175,9 +181,12 @@ def _config_path(name: str) -> Path:
 
 def _again(origin: Sidecar) -> str:
     """Where a clip that is made again goes unless told otherwise: beside its model, never over it."""
-    old = str(origin.record["output"]["file"])
-    end = "/" if old.endswith("/") else Path(old).suffix
+    end = _ending(origin.record["output"]["file"])
     return f"{origin.path.with_name(f'{origin.path.stem}-again')}{end}"
+
+
+def _ending(file: str) -> str:
+    return "/" if file.endswith("/") else Path(file).suffix
 
 
 def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
@@ -187,12 +196,7 @@ def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
         if name == STDIN:
             yield from read_prompts(sys.stdin.read(), source="stdin")
             return
-        try:
-            text = Path(name).expanduser().read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"--prompts {name} does not exist") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"--prompts {name} is not a text file in UTF-8") from None
+        text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
         yield from read_prompts(text, source=name)
 
 
@@ -202,7 +206,7 @@ def _display(*, quiet: bool) -> Iterator[Display]:
     with Display(quiet=quiet) as display, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
-        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
         yield display
 
 
@@ -219,26 +223,39 @@ def _calm_libraries(*, quiet: bool) -> None:
         huggingface_hub.utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
-def _plan(order: WorkOrder) -> str:
+def _plan(order: WorkOrder, job: Job) -> str:
+    """What a dry run prints: YAML that ``--config`` takes, and the rest as comments."""
     where = order.source.folder or ", ".join(
         part.source for part in (order.source.spec.transformer, order.source.spec.vae, order.source.text) if part
     )
     settings = yaml.safe_dump(order.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     seeds = [sample for batch in order.batches for sample in batch if sample.outputs]
-    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt})" for s in seeds if s.outputs]
-    return "\n".join([f"{settings}\nwould load: {where}", "would write:", *clips])
+    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt!r})" for s in seeds if s.outputs]
+    notes = [*([_difference(job)] if job.changed else []), f"would load: {where}", "would write:", *clips]
+    return "\n".join([settings, *(f"# {note}" for note in notes)])
+
+
+def _difference(job: Job) -> str:
+    assert job.origin is not None
+    names = ", ".join(flag(name) for name in job.changed)
+    return f"this will be another clip than that of {job.origin.path}: other {names}"
 
 
 def _summary(clip: Clip, origin: Sidecar | None) -> str:
     record, out = clip.record, clip.record["output"]
-    frames = f"{out['frames']} frames" if out["frames"] > 1 else "1 frame"
     seconds = ", ".join(f"{name} {took:.1f} s" for name, took in record["seconds"].items())
     lines = [
-        f"{out['file']}  {frames}, {out['height']}x{out['width']}, {out['fps']:g} fps, seed {record['seed']}",
+        f"{out['file']}  {counted(out['frames'], 'frame')}, {out['height']}x{out['width']}, {out['fps']:g} fps, "
+        f"seed {record['seed']}",
         f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
         f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]
     if origin is not None:
-        same = out["sha256"] == origin.record["output"].get("sha256")
-        lines.append(f"  {'the same bytes as' if same else 'NOT the same bytes as'} the clip of {origin.path}")
+        lines.append(f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}")
     return "\n".join(lines)
+
+
+def _comparison(made: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    if _ending(made["file"]) != _ending(model["file"]):
+        return "the same settings in another format, so its bytes are not compared with"
+    return "the same bytes as" if made["sha256"] == model.get("sha256") else "NOT the same bytes as"

@@ -10,6 +10,7 @@ import typer
 
 import videoaccel
 from videoaccel.config import ModelSpec, Part, config_names, load_named
+from videoaccel.wording import counted
 
 
 def models(
@@ -26,8 +27,8 @@ def models(
         typer.echo(f"{model['name']}  ({missing})")
         typer.echo(f"  {model['description']}")
         typer.echo(
-            f"  defaults: {d['height']}x{d['width']}, {d['num_frames']} frames, {d['fps']:g} fps, {d['steps']} steps, "
-            f"guidance {d['guidance']:g}, {d['dtype']}\n"
+            f"  defaults: {d['height']}x{d['width']}, {counted(d['num_frames'], 'frame')}, {d['fps']:g} fps, "
+            f"{counted(d['steps'], 'step')}, guidance {d['guidance']:g}, {d['dtype']}\n"
         )
     typer.echo("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
 
