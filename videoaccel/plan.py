@@ -322,7 +322,7 @@ def _follow(choices: Tensor, options: Sequence[_Option], errors: Errors, sites: 
 # Targets ------------------------------------------------------------------------------------------------------------
 
 
-def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, rounds: int = 60) -> Plan:
+def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, rounds: int = 80) -> Plan:
     """The plan of least error that is at least ``ratio`` times cheaper than computing everything.
 
     Args:
@@ -339,10 +339,9 @@ def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, round
         raise UnreachableError(
             f"a ratio of {ratio:g} cannot be reached: the largest possible is {cheapest.ratio(costs):.2f}"
         )
-    best, low, high = cheapest, 0.0, 1e30
+    best, low, high = cheapest, 1e-60, 1e30
     if (free := make(0.0)).ratio(costs) >= ratio:
         return free
-    low = 1e-12
     for _ in range(rounds):
         middle = (low * high) ** 0.5
         plan = make(middle)
