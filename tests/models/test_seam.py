@@ -6,27 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.guests import PruneColumns, ReuseStack, job
 from tests.models.networks import stdit_inputs, tiny_stdit
 from tests.models.straight import straight_forward
 from videoaccel.models.seam import BODY, Site, Work, direct
-from videoaccel.models.stdit import STDiT3
-from videoaccel.policy import Job, Session
+from videoaccel.policy import Session
 
 SHAPES = [(1, 4, 4), (3, 7, 9), (5, 8, 8), (2, 3, 10)]
-
-
-def job(model: STDiT3, inputs: dict[str, Any]) -> Job:
-    _, h, w = model.token_grid(inputs["x"].shape[2:])
-    return Job(
-        sigmas=torch.tensor([[1.0, 0.5, 0.0]]),
-        latent_shape=tuple(inputs["x"].shape[1:]),
-        guidance_scale=7.0,
-        branches=("cond", "uncond"),
-        x_mask=None,
-        places=h * w,
-        dtype=torch.float32,
-        seed=0,
-    )
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -75,24 +61,6 @@ def test_sites_are_called_in_order_with_the_stream_in_four_axes() -> None:
     assert seen == [(name, 4) for name in expected]
 
 
-class PruneColumns(Session):
-    """Computes kept columns only, with keys and values from all of them; the rest of the stream passes by."""
-
-    def __init__(self, job: Job, *, keep: Tensor, kv: str = "all") -> None:
-        super().__init__(job)
-        self.keep, self.kv = keep, kv
-
-    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
-        if site.kind in ("body", "block"):
-            return super().run(site, branch, x, cond)
-        part = x[:, :, self.keep]
-        options = {}
-        if (site.kind, site.axis) == ("attn", "space") and self.kv == "all":
-            options["kv"] = branch.pre(x, cond)
-        delta = self.mix(site, branch, branch.pre(part, cond), cond, **options)
-        return x.index_copy(2, self.keep, branch.add(part, delta, cond))
-
-
 @pytest.mark.parametrize("kv", ["all", "kept"])
 @torch.inference_mode()
 def test_pruning_is_exact_where_it_must_be(kv: str) -> None:
@@ -116,28 +84,6 @@ def test_pruning_is_exact_where_it_must_be(kv: str) -> None:
 
     model(**inputs, run=run)
     assert wrong == ([] if kv == "all" else ["space.0.attn"])
-
-
-class ReuseStack(Session):
-    """Keeps what the whole stack of blocks added at a computed step and adds it again at a served one."""
-
-    def __init__(self, job: Job, *, last: Site) -> None:
-        super().__init__(job)
-        self.last, self.serve, self.computed = last, False, 0
-
-    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
-        if site.kind != "block":
-            return super().run(site, branch, x, cond)
-        first = site == Site("block", "space", 0)
-        if self.serve:
-            return (x.float() + self.delta).to(x.dtype) if first else x
-        if first:
-            self.entry = x
-        self.computed += 1
-        out = super().run(site, branch, x, cond)
-        if site == self.last:
-            self.delta = out.float() - self.entry.float()
-        return out
 
 
 @torch.inference_mode()
