@@ -31,7 +31,7 @@ from videoaccel.models.layers import (
     compact_text,
     repeat_rows,
 )
-from videoaccel.models.seam import BODY, Run, direct
+from videoaccel.models.seam import BODY, Run, Site, direct
 from videoaccel.models.stdit_blocks import AXES, Block, Body, Conditioning, FinalLayer, GenerationContext
 
 
@@ -119,6 +119,11 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         """All blocks in the order in which they run."""
         pairs = zip(self.spatial_blocks, self.temporal_blocks, strict=True)
         return [block for pair in pairs for block in pair]  # type: ignore[misc]
+
+    @property
+    def sites(self) -> dict[Site, tuple[Site, ...]]:
+        """Where the blocks stand, in the order in which they run, each with its modules."""
+        return {block.site: block.sites for block in self.blocks}
 
     def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
         """Frames, rows and columns of tokens for a latent of T', H', W' (padded up to whole patches)."""

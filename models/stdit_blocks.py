@@ -249,6 +249,7 @@ class Block(nn.Module):
         self, hidden_size: int, num_heads: int, *, mlp_ratio: float, axis: Axis, layer: int, qk_norm: bool
     ) -> None:
         super().__init__()
+        self.site = Site("block", axis, layer)
         self.sites = (Site("attn", axis, layer), Site("cross", axis, layer), Site("mlp", axis, layer))
         self.order = 2 * layer + (axis == "time")
         self.attn = SelfAttention(hidden_size, num_heads, axis=axis, qk_norm=qk_norm)
@@ -301,7 +302,7 @@ class Body(NamedTuple):
 
     def compute(self, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
         """See :class:`videoaccel.models.seam.Work`."""
-        for index, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
-            x = run(Site("block", "space", index), spatial, x, cond)
-            x = run(Site("block", "time", index), temporal, x, cond)
+        for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
+            x = run(spatial.site, spatial, x, cond)
+            x = run(temporal.site, temporal, x, cond)
         return self.final_layer(x, cond)

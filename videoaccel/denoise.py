@@ -15,7 +15,8 @@ from videoaccel.policy import Call, Session, Velocities
 from videoaccel.sampler import begin_step, end_step, guide, start_noised, step_sizes
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
-"""Called with (step, timesteps [B], latent) after each step; returns the latent to go on with."""
+"""Called with (step, timesteps [B], latent) after each step; returns the latent to go on with, the same tensor if
+it has not changed it."""
 
 
 class Network:
@@ -95,5 +96,7 @@ def denoise(
         velocity = combine(session.predict(i, x, network.at(x, t, active)), guidance_scale)
         x, noised = end_step(x, velocity, dt=dt, active=active), active
         if callback is not None:
-            x = callback(i, t, x)
+            before, x = x, callback(i, t, x)
+            if x is not before:
+                session.disturb()
     return x

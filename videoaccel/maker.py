@@ -49,6 +49,7 @@ class Maker:
         self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
         self.size = vae.latent_size((request.num_frames, request.height, request.width))
         self.shape = (vae.latent_channels, *self.size)
+        self.steps = request.steps if request.policy is None else request.policy.steps(request.steps)
         self.branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
 
     def latents(self, references: Sequence[References], *, loop: int = 0) -> Tensor:
@@ -65,7 +66,7 @@ class Maker:
         if model._compiled_call_impl is not None:
             with self.clock.stage("compile"):
                 network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
-        with self.clock.stage("denoise", total=request.steps) as step:
+        with self.clock.stage("denoise", total=self.steps) as step:
             return denoise(
                 z,
                 timesteps,
@@ -112,7 +113,7 @@ class Maker:
     def _timesteps(self, rows: int) -> Tensor:
         """The schedule [N, B]; sizes are rounded to the network's type as in the release."""
         size = {"height": self.request.height, "width": self.request.width, "num_frames": self.request.num_frames}
-        self.scheduler.set_timesteps(self.request.steps, self.device, **size, dtype=self.transformer.dtype)
+        self.scheduler.set_timesteps(self.steps, self.device, **size, dtype=self.transformer.dtype)
         return self.scheduler.timesteps.expand(-1, rows)
 
     def _place(self, z: Tensor, references: Sequence[References], *, loop: int) -> tuple[Tensor, Tensor | None]:
@@ -160,6 +161,7 @@ class Maker:
             places=rows * columns,
             dtype=self.transformer.dtype,
             seed=request.seed,
+            blocks=self.transformer.sites,
         )
         mix = local_mix if request.attention == NATIVE else kernel_mix(attention_kernel(request.attention))
         return Session(job, mix=mix) if request.policy is None else request.policy.session(job, mix=mix)
@@ -173,5 +175,10 @@ class Maker:
 
 
 def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:
+    """Count the step and ask the user's callback; a latent changed in place comes back as a new tensor."""
     step()
-    return x if callback is None else callback(i, t, x)
+    if callback is None:
+        return x
+    before = x.clone()
+    after = callback(i, t, x)
+    return after if after is not x or torch.equal(before, x) else x.clone()

@@ -6,13 +6,17 @@
 Shape legend: B batch (samples), N steps, T latent frames, S places, C channels.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from videoaccel.actions import Action, Place, Span
 from videoaccel.models.seam import Attend, Branch, Site, Work
 
 Velocities = Mapping[str, Tensor]
@@ -68,7 +72,8 @@ class Job:
         dtype: Type of the network.
         seed: Seed of the first sample.
         agree: Sums numbers over the ranks that share this clip; the identity on one rank.
-        plan: A planner's action per step and site, where there is one.
+        blocks: The network's blocks in the order in which they run, each with its modules.
+        prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
     """
 
     sigmas: Tensor
@@ -80,26 +85,70 @@ class Job:
     dtype: torch.dtype
     seed: int
     agree: Callable[[Tensor], Tensor] = alone
-    plan: Any = None
+    blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
+    prior: Mapping[str, Tensor] | None = None
 
     @property
     def steps(self) -> int:
         """N."""
         return self.sigmas.shape[1] - 1
 
+    @property
+    def samples(self) -> int:
+        """B."""
+        return self.sigmas.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a whole network call: guidance branches times samples."""
+        return self.samples * len(self.branches)
+
+    @property
+    def trunk(self) -> Span:
+        """All blocks."""
+        return Span(0, len(self.blocks))
+
 
 class Session:
-    """One generation under a policy. This one computes everything: the machinery with nothing changed."""
+    """One generation under a policy. This one computes everything: the machinery with nothing changed.
+
+    Attributes:
+        rows: Rows of the network call under way; None if all run.
+        trace: For every step the action taken at each place that was asked about.
+        shares: For every step the number of rows that ran over all rows.
+        reads: For every step how often a number was brought from the device to the host.
+        peak_bytes: Most memory that the session held after a step.
+    """
 
     def __init__(self, job: Job, *, mix: Mix = local_mix) -> None:
         self.job, self.mix = job, mix
+        self.rows: tuple[int, ...] | None = None
+        self.trace: list[dict[Place, Action]] = []
+        self.shares: list[float] = []
+        self.reads: list[int] = []
+        self.peak_bytes = 0
 
     def begin(self, i: int) -> None:
         """Called first in step ``i``."""
+        self.trace.append({})
+        self.shares.append(0.0)
+        self.reads.append(0)
 
     def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
         """Return the velocities of step ``i`` at latent ``x`` [B, Z, T, h, w]."""
-        return call()
+        self.begin(i)
+        return self.network(call)
+
+    def network(self, call: Call, branches: Sequence[str] | None = None) -> Velocities:
+        """Run the network on all guidance branches, or some, and remember which rows these are."""
+        names = self.job.branches if branches is None else tuple(branches)
+        count = self.job.samples
+        rows = tuple(self.job.branches.index(name) * count + row for name in names for row in range(count))
+        self.rows = None if len(rows) == self.job.rows else rows
+        self.shares[-1] += len(rows) / self.job.rows
+        out = call(branches=branches)
+        self.peak_bytes = max(self.peak_bytes, self.cache_bytes)
+        return out
 
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         """The seam, see :class:`videoaccel.models.seam.Run`."""
@@ -108,10 +157,70 @@ class Session:
         module = cast(Branch, branch)
         return module.add(x, self.mix(site, module, module.pre(x, cond), cond), cond)
 
+    def disturb(self) -> None:
+        """The latent is not the one that the last step left: whatever is stored belongs to another."""
 
-class Policy(Protocol):
-    """A method's validated, frozen configuration."""
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the session holds now."""
+        return 0
+
+    def to_host(self, stats: Tensor) -> list[float]:
+        """Bring numbers that all ranks agree on to the host. Once a step: the device has to wait for it."""
+        self.reads[-1] += 1
+        assert self.reads[-1] == 1, "a policy reads from the device at most once a step"
+        return cast(list[float], self.job.agree(stats).flatten().tolist())
+
+    def counts(self) -> dict[str, int]:
+        """How often each action was taken."""
+        return dict(Counter(str(action) for step in self.trace for action in step.values()))
+
+    def digest(self) -> str:
+        """Short hash of all decisions: two runs that decided alike share it."""
+        steps = (",".join(f"{place}={action}" for place, action in step.items()) for step in self.trace)
+        text = ";".join(f"{share:.3f}:{step}" for share, step in zip(self.shares, steps, strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Probe(Session):
+    """A dense run that measures something for a prior."""
+
+    def tables(self) -> dict[str, Tensor]:
+        """What was measured, by name, with the samples in front: [B, ...] on the CPU. Averaged over samples later."""
+        raise NotImplementedError
+
+
+class Policy(BaseModel):
+    """A method's configuration: frozen and validated. Subclasses add fields and say how a session is made.
+
+    A subclass lives in a file of its own, ``videoaccel/policies/<name>.py``; its docstring's first line is what users
+    read. All fields have defaults.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    knob: ClassVar[str] = ""
+    """The field that trades quality for speed."""
+
+    sweep: ClassVar[tuple[Any, ...]] = ()
+    """At least six values of it, from slow to fast."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Tables of a calibrated prior without which it cannot run."""
+
+    def steps(self, steps: int) -> int:
+        """Sampling steps to run where ``steps`` were asked for."""
+        return steps
+
+    @classmethod
+    def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe | None:
+        """A session that measures the tables in ``needs`` during a dense run; None where there are none."""
+        return None
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
-        """Make the session of one generation."""
-        ...
+        """Make the session of one generation.
+
+        Raises:
+            ValueError: The job has too few steps, or its prior lacks what the method needs.
+        """
+        raise NotImplementedError

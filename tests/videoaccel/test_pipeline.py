@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from tests.tiny_pipeline import tiny_pipeline
 from videoaccel.pipeline import VideoPipeline
-from videoaccel.policy import Job, Mix, Session, local_mix
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 from videoaccel.references import References, continue_clip, edit_clip, first_and_last_frame, first_frame, lead_to_clip
 
 PROMPT = "a red circle"
@@ -161,11 +162,11 @@ class SkipSteps(Session):
         return self.last
 
 
-class SkipStepsPolicy:
+class SkipStepsPolicy(Policy):
     """The policy of the session above; `off` computes every step."""
 
-    def __init__(self, *, off: bool) -> None:
-        self.off, self.jobs = off, []
+    off: bool
+    jobs: list[Any] = Field(default_factory=list)
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         self.jobs.append(job)

@@ -1,0 +1,71 @@
+"""A few steps of a tiny network under a policy, without a pipeline around it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.denoise import Network, denoise
+from videoaccel.models.seam import direct
+from videoaccel.models.stdit import STDiT3
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+
+SIZE = (3, 8, 8)
+
+
+def make_job(
+    model: STDiT3,
+    *,
+    steps: int = 6,
+    batch: int = 1,
+    guidance: float = 4.0,
+    size: Sequence[int] = SIZE,
+    x_mask: Tensor | None = None,
+    **fields: Any,
+) -> Job:
+    """The job of :func:`rollout`."""
+    _, rows, columns = model.token_grid(size)
+    return Job(
+        sigmas=torch.linspace(1, 0, steps + 1).expand(batch, -1),
+        latent_shape=(4, *size),
+        guidance_scale=guidance,
+        branches=("cond",) if guidance == 1 else ("cond", "uncond"),
+        x_mask=x_mask,
+        places=rows * columns,
+        dtype=torch.float32,
+        seed=0,
+        blocks=model.sites,
+        **fields,
+    )
+
+
+@torch.inference_mode()
+def rollout(
+    policy: Policy | Callable[[Job, Mix], Session] | None,
+    *,
+    model: STDiT3 | None = None,
+    steps: int = 6,
+    batch: int = 1,
+    guidance: float = 4.0,
+    size: Sequence[int] = SIZE,
+    callback: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    mix: Mix = local_mix,
+    **job: Any,
+) -> tuple[Tensor, Session]:
+    """Latents [B, 4, *size] after ``steps``, and the session that made them."""
+    model = model or tiny_stdit()
+    task = make_job(model, steps=steps, batch=batch, guidance=guidance, size=size, **job)
+    inputs = stdit_inputs(tuple(size), batch=batch, given=False, lengths=None)  # type: ignore[arg-type]
+    rows = task.rows
+    context = model.prepare(inputs["y"][:rows], fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size)
+    if policy is None:
+        session = Session(task, mix=mix)
+    else:
+        session = policy.session(task, mix=mix) if isinstance(policy, Policy) else policy(task, mix)
+    network = Network(model, context, branches=task.branches, run=direct if policy is None else session.run)
+    noise = torch.randn(batch, *task.latent_shape, generator=torch.Generator().manual_seed(5))
+    timesteps = 1000 * task.sigmas[:, :-1].T
+    out = denoise(noise, timesteps, network=network, session=session, guidance_scale=guidance, callback=callback)
+    return out, session

@@ -1,0 +1,37 @@
+"""FORA: a fixed period for all modules.
+
+Source: FORA (arXiv 2407.01425); period and warm-up as in its Open-Sora port in ToCa's repository: the first three steps
+are computed, then every ``period``-th (period 2: 16 of 30 steps, 1.875x fewer FLOPs).
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from videoaccel.action_session import ActionSession, Seen
+from videoaccel.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+
+
+class Fora(Policy):
+    """Serve every module's output from the last computed step, with the present gate; compute every n-th step."""
+
+    knob: ClassVar[str] = "period"
+    sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
+
+    period: int = Field(2, ge=1)
+    warmup: int = Field(3, ge=1)
+
+    def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
+        """See :meth:`Policy.session`."""
+        return _ForaSession(self, job, mix)
+
+
+class _ForaSession(ActionSession):
+    def __init__(self, policy: Fora, job: Job, mix: Mix) -> None:
+        super().__init__(job, mix=mix)
+        self.policy = policy
+
+    def decide(self, place: Place, seen: Seen) -> Action:
+        full = self.i < self.policy.warmup or self.i % self.policy.period == 0
+        return COMPUTE if full else REUSE

@@ -1,0 +1,20 @@
+"""The machinery with nothing changed: every place is asked about, everything is computed, nothing is stored."""
+
+from videoaccel.action_session import ActionSession
+from videoaccel.actions import Place
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+
+
+class Off(Policy):
+    """Compute everything, through the session. Gives the bits of a plain run."""
+
+    def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
+        """See :meth:`Policy.session`."""
+        return _OffSession(job, mix=mix, spans=[job.trunk])
+
+
+class _OffSession(ActionSession):
+    decides_blocks = True
+
+    def keeps(self, place: Place) -> bool:
+        return False
