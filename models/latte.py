@@ -31,7 +31,7 @@ from videoaccel.models.latte_blocks import (
     TimeModulation,
 )
 from videoaccel.models.layers import compact_text, repeat_rows
-from videoaccel.models.seam import BODY, Run, direct
+from videoaccel.models.seam import BODY, Run, Site, direct
 
 
 class Latte(StrictLoading, ModelMixin, ConfigMixin):
@@ -143,6 +143,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         """All blocks in the order in which they run."""
         pairs = zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True)
         return [block for pair in pairs for block in pair]  # type: ignore[misc]
+
+    @property
+    def sites(self) -> dict[Site, tuple[Site, ...]]:
+        """Where the blocks stand, in the order in which they run, each with its modules."""
+        return {block.site: block.sites for block in self.blocks}
 
     def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
         """Frames, rows and columns of tokens for a latent of T, H', W'.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoaccel.models.layers import layer_norm
-from videoaccel.models.seam import Attend, Axis, Branch, Run, Site, attention
+from videoaccel.models.seam import Attend, Axis, Branch, Kind, Run, Site, attention
 
 AXES: tuple[Axis, Axis] = ("space", "time")
 ACTIVATIONS: Mapping[str, str] = MappingProxyType({"gelu-approximate": "tanh", "gelu": "none"})
@@ -274,6 +274,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.axis, self.layer = axis, layer
+        self.site = Site("block", axis, layer)
+        kinds: tuple[Kind, ...] = ("attn", "cross", "mlp") if reads_text else ("attn", "mlp")
+        self.sites = tuple(Site(kind, axis, layer) for kind in kinds)
         self.norm1, self.norm2 = (nn.LayerNorm(hidden_size, eps, elementwise_affine=affine) for _ in range(2))
         self.attn1 = AttentionLayers(hidden_size, num_heads, bias=bias)
         self.attn2 = AttentionLayers(hidden_size, num_heads, bias=bias) if reads_text else None
@@ -295,6 +298,11 @@ class Block(nn.Module):
         """The MLP branch."""
         return FeedForward(self.norm2, self.ff)
 
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """All branches, in the order of ``sites``."""
+        return tuple(branch for branch in (self.attn, self.cross_attn, self.mlp) if branch is not None)
+
     def localise(self, cond: Conditioning) -> Conditioning:
         """Return the conditioning as this block's branches expect it."""
         text = None if self.attn2 is None else cond.context.keys_values[self.layer]
@@ -305,10 +313,9 @@ class Block(nn.Module):
         local = self.localise(cond)
         if (self.axis, self.layer) == ("time", 0) and cond.context.times is not None:
             x = x + cond.context.times
-        x = run(Site("attn", self.axis, self.layer), self.attn, x, local)
-        if self.cross_attn is not None:
-            x = run(Site("cross", self.axis, self.layer), self.cross_attn, x, local)
-        return run(Site("mlp", self.axis, self.layer), self.mlp, x, local)
+        for site, branch in zip(self.sites, self.branches, strict=True):
+            x = run(site, branch, x, local)
+        return x
 
 
 class Body(NamedTuple):
@@ -321,6 +328,6 @@ class Body(NamedTuple):
     def compute(self, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
         """See :class:`videoaccel.models.seam.Work`."""
         for block in self.blocks:
-            x = run(Site("block", block.axis, block.layer), block, x, cond)
+            x = run(block.site, block, x, cond)
         x = _modulate(layer_norm(x), self.table + cond.time.unsqueeze(-2), 0)
         return self.proj_out(x)

@@ -60,6 +60,7 @@ def test_sites_are_called_in_order_with_the_stream_in_four_axes(row: Row) -> Non
         for axis in ("space", "time"):
             expected += [f"{axis}.{index}.{kind}" for kind in ("block", *row.kinds[axis])]
     assert seen == [(name, 4) for name in expected]
+    assert expected[1:] == [str(site) for block, modules in model.sites.items() for site in (block, *modules)]
 
 
 @pytest.mark.parametrize("kv", ["all", "kept"])
