@@ -10,7 +10,7 @@ L text tokens.
 Source: Latte (https://github.com/Vchitect/Latte, Apache-2.0, arXiv 2401.03048) as it is in diffusers 0.42.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,9 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
     Raises:
         ValueError: A field has a value that no Latte has, or the sizes do not suit each other.
     """
+
+    keeps_frames = False
+    null_text = None
 
     # Of older files, whose classes chose kernels by them or left them unused; diffusers passes over them, too.
     ignored_fields = frozenset(
@@ -137,6 +140,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         )
         self.scale_shift_table = nn.Parameter(torch.randn(2, size) / size**0.5)
         self.proj_out = nn.Linear(size, patch_size**2 * self.out_channels)
+
+    @classmethod
+    def tokens_read(cls, config: Mapping[str, Any]) -> int:
+        """Tokens of a prompt that it reads; the configuration does not say, the release's pipeline does."""
+        return 120
 
     @property
     def blocks(self) -> list[Block]:

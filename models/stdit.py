@@ -12,7 +12,7 @@ Source: Open-Sora 1.2 (https://github.com/hpcaitech/Open-Sora, Apache-2.0); adaL
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ from videoaccel.models.layers import (
 )
 from videoaccel.models.seam import BODY, Run, Site, direct
 from videoaccel.models.stdit_blocks import AXES, Block, Body, Conditioning, FinalLayer, GenerationContext
+
+RELEASED_LENGTH = 300
 
 
 class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
@@ -60,6 +62,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: ``hidden_size`` does not suit ``num_heads`` or the positions.
     """
 
+    keeps_frames = True
     ignored_fields = frozenset(
         {
             "input_size",
@@ -89,7 +92,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         class_dropout_prob: float = 0.1,
         pred_sigma: bool = True,
         caption_channels: int = 4096,
-        model_max_length: int = 300,
+        model_max_length: int = RELEASED_LENGTH,
         input_sq_size: int = 512,
         qk_norm: bool = True,
     ) -> None:
@@ -113,6 +116,16 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
             for axis in AXES
         )
         self.final_layer = FinalLayer(hidden_size, math.prod(self.patch_size) * self.out_channels)
+
+    @classmethod
+    def tokens_read(cls, config: Mapping[str, Any]) -> int:
+        """Tokens of a prompt that a network with this configuration reads; the release's file does not say."""
+        return int(config.get("model_max_length", RELEASED_LENGTH))
+
+    @property
+    def null_text(self) -> Tensor:
+        """Learned states of an empty prompt, [L, caption_channels]."""
+        return self.y_embedder.y_embedding
 
     @property
     def blocks(self) -> list[Block]:
