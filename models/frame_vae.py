@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (where diffusers looks how to load the class)
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 

@@ -65,6 +65,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
     """
 
     keeps_frames = False
+    learns_null_text = False
     null_text = None
 
     # Of older files, whose classes chose kernels by them or left them unused; diffusers passes over them, too.

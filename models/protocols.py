@@ -4,7 +4,7 @@ Shape legend: B batch, R rows of a shared input (R divides B), L text tokens, T 
 latent channels, t, h, w latent sizes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -27,6 +27,9 @@ class Transformer(Protocol):
     keeps_frames: ClassVar[bool]
     """Whether it can be given frames to keep (``x_mask``): images, clips to go on from, later loops."""
 
+    learns_null_text: ClassVar[bool]
+    """Whether it has text states that stand for no text; if not, those of the empty prompt do."""
+
     @classmethod
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that a network with this configuration reads."""
@@ -34,7 +37,7 @@ class Transformer(Protocol):
 
     @property
     def null_text(self) -> Tensor | None:
-        """Text states [L, width] that stand for no text; None if the model takes those of the empty prompt."""
+        """Learned text states [L, width] that stand for no text; None if there are none."""
         ...
 
     @property
@@ -91,4 +94,78 @@ class Transformer(Protocol):
         Returns:
             float32 [B, >= Z, t, h, w], of which sampling uses the first Z channels.
         """
+        ...
+
+
+class Autoencoder(Protocol):
+    """Encodes clips to latents and back."""
+
+    @property
+    def space_factor(self) -> int:
+        """Pixels to a latent row or column."""
+        ...
+
+    @property
+    def chunk_frames(self) -> int | None:
+        """Frames to a chunk; None if a clip is one."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """Z."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        ...
+
+    def latent_size(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a clip of F, H, W."""
+        ...
+
+    def encode(self, x: Tensor, *, noise: Callable[[torch.Size, torch.dtype], Tensor] | None = None) -> Tensor:
+        """Clips [B, 3, F, H, W] in [-1, 1] -> latents [B, Z, t, h, w] of spread 1; ``noise`` samples the posterior."""
+        ...
+
+    def chunks(self, z: Tensor, num_frames: int) -> list[tuple[Tensor, int]]:
+        """Cut a latent into chunks that are decoded one after the other, each with its number of frames."""
+        ...
+
+    def decode_chunks(self, z: Tensor, num_frames: int) -> Iterator[Tensor]:
+        """Decode chunk by chunk, not clamped: [B, 3, frames of the chunk, H, W] each."""
+        ...
+
+
+class Schedule(Protocol):
+    """Timesteps, and what to do with the transformer's prediction at each.
+
+    Attributes:
+        timesteps: [N, 1 or B], falling.
+        sigmas: Noise levels before each step and after the last, [1 or B, N+1] in [0, 1].
+    """
+
+    timesteps: Tensor
+    sigmas: Tensor
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int,
+        device: torch.device,
+        *,
+        height: int,
+        width: int,
+        num_frames: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Fill in the attributes for a clip of this size."""
+        ...
+
+    def update(self, i: int, x: Tensor, output: Tensor) -> Tensor:
+        """The latent [B, Z, t, h, w] after step ``i`` from the one before it and what is predicted there."""
         ...

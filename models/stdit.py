@@ -63,6 +63,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
     """
 
     keeps_frames = True
+    learns_null_text = True
     ignored_fields = frozenset(
         {
             "input_size",

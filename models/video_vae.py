@@ -104,6 +104,12 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return 2 ** (len(self.config.vae_2d["block_out_channels"]) - 1)
 
     @property
+    def chunk_frames(self) -> int | None:
+        """Frames to a chunk; None if a clip is one."""
+        frames: int | None = self.config.micro_frame_size
+        return frames
+
+    @property
     def latent_channels(self) -> int:
         """Z."""
         return self.scale.shape[1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 (where diffusers looks how to load it)
 from torch import Tensor
 
 UNUSED = frozenset({"variance_type"})

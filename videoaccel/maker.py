@@ -12,14 +12,12 @@ from torch import Tensor
 from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.denoise import Network, StepCallback, denoise
+from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
 from videoaccel.models.seam import direct
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.stdit_blocks import GenerationContext
-from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.policy import Job, Session, kernel_mix, local_mix
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
-from videoaccel.sampler import RectifiedFlowScheduler, active_frames
+from videoaccel.sampler import active_frames
 from videoaccel.stages import StageClock
 
 
@@ -39,9 +37,9 @@ class Maker:
         self,
         request: Request,
         *,
-        transformer: STDiT3,
-        vae: VideoAutoencoder,
-        scheduler: RectifiedFlowScheduler,
+        transformer: Transformer,
+        vae: Autoencoder,
+        scheduler: Schedule,
         device: torch.device,
         clock: StageClock,
     ) -> None:
@@ -63,7 +61,7 @@ class Maker:
         with self.clock.stage("prepare"):
             context = self._context(loop)
         network = Network(model, context, branches=self.branches, run=direct if plain else session.run)
-        if model._compiled_call_impl is not None:
+        if getattr(model, "_compiled_call_impl", None) is not None:
             with self.clock.stage("compile"):
                 network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
         with self.clock.stage("denoise", total=self.steps) as step:
@@ -73,6 +71,7 @@ class Maker:
                 network=network,
                 session=session,
                 guidance_scale=request.guidance,
+                update=self.scheduler.update,
                 mask=mask,
                 draw=self._draw,
                 callback=partial(_after_step, step, request.callback),
@@ -128,7 +127,7 @@ class Maker:
         z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
         return (z, None) if bool((mask == 1).all()) else (z, mask)
 
-    def _context(self, loop: int) -> GenerationContext:
+    def _context(self, loop: int) -> Context:
         """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
         request, model, device = self.request, self.transformer, self.device
         y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
@@ -136,7 +135,8 @@ class Maker:
             y = torch.cat((y, request.negative.states.to(y)))
             mask = torch.cat((mask, request.negative.mask.to(mask)))
         elif "uncond" in self.branches:
-            null = model.y_embedder.y_embedding.to(y)
+            assert model.null_text is not None
+            null = model.null_text.to(y)
             y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
         size = {"height": request.height, "width": request.width}
         told = size_numbers(1, **size, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)
