@@ -133,6 +133,10 @@ class Autoencoder(Protocol):
         """Clips [B, 3, F, H, W] in [-1, 1] -> latents [B, Z, t, h, w] of spread 1; ``noise`` samples the posterior."""
         ...
 
+    def enable_tiling(self, *, tile_size: int = 512) -> None:
+        """Work on overlapping tiles of this many pixels."""
+        ...
+
     def chunks(self, z: Tensor, num_frames: int) -> list[tuple[Tensor, int]]:
         """Cut a latent into chunks that are decoded one after the other, each with its number of frames."""
         ...
