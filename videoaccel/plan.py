@@ -1,0 +1,387 @@
+"""From calibrated errors, costs and a target to an action for every step and place.
+
+Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A); index 0 of an age axis is age 1.
+
+Sources: dynamic programming over anchors and prune-or-reuse between them, SODA (arXiv 2603.07057); lexicographic
+minimax over paths, LeMiCa (arXiv 2511.00090). Per-site schedules under a budget in milliseconds are ours.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Forecast, Partial, Place
+from videoaccel.costs import Costs
+from videoaccel.models.seam import Site
+
+Objective = Literal["additive", "minimax"]
+Rule = Literal["reuse", "paper", "value"]
+
+
+class Errors(NamedTuple):
+    """What serving costs in quality; all weights are in it.
+
+    Attributes:
+        cache: Error of reuse by step, site and age, [N, M, A].
+        prune: Error of partial computation, [N, M, K, A].
+        forecast: Error of a first-order forecast, [N, M, A].
+        shares: The K shares of columns.
+    """
+
+    cache: Tensor
+    prune: Tensor
+    forecast: Tensor
+    shares: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return self.cache.shape[0]
+
+    @property
+    def ages(self) -> int:
+        """A."""
+        return self.cache.shape[2]
+
+    def weighted(self, weights: Tensor) -> "Errors":
+        """Times the influence of each step and site on the result [N, M]."""
+        w = weights[..., None]
+        return Errors(self.cache * w, self.prune * w[..., None], self.forecast * w, self.shares)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An action for every step and place; what is not named is computed.
+
+    Attributes:
+        steps: Actions by place, for every step.
+        error: The error that the planner expects, in its own unit.
+    """
+
+    steps: tuple[dict[Place, Action], ...]
+    error: float
+
+    def cost(self, costs: Costs) -> float:
+        """Of the whole generation."""
+        return sum(costs.step(actions, 1.0) for actions in self.steps)
+
+    def ratio(self, costs: Costs) -> float:
+        """How many times cheaper than computing everything."""
+        return len(self.steps) * costs.dense / self.cost(costs)
+
+    @property
+    def anchors(self) -> list[int]:
+        """Steps in which everything is computed."""
+        return [i for i, step in enumerate(self.steps) if all(isinstance(a, Compute) for a in step.values())]
+
+
+class UnreachableError(ValueError):
+    """The target cannot be reached."""
+
+
+# Anchors ------------------------------------------------------------------------------------------------------------
+
+
+def segment_errors(served: Tensor) -> Tensor:
+    """Error of each segment between anchors.
+
+    Args:
+        served: Error of serving a step as a whole, by step and age [N, A].
+
+    Returns:
+        [N, A + 2]: at (t, d) the sum over the steps t+1 .. t+d-1 served from an anchor at t; infinite where a segment
+        would be longer than the ages known or go past the end.
+    """
+    steps, ages = served.shape
+    table = torch.full((steps, ages + 2), float("inf"), dtype=torch.float64)
+    for t in range(steps):
+        total = 0.0
+        for d in range(1, min(ages + 1, steps - t) + 1):
+            if d > 1:
+                total += float(served[t + d - 1, d - 2])
+            table[t, d] = total
+    return table
+
+
+def best_anchors(
+    served: Tensor, count: int, *, objective: Objective = "additive", distances: Sequence[int] | None = None
+) -> tuple[list[int], float]:
+    """The best ``count`` anchors; the first step always is one.
+
+    Additive minimises the sum of the segments' errors; minimax the largest, then the second largest, and so on.
+
+    Args:
+        served: Error of serving a step as a whole, by step and age [N, A].
+        count: Ns, number of anchors.
+        objective: What is minimised.
+        distances: Allowed distances between anchors, and from the last to the end; default all up to A + 1.
+
+    Returns:
+        The anchors, and their error: the sum, or the largest segment's.
+
+    Raises:
+        UnreachableError: No such anchors exist; says which counts do.
+    """
+    steps, ages = served.shape
+    allowed = sorted(set(distances or range(1, ages + 2)))
+    segments = segment_errors(served)
+    segment = lambda t, d: float(segments[t, d]) if d < segments.shape[1] else float("inf")  # noqa: E731
+
+    def extend(key: tuple[float, ...], error: float) -> tuple[float, ...]:
+        return (key[0] + error,) if objective == "additive" else tuple(sorted((*key, error), reverse=True))
+
+    start: tuple[float, ...] = (0.0,) if objective == "additive" else ()
+    layer: dict[int, tuple[tuple[float, ...], list[int]]] = {0: (start, [0])}
+    feasible = []
+    for size in range(1, steps + 1):
+        # The end counts as one more anchor: what is between it and the last one is served too.
+        ends = [
+            (extend(key, segment(t, steps - t)), path)
+            for t, (key, path) in layer.items()
+            if steps - t <= ages + 1 and (steps - t in allowed or steps - t < min(allowed))
+        ]
+        if ends:
+            feasible.append(size)
+        if size == count and ends:
+            key, path = min(ends)
+            return path, key[0] if key else 0.0
+        layer = _longer(layer, allowed, steps, segment, extend)
+    known = f"{feasible[0]} to {feasible[-1]}" if feasible else "none"
+    raise UnreachableError(
+        f"{count} anchors of {steps} steps are not possible with distances {allowed}; possible: {known}"
+    )
+
+
+def _longer(
+    layer: dict[int, tuple[tuple[float, ...], list[int]]],
+    allowed: Sequence[int],
+    steps: int,
+    segment: Callable[[int, int], float],
+    extend: Callable[[tuple[float, ...], float], tuple[float, ...]],
+) -> dict[int, tuple[tuple[float, ...], list[int]]]:
+    """Best paths with one anchor more, by their last anchor."""
+    longer: dict[int, tuple[tuple[float, ...], list[int]]] = {}
+    for t, (key, path) in layer.items():
+        for d in allowed:
+            if t + d < steps and segment(t, d) < float("inf"):
+                candidate = (extend(key, segment(t, d)), [*path, t + d])
+                if t + d not in longer or candidate < longer[t + d]:
+                    longer[t + d] = candidate
+    return longer
+
+
+def between_anchors(
+    anchors: Sequence[int],
+    errors: Errors,
+    sites: Sequence[Site],
+    costs: Costs,
+    *,
+    rule: Rule,
+    price: float = 0.0,
+    keep: Callable[[float], float] | None = None,
+    forecast: bool = False,
+) -> Plan:
+    """Fill the steps between anchors, site by site: serve, or compute some columns.
+
+    Args:
+        anchors: Steps computed in full.
+        errors: By step, site and age.
+        sites: The M sites.
+        costs: For ``value``.
+        rule: ``reuse`` always serves. ``paper`` computes the share ``keep`` of columns where the prune error of the
+            step before at age 1 is below the cache error (SODA, as printed). ``value`` (ours) takes the share that
+            saves most error after its cost times ``price``.
+        price: Error that one unit of cost must save.
+        keep: From the site's cache error, normalised over all served places, to the share to compute.
+        forecast: Serve by forecast where its error is the smaller one.
+    """
+    marks = sorted(anchors)
+    steps: list[dict[Place, Action]] = []
+    error = 0.0
+    scale = float(errors.cache[..., 0].mean()) or 1.0
+    for i in range(errors.steps):
+        if i in marks:
+            steps.append(dict.fromkeys(sites, COMPUTE))
+            continue
+        age = i - max(mark for mark in marks if mark < i)
+        chosen: dict[Place, Action] = {}
+        for m, site in enumerate(sites):
+            served, action = float(errors.cache[i, m, age - 1]), REUSE
+            if forecast and float(errors.forecast[i, m, age - 1]) < served:
+                served, action = float(errors.forecast[i, m, age - 1]), Forecast(1)  # type: ignore[assignment]
+            cut = _partial(errors, costs, site, i, m, age, served, rule, price, keep, scale)
+            chosen[site], cost = (action, served) if cut is None else cut
+            error += cost
+        steps.append(chosen)
+    return Plan(tuple(steps), error)
+
+
+def _partial(
+    errors: Errors, costs: Costs, site: Site, i: int, m: int, age: int, served: float,
+    rule: Rule, price: float, keep: Callable[[float], float] | None, scale: float,
+) -> tuple[Action, float] | None:  # fmt: skip
+    """The partial computation that is worth it, with its error; None to serve."""
+    if rule == "paper":
+        assert keep is not None
+        wanted = keep(served / scale)
+        if wanted >= 1:
+            return (COMPUTE, 0.0)
+        k = min(range(len(errors.shares)), key=lambda k: abs(errors.shares[k] - wanted))
+        if float(errors.prune[max(i - 1, 0), m, k, 0]) < served:
+            return Partial(errors.shares[k]), float(errors.prune[i, m, k, age - 1])
+        return None
+    if rule == "value":
+        base = costs.module(site, REUSE)
+        options: list[tuple[float, Action, float]] = []
+        for k, share in enumerate(errors.shares):
+            left, action = float(errors.prune[i, m, k, age - 1]), Partial(share)
+            options.append((left + price * (costs.module(site, action) - base), action, left))
+        best = min(options, key=lambda option: option[0])
+        if best[0] < served:
+            return best[1], best[2]
+    return None
+
+
+# Each site for itself -----------------------------------------------------------------------------------------------
+
+
+def site_schedules(
+    errors: Errors, sites: Sequence[Site], costs: Costs, *, price: float, partial: bool = True, forecast: bool = True
+) -> Plan:
+    """Every site's best schedule where one unit of cost is worth ``price`` of error: a small dynamic program each.
+
+    The state is the slot's age; compute makes it young, all else lets it grow by a step.
+    """
+    options = _options(errors, sites, costs, partial=partial, forecast=forecast)
+    steps, count, ages = errors.steps, len(sites), errors.ages
+    # value[m, a]: least error plus price * cost from step i on, with a slot of age a before step i (0: fresh).
+    value = torch.zeros(count, ages + 1, dtype=torch.float64)
+    choices = torch.zeros(steps, count, ages + 1, dtype=torch.long)
+    compute = price * torch.tensor([costs.module(site, COMPUTE) for site in sites], dtype=torch.float64)
+    for i in reversed(range(steps)):
+        best = (compute + value[:, 0])[:, None].expand(-1, ages + 1).clone()
+        picked = torch.zeros(count, ages + 1, dtype=torch.long)
+        for number, (_, error, cost) in enumerate(options, start=1):
+            # Served with a slot that was ``a`` old before: its age is now a + 1.
+            after = torch.cat([value[:, 1:], torch.full((count, 1), float("inf"), dtype=torch.float64)], dim=1)
+            now = torch.cat([error[i], torch.full((count, 1), float("inf"), dtype=torch.float64)], dim=1)
+            total = now + price * cost[:, None] + after
+            better = total < best
+            best, picked = torch.where(better, total, best), torch.where(better, number, picked)
+        if i == 0:  # nothing is stored yet
+            picked = torch.zeros_like(picked)
+        value, choices[i] = best, picked
+    return _follow(choices, options, errors, sites)
+
+
+class _Option(NamedTuple):
+    action: Action
+    error: Tensor
+    cost: Tensor
+
+
+def _options(errors: Errors, sites: Sequence[Site], costs: Costs, *, partial: bool, forecast: bool) -> list[_Option]:
+    """Everything but computing: action, error [N, M, A], cost [M]."""
+
+    def cost(action: Action) -> Tensor:
+        return torch.tensor([costs.module(site, action) for site in sites], dtype=torch.float64)
+
+    found = [_Option(REUSE, errors.cache.double(), cost(REUSE))]
+    if forecast:
+        found.append(_Option(Forecast(1), errors.forecast.double(), cost(Forecast(1))))
+    if partial:
+        found += [
+            _Option(Partial(share), errors.prune[:, :, k].double(), cost(Partial(share)))
+            for k, share in enumerate(errors.shares)
+        ]
+    return found
+
+
+def _follow(choices: Tensor, options: Sequence[_Option], errors: Errors, sites: Sequence[Site]) -> Plan:
+    """Walk the tables forward."""
+    age = [0] * len(sites)
+    steps: list[dict[Place, Action]] = []
+    total = 0.0
+    for i in range(errors.steps):
+        chosen: dict[Place, Action] = {}
+        for m, site in enumerate(sites):
+            number = int(choices[i, m, age[m]])
+            if number == 0:
+                chosen[site], age[m] = COMPUTE, 0
+                continue
+            option = options[number - 1]
+            total += float(option.error[i, m, age[m]])
+            chosen[site], age[m] = option.action, age[m] + 1
+        steps.append(chosen)
+    return Plan(tuple(steps), total)
+
+
+# Targets ------------------------------------------------------------------------------------------------------------
+
+
+def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, rounds: int = 60) -> Plan:
+    """The plan of least error that is at least ``ratio`` times cheaper than computing everything.
+
+    Args:
+        make: From the price of cost to a plan; the higher the price, the cheaper the plan.
+        costs: What is counted.
+        ratio: The target.
+        rounds: Bisections of the price.
+
+    Raises:
+        UnreachableError: Names the largest ratio that can be reached.
+    """
+    cheapest = make(1e30)
+    if cheapest.ratio(costs) < ratio:
+        raise UnreachableError(
+            f"a ratio of {ratio:g} cannot be reached: the largest possible is {cheapest.ratio(costs):.2f}"
+        )
+    best, low, high = cheapest, 0.0, 1e30
+    if (free := make(0.0)).ratio(costs) >= ratio:
+        return free
+    low = 1e-12
+    for _ in range(rounds):
+        middle = (low * high) ** 0.5
+        plan = make(middle)
+        if plan.ratio(costs) >= ratio:
+            best, high = plan, middle
+        else:
+            low = middle
+    return best
+
+
+def coarsen(plan: Plan, blocks: dict[Site, tuple[Site, ...]]) -> Plan:
+    """Let one residual stand for a block whose modules are all served alike, where the plan allows it.
+
+    A block may be served as one only if in every step its modules are all computed or all served by the same action.
+    """
+    uniform = [
+        (block, modules)
+        for block, modules in blocks.items()
+        if all(len({str(step.get(site, COMPUTE)) for site in modules}) == 1 for step in plan.steps)
+        and not any(isinstance(step.get(site), Partial) for step in plan.steps for site in modules)
+    ]
+    steps = []
+    for step in plan.steps:
+        merged = dict(step)
+        for block, modules in uniform:
+            actions = [merged.pop(site, COMPUTE) for site in modules]
+            merged[block] = actions[0]
+        steps.append(merged)
+    return Plan(tuple(steps), plan.error)
+
+
+def as_data(plan: Plan) -> list[dict[str, str]]:
+    """The plan for JSON: by step and place, without what is computed."""
+    return [
+        {str(place): str(action) for place, action in step.items() if not isinstance(action, Compute)}
+        for step in plan.steps
+    ]
+
+
+def describe(plan: Plan, costs: Costs) -> dict[str, Any]:
+    """Predicted figures."""
+    return {"predicted_ratio": round(plan.ratio(costs), 3), "unit": costs.unit, "predicted_error": plan.error}

@@ -1,0 +1,151 @@
+"""Calibrated errors of a model, in a file: what may be served when, and how much that costs in quality.
+
+A prior holds no times: it can be made on one machine and used on another. Tables are means over samples, so that priors
+of several runs or machines can be merged.
+
+Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G gaps.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FORMAT = "videoaccel-prior-1"
+
+MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtype")
+MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
+"""Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Calibrated tables and what they hold for.
+
+    Attributes:
+        setting: Model hash, scheduler, steps, size, frames, guidance, dtype.
+        tables: By name, averaged over samples, float32.
+        samples: Samples behind each table.
+        info: Versions, prompts, date: for people.
+    """
+
+    setting: Mapping[str, Any]
+    tables: Mapping[str, Tensor]
+    samples: Mapping[str, int]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, atomically."""
+        path = Path(path)
+        about = {"setting": self.setting, "samples": self.samples, "info": self.info}
+        data = save(
+            {name: table.float().contiguous() for name, table in self.tables.items()},
+            {"format": FORMAT, "about": json.dumps(about, sort_keys=True)},
+        )
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(data)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prior":
+        """Read a prior.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is none.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; videoaccel calibrate makes a prior")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no prior: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
+        about = json.loads(metadata["about"])
+        return cls(about["setting"], tables, about["samples"], about["info"])
+
+    def differences(self, setting: Mapping[str, Any]) -> list[str]:
+        """In what the prior's setting differs from another, as "steps 30, here 20"."""
+        return [
+            f"{name} {_short(self.setting.get(name))}, here {_short(setting.get(name))}"
+            for name in MUST_MATCH
+            if self.setting.get(name) != setting.get(name)
+        ]
+
+    def for_setting(self, setting: Mapping[str, Any], *, foreign: bool = False) -> "Prior":
+        """The prior as it may be used for a setting.
+
+        Args:
+            setting: What is to be generated.
+            foreign: Accept other steps, size, frames, guidance or dtype: tables by step are interpolated in
+                normalised time.
+
+        Raises:
+            ValueError: It was made for something else; says in what it differs.
+        """
+        differences = self.differences(setting)
+        if not differences:
+            return self
+        fatal = [name for name in MUST_MATCH if name not in MAY_DIFFER and self.setting.get(name) != setting.get(name)]
+        if fatal or not foreign:
+            advice = "" if fatal else "; calibrate for this setting, or allow a foreign prior to interpolate"
+            raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
+        old, new = int(self.setting["steps"]), int(setting["steps"])
+        tables = {name: resample(table, old, new) for name, table in self.tables.items()}
+        return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences})
+
+    def merged(self, other: "Prior") -> "Prior":
+        """Both together: means weighted by their samples.
+
+        Raises:
+            ValueError: They were made for different settings, or a table's shape differs.
+        """
+        if differences := self.differences(other.setting):
+            raise ValueError(f"priors of different settings do not merge: {', '.join(differences)}")
+        tables, samples = dict(self.tables), dict(self.samples)
+        for name, table in other.tables.items():
+            count = other.samples[name]
+            if name not in tables:
+                tables[name], samples[name] = table, count
+                continue
+            if tables[name].shape != table.shape:
+                raise ValueError(
+                    f"table {name} is {list(tables[name].shape)} in one prior and {list(table.shape)} in the other"
+                )
+            tables[name] = (tables[name] * samples[name] + table * count) / (samples[name] + count)
+            samples[name] += count
+        return Prior(self.setting, tables, samples, self.info)
+
+
+def merge(priors: Sequence[Prior]) -> Prior:
+    """All together."""
+    first, *rest = priors
+    for prior in rest:
+        first = first.merged(prior)
+    return first
+
+
+def resample(table: Tensor, old: int, new: int) -> Tensor:
+    """Interpolate a table [old steps, ...] linearly to ``new`` steps; other tables stay."""
+    if old == new or table.ndim == 0 or table.shape[0] != old:
+        return table
+    at = torch.linspace(0, old - 1, new)
+    low = at.floor().long().clamp(max=old - 1)
+    high = (low + 1).clamp(max=old - 1)
+    weight = (at - low).view(-1, *[1] * (table.ndim - 1))
+    return torch.lerp(table[low], table[high], weight)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
