@@ -170,6 +170,9 @@ class Schedule(Protocol):
         """Fill in the attributes for a clip of this size."""
         ...
 
-    def update(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The latent [B, Z, t, h, w] after step ``i`` from the one before it and what is predicted there."""
+    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent.
+
+        Setting other timesteps does not change it.
+        """
         ...

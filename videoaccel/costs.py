@@ -8,7 +8,7 @@ Shape legend: R generation rows, T frames, S places, C channels.
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Partial, Place, Reuse, Span
 from videoaccel.columns import choose, score
 from videoaccel.models.seam import Run, Site, Work, direct
-from videoaccel.policy import Session
 
 Unit = Literal["flops", "ms"]
 Kind = tuple[str, str]
@@ -97,10 +96,10 @@ class Costs:
             cost += sum(self.module(site, actions.get(site, COMPUTE)) for site in modules)
         return share * cost
 
-    def ratio(self, session: Session, *, steps: int | None = None) -> float:
-        """How many times cheaper a session was than ``steps`` dense steps (default: as many as it had)."""
-        spent = sum(self.step(actions, share) for actions, share in zip(session.trace, session.shares, strict=True))
-        return (steps or len(session.trace)) * self.dense / spent
+    def total(self, steps: Sequence[Mapping[Place, Action]], shares: Sequence[float] | None = None) -> float:
+        """Cost of a whole plan or trace; every step runs all rows unless ``shares`` says otherwise."""
+        shares = [1.0] * len(steps) if shares is None else shares
+        return sum(self.step(actions, share) for actions, share in zip(steps, shares, strict=True))
 
 
 def capture(call: Callable[[Run], Any]) -> list[Module]:
@@ -247,9 +246,3 @@ def _between(curve: Mapping[float, float], share: float) -> float:
     if low == high:
         return curve[low]
     return curve[low] + (curve[high] - curve[low]) * (share - low) / (high - low)
-
-
-def total(costs: Costs, steps: Iterable[Mapping[Place, Action]], shares: Sequence[float] | None = None) -> float:
-    """Cost of a whole plan or trace."""
-    listed = list(steps)
-    return sum(costs.step(actions, share) for actions, share in zip(listed, shares or [1.0] * len(listed), strict=True))

@@ -8,6 +8,8 @@ Shapes: B rows (clips), N steps, Z latent channels, t, h, w latent sizes.
 Source: DDIM (arXiv 2010.02502), formula 12 with sigma = 0, through diffusers' ``DDIMScheduler``.
 """
 
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -54,7 +56,7 @@ class DDIMSchedule(DDIMScheduler):
         alphas = torch.cat((self.alphas_cumprod[self.numbers], self.final_alpha_cumprod[None]))
         self.sigmas = (1 - alphas).sqrt()[None].to(self.timesteps.device)
 
-    def update(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The latent [B, Z, t, h, w] after step ``i`` from the one before it and what the network predicts there."""
-        moved: Tensor = self.step(output, self.numbers[i], x, return_dict=False)[0]
-        return moved
+    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent."""
+        fixed = copy(self)  # set_timesteps puts new values in the place of old ones and changes none of these
+        return lambda i, x, output: fixed.step(output, fixed.numbers[i], x, return_dict=False)[0]

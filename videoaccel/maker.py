@@ -11,13 +11,13 @@ from torch import Tensor
 
 from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
-from videoaccel.denoise import Network, StepCallback, denoise
+from videoaccel.denoise import StepCallback
+from videoaccel.denoising import Denoising
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
 from videoaccel.models.seam import direct
-from videoaccel.policy import Job, Session, kernel_mix, local_mix
+from videoaccel.policy import Session, kernel_mix, local_mix
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
-from videoaccel.sampler import active_frames
 from videoaccel.stages import StageClock
 
 
@@ -53,29 +53,37 @@ class Maker:
     def latents(self, references: Sequence[References], *, loop: int = 0) -> Tensor:
         """Latents of one loop, float32 [B, Z, t, h, w]."""
         request, model = self.request, self.transformer
-        z = self._draw() if request.latents is None or loop else self._given_latents(request.latents)
-        z, mask = self._place(z, references, loop=loop)
-        timesteps = self._timesteps(len(z))
-        session = self._session(timesteps, mask)
+        denoising = self.denoising(references, loop=loop)
+        session = self._session(denoising)
         plain = request.policy is None and request.attention == NATIVE
-        with self.clock.stage("prepare"):
-            context = self._context(loop)
-        network = Network(model, context, branches=self.branches, run=direct if plain else session.run)
+        run = direct if plain else session.run
         if getattr(model, "_compiled_call_impl", None) is not None:
             with self.clock.stage("compile"):
-                network.at(z, timesteps[0], None if mask is None else active_frames(mask, timesteps[0]))()
+                denoising.once(run)
         with self.clock.stage("denoise", total=self.steps) as step:
-            return denoise(
-                z,
-                timesteps,
-                network=network,
-                session=session,
-                guidance_scale=request.guidance,
-                update=self.scheduler.update,
-                mask=mask,
-                draw=self._draw,
-                callback=partial(_after_step, step, request.callback),
-            )
+            callback = partial(_after_step, step, request.callback)
+            return denoising.denoise(session, run=run, callback=callback)
+
+    def denoising(self, references: Sequence[References], *, loop: int = 0) -> Denoising:
+        """The denoising run of one loop, ready to start."""
+        request = self.request
+        z = self._draw() if request.latents is None or loop else self._given_latents(request.latents)
+        z, mask = self._place(z, references, loop=loop)
+        with self.clock.stage("prepare"):
+            context = self._context(loop)
+        return Denoising(
+            model=self.transformer,
+            context=context,
+            branches=self.branches,
+            guidance_scale=request.guidance,
+            z=z,
+            timesteps=self._timesteps(len(z)),
+            sigmas=self.scheduler.sigmas.expand(len(z), -1),
+            update=self.scheduler.stepper(),
+            mask=mask,
+            draw=self._draw,
+            seed=request.seed,
+        )
 
     def stream(self) -> Iterator[Tensor]:
         """Decoded chunks of all loops, [B, 3, <= 17, H, W], not clamped.
@@ -149,22 +157,11 @@ class Maker:
             latent_size=self.size,
         )
 
-    def _session(self, timesteps: Tensor, mask: Tensor | None) -> Session:
-        request = self.request
-        _, rows, columns = self.transformer.token_grid(self.size)
-        job = Job(
-            sigmas=self.scheduler.sigmas.expand(timesteps.shape[1], -1),
-            latent_shape=self.shape,
-            guidance_scale=request.guidance,
-            branches=self.branches,
-            x_mask=None if mask is None else active_frames(mask, timesteps),
-            places=rows * columns,
-            dtype=self.transformer.dtype,
-            seed=request.seed,
-            blocks=self.transformer.sites,
-        )
-        mix = local_mix if request.attention == NATIVE else kernel_mix(attention_kernel(request.attention))
-        return Session(job, mix=mix) if request.policy is None else request.policy.session(job, mix=mix)
+    def _session(self, denoising: Denoising) -> Session:
+        policy, attention = self.request.policy, self.request.attention
+        mix = local_mix if attention == NATIVE else kernel_mix(attention_kernel(attention))
+        job = denoising.job(prior=self.request.prior)
+        return Session(job, mix=mix) if policy is None else policy.session(job, mix=mix)
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         chunks = iter(self.vae.decode_chunks(latents, self.request.num_frames))

@@ -4,7 +4,7 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,7 @@ class VideoPipeline(DiffusionPipeline):
         empty_prompt_states: PromptStates | None = None,
         latents: Tensor | None = None,
         policy: Policy | None = None,
+        prior: Mapping[str, Tensor] | None = None,
         attention_backend: str = NATIVE,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
     ) -> Request:
@@ -186,6 +187,7 @@ class VideoPipeline(DiffusionPipeline):
             align=d.align,
             latents=latents,
             policy=policy,
+            prior=prior,
             attention=attention_backend,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
@@ -225,7 +227,8 @@ class VideoPipeline(DiffusionPipeline):
                 prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
                 empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
                 latents: Initial noise [B, Z, t, h, w].
-                policy: Acceleration.
+                policy: Acceleration, see :mod:`videoaccel.registry`.
+                prior: Calibrated tables by name, for policies that need them.
                 attention_backend: Attention kernel by name.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.

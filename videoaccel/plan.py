@@ -66,7 +66,7 @@ class Plan:
 
     def cost(self, costs: Costs) -> float:
         """Of the whole generation."""
-        return sum(costs.step(actions, 1.0) for actions in self.steps)
+        return costs.total(self.steps)
 
     def ratio(self, costs: Costs) -> float:
         """How many times cheaper than computing everything."""

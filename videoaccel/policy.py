@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from videoaccel.actions import Action, Place, Span
+from videoaccel.costs import Costs, Unit
 from videoaccel.models.seam import Attend, Branch, Site, Work
 
 Velocities = Mapping[str, Tensor]
@@ -74,6 +75,7 @@ class Job:
         agree: Sums numbers over the ranks that share this clip; the identity on one rank.
         blocks: The network's blocks in the order in which they run, each with its modules.
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
+        costs: Counts FLOPs or measures milliseconds of the network at this size and batch, once; for planners.
     """
 
     sigmas: Tensor
@@ -87,6 +89,7 @@ class Job:
     agree: Callable[[Tensor], Tensor] = alone
     blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
     prior: Mapping[str, Tensor] | None = None
+    costs: Callable[[Unit], Costs] | None = None
 
     @property
     def steps(self) -> int:

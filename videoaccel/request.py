@@ -5,7 +5,7 @@ sizes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,7 @@ class Request:
         align: Latents to which references snap.
         latents: Initial noise of the first loop [B, Z, t, h, w] in place of that of ``noise``.
         policy: Acceleration; None runs the model as it is.
+        prior: Calibrated tables by name, for policies that need them.
         attention: Name of the attention kernel.
         callback: Called after every step.
     """
@@ -63,6 +64,7 @@ class Request:
     align: int | None
     latents: Tensor | None
     policy: Policy | None
+    prior: Mapping[str, Tensor] | None
     attention: str
     callback: StepCallback | None
 

@@ -277,9 +277,9 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = ts.to(device)
         self.sigmas = sigmas(ts, num_train_timesteps=c.num_train_timesteps).to(device)
 
-    def update(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The function `update` at step ``i`` with the velocity ``output``."""
-        return euler(self.timesteps, num_train_timesteps=self.config.num_train_timesteps)(i, x, output)
+    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """The function `euler` of the present timesteps."""
+        return euler(self.timesteps, num_train_timesteps=self.config.num_train_timesteps)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Nothing to scale."""

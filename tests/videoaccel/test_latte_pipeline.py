@@ -18,10 +18,13 @@ from tests.tiny_pipeline import text_encoder, tokenizer
 from tests.videoaccel.test_ddim import RELEASED
 from tests.videoaccel.workshop import Workshop
 from videoaccel.ddim import DDIMSchedule
+from videoaccel.denoising import plain
 from videoaccel.loading import find_model, network_class, transformer_class
 from videoaccel.models.frame_vae import FrameAutoencoder
 from videoaccel.models.latte import Latte
+from videoaccel.models.seam import direct
 from videoaccel.pipeline import VideoPipeline
+from videoaccel.policy import Session
 from videoaccel.references import first_frame
 from videoaccel.registry import make_policy
 
@@ -100,6 +103,24 @@ def test_methods_run_on_it_unchanged(pipe: VideoPipeline, name: str) -> None:
     exact = latents(pipe, num_inference_steps=6)
     made = latents(pipe, num_inference_steps=6, policy=make_policy(name))
     assert torch.equal(made, exact) == (name == "off")
+
+
+@torch.inference_mode()
+def test_a_run_goes_on_from_any_step(pipe: VideoPipeline) -> None:
+    """DDIM's step is told the number of the step in the whole run."""
+    request = pipe.request(PROMPT, num_frames=4, num_inference_steps=5, **SIZE)
+    run, seen = pipe._maker(request, None).denoising(request.references), []
+
+    def record(i: int, t: Tensor, x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    whole = plain(run, record)
+    rest = run.denoise(Session(run.job(start=3)), run=direct, start=3, z=seen[2])
+    assert torch.equal(rest, whole) and torch.equal(whole, seen[-1])
+    costs = run.costs("flops")
+    space, time = (costs.modules[axis, "mlp"][1.0] for axis in ("space", "time"))
+    assert space == time > 0 and ("time", "cross") not in costs.modules
 
 
 def test_saving_and_loading_is_exact(pipe: VideoPipeline, tmp_path: Path) -> None:

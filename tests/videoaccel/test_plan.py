@@ -9,7 +9,16 @@ from torch import Tensor
 from videoaccel.actions import COMPUTE, REUSE, Compute, Forecast, Partial
 from videoaccel.costs import Costs
 from videoaccel.models.seam import Site
-from videoaccel.plan import Errors, UnreachableError, best_anchors, between_anchors, coarsen, site_schedules, to_ratio
+from videoaccel.plan import (
+    Errors,
+    Objective,
+    UnreachableError,
+    best_anchors,
+    between_anchors,
+    coarsen,
+    site_schedules,
+    to_ratio,
+)
 
 SITES = (Site("attn", "space", 0), Site("mlp", "space", 0))
 BLOCKS = {Site("block", "space", 0): SITES}
@@ -62,10 +71,13 @@ def test_anchors_are_the_best_there_are(seed: int, count: int, distances: list[i
 
 
 def test_the_two_objectives_differ() -> None:
-    """The least sum and the least maximum are not the same path."""
-    served = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)).cumsum(-1)
-    paths = {objective: best_anchors(served, 4, objective=objective)[0] for objective in ("additive", "minimax")}  # type: ignore[arg-type]
-    assert paths["additive"] != paths["minimax"]
+    """The least sum and the least maximum are not always the same path."""
+
+    def path(seed: int, objective: Objective) -> list[int]:
+        served = torch.rand(9, 3, generator=torch.Generator().manual_seed(seed)).cumsum(-1)
+        return best_anchors(served, 4, objective=objective)[0]
+
+    assert any(path(seed, "additive") != path(seed, "minimax") for seed in range(20))
 
 
 def test_impossible_counts_say_what_is_possible() -> None:

@@ -1,0 +1,117 @@
+"""A denoising run, ready to start from any of its steps: what a generation, a calibration and a comparison share.
+
+Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w latent rows and columns.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from videoaccel.costs import Costs, Unit, count_flops, measure_time
+from videoaccel.denoise import Network, StepCallback, Update, denoise
+from videoaccel.models.protocols import Context, Transformer
+from videoaccel.models.seam import Run, direct
+from videoaccel.policy import Job, Session
+from videoaccel.sampler import active_frames
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """All that the loop needs but a session.
+
+    Attributes:
+        model: The transformer.
+        context: Its context, the rows of all branches one after the other.
+        branches: Guidance branches.
+        guidance_scale: Scale of classifier-free guidance.
+        z: Initial latent [B, Z, T, h, w], with references written in.
+        timesteps: [N, B], falling.
+        sigmas: [B, N+1].
+        update: The schedule's step, told the number of a step among all N.
+        mask: [B, T], see :func:`videoaccel.denoise.denoise`; None generates all.
+        draw: Fresh noise of z's shape.
+        seed: Of the first sample.
+    """
+
+    model: Transformer
+    context: Context
+    branches: tuple[str, ...]
+    guidance_scale: float
+    z: Tensor
+    timesteps: Tensor
+    sigmas: Tensor
+    update: Update
+    mask: Tensor | None
+    draw: Callable[[], Tensor]
+    seed: int
+
+    def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None) -> Job:
+        """What a session is told, for the steps from ``start`` on."""
+        _, rows, columns = self.model.token_grid(self.z.shape[2:])
+        mask = None if self.mask is None else active_frames(self.mask, self.timesteps)
+        return Job(
+            sigmas=self.sigmas[:, start:],
+            latent_shape=tuple(self.z.shape[1:]),
+            guidance_scale=self.guidance_scale,
+            branches=self.branches,
+            x_mask=None if mask is None else mask[start:],
+            places=rows * columns,
+            dtype=self.model.dtype,
+            seed=self.seed,
+            blocks=self.model.sites,
+            prior=prior,
+            costs=cache(self.costs),
+        )
+
+    def network(self, run: Run) -> Network:
+        """The network with this run's context."""
+        return Network(self.model, self.context, branches=self.branches, run=run)
+
+    def denoise(
+        self,
+        session: Session,
+        *,
+        run: Run | None = None,
+        callback: StepCallback | None = None,
+        start: int = 0,
+        z: Tensor | None = None,
+    ) -> Tensor:
+        """The finished latent, float32 [B, Z, T, h, w].
+
+        Args:
+            session: Made for the job from ``start`` on.
+            run: The seam; default the session's.
+            callback: Called after every step.
+            start: The first step to run.
+            z: The latent before that step; default the initial one.
+        """
+        return denoise(
+            self.z if z is None else z,
+            self.timesteps[start:],
+            network=self.network(session.run if run is None else run),
+            session=session,
+            guidance_scale=self.guidance_scale,
+            update=lambda i, x, output: self.update(start + i, x, output),
+            mask=self.mask,
+            draw=self.draw,
+            callback=callback,
+        )
+
+    def once(self, run: Run) -> None:
+        """One network call at the first step, result unused: warms up, or shows a run what there is."""
+        first = None if self.mask is None else active_frames(self.mask, self.timesteps[0])
+        self.network(run).at(self.z, self.timesteps[0], first)()
+
+    @torch.inference_mode()
+    def costs(self, unit: Unit) -> Costs:
+        """Count or measure what this network's modules cost at this size and batch."""
+        count = count_flops if unit == "flops" else measure_time
+        return count(self.once, blocks=self.model.sites)
+
+
+def plain(denoising: Denoising, callback: StepCallback | None = None) -> Tensor:
+    """The run without any method, as a generation without acceleration makes it."""
+    return denoising.denoise(Session(denoising.job()), run=direct, callback=callback)
