@@ -14,7 +14,7 @@ import torch
 
 from tests.cli.commands import ROOT, Cli, here, python
 from tests.videoaccel.disks import small_disk
-from videoaccel import files, maker
+from videoaccel import denoising, files
 from videoaccel.__main__ import main
 
 
@@ -112,7 +112,7 @@ def test_out_of_memory(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.31 GiB.")
 
-    monkeypatch.setattr(maker, "denoise", full)
+    monkeypatch.setattr(denoising, "denoise", full)
     done = generate("x")
     expected = "videoaccel: out of memory on cpu during denoise: lower size (now 32x32) or frames (now 17)"
     assert done.code == 1 and expected in done.err and here() == []
@@ -123,7 +123,7 @@ def test_interrupted_in_mid_loop(generate: Cli, monkeypatch: pytest.MonkeyPatch)
         callback(0, torch.zeros(1), torch.zeros(1))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maker, "denoise", interrupted)
+    monkeypatch.setattr(denoising, "denoise", interrupted)
     done = generate("x")
     assert done.code == 130 and here() == []
     assert done.err.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> No
 def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["videoaccel", "generate", "x", "--model", str(pipeline_folder)])
-    monkeypatch.setattr(maker, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(denoising, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stop:
@@ -163,6 +163,6 @@ def test_an_unforeseen_failure_is_1(generate: Cli, monkeypatch: pytest.MonkeyPat
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a\nbug")
 
-    monkeypatch.setattr(maker, "denoise", broken)
+    monkeypatch.setattr(denoising, "denoise", broken)
     done = generate("x")
     assert done.code == 1 and done.err.splitlines()[-1] == "videoaccel: RuntimeError: a bug (--debug shows where)"
