@@ -128,3 +128,43 @@ class PlacePositions(nn.Module):
         positions = torch.arange(length, dtype=torch.float32, device=self.inv_freq.device) / scale * (base / length)
         angles = positions[:, None] * self.inv_freq
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def repeat_rows(x: Tensor, batch: int, name: str) -> Tensor:
+    """Repeat x [R, ...] as a whole until it has ``batch`` rows, so that guidance halves share it.
+
+    Raises:
+        ValueError: R does not divide ``batch``; names the tensor.
+    """
+    if batch % x.shape[0]:
+        raise ValueError(f"{name} has {x.shape[0]} rows, which do not divide the batch of {batch}")
+    return x.repeat(batch // x.shape[0], *(1,) * (x.ndim - 1))
+
+
+def compact_text(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move the tokens that count to the front and cut the rest.
+
+    A softmax does not see masked keys, so a shorter text gives the same numbers, and rows of one length need no mask.
+
+    Args:
+        text: [B, L, C].
+        mask: [B, L], nonzero where a token counts.
+
+    Returns:
+        Text [B, L', C] with L' the greatest count, and a mask [B, 1, 1, L'] or None if all rows have L' tokens.
+
+    Raises:
+        ValueError: A row keeps no token.
+    """
+    if mask is None:
+        return text, None
+    kept = mask != 0
+    lengths = kept.sum(1)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest == 0:
+        raise ValueError(f"row {int(lengths.argmin())} of the text mask keeps no token")
+    order = torch.argsort(~kept, dim=1, stable=True)[:, :longest]
+    text = text.take_along_dim(order[..., None], dim=1)
+    if shortest == longest:
+        return text, None
+    return text, (torch.arange(longest, device=text.device) < lengths[:, None])[:, None, None]

@@ -12,7 +12,7 @@ Source: Open-Sora 1.2 (https://github.com/hpcaitech/Open-Sora, Apache-2.0); adaL
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,18 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from videoaccel.models.checkpoint import StrictLoading
-from videoaccel.models.layers import CaptionEmbedder, PlacePositions, Rotary, ScalarEmbedder
+from videoaccel.models.layers import (
+    CaptionEmbedder,
+    PlacePositions,
+    Rotary,
+    ScalarEmbedder,
+    compact_text,
+    repeat_rows,
+)
 from videoaccel.models.seam import BODY, Run, Site, direct
 from videoaccel.models.stdit_blocks import AXES, Block, Body, Conditioning, FinalLayer, GenerationContext
+
+RELEASED_LENGTH = 300
 
 
 class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
@@ -53,6 +62,8 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: ``hidden_size`` does not suit ``num_heads`` or the positions.
     """
 
+    keeps_frames = True
+    learns_null_text = True
     ignored_fields = frozenset(
         {
             "input_size",
@@ -82,7 +93,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         class_dropout_prob: float = 0.1,
         pred_sigma: bool = True,
         caption_channels: int = 4096,
-        model_max_length: int = 300,
+        model_max_length: int = RELEASED_LENGTH,
         input_sq_size: int = 512,
         qk_norm: bool = True,
     ) -> None:
@@ -106,6 +117,16 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
             for axis in AXES
         )
         self.final_layer = FinalLayer(hidden_size, math.prod(self.patch_size) * self.out_channels)
+
+    @classmethod
+    def tokens_read(cls, config: Mapping[str, Any]) -> int:
+        """Tokens of a prompt that a network with this configuration reads; the release's file does not say."""
+        return int(config.get("model_max_length", RELEASED_LENGTH))
+
+    @property
+    def null_text(self) -> Tensor:
+        """Learned states of an empty prompt, [L, caption_channels]."""
+        return self.y_embedder.y_embedding
 
     @property
     def blocks(self) -> list[Block]:
@@ -150,9 +171,9 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         device, batch = y.device, y.shape[0]
         dtype = self.x_embedder.proj.weight.dtype
         text = self.y_embedder(y.to(dtype)).squeeze(1)
-        text, text_mask = _compact(text, None if mask is None else _repeat_rows(mask, batch, "mask"))
+        text, text_mask = compact_text(text, None if mask is None else repeat_rows(mask, batch, "mask"))
         fps = torch.zeros(1, device=device) if fps is None else fps
-        fps_embedding = self.fps_embedder(_repeat_rows(fps, batch, "fps"))
+        fps_embedding = self.fps_embedder(repeat_rows(fps, batch, "fps"))
         given = self.t_embedder(torch.zeros(batch, device=device)) + fps_embedding
         frames, rows, columns = self.token_grid(latent_size)
         cos, sin = self.rope(frames)
@@ -262,40 +283,6 @@ class PatchEmbedding(nn.Module):
         return x.flatten(3).permute(0, 2, 3, 1)
 
 
-def _repeat_rows(x: Tensor, batch: int, name: str) -> Tensor:
-    """Repeat x [R, ...] as a whole until it has ``batch`` rows, so that guidance halves share it."""
-    if batch % x.shape[0]:
-        raise ValueError(f"{name} has {x.shape[0]} rows, which do not divide the batch of {batch}")
-    return x.repeat(batch // x.shape[0], *(1,) * (x.ndim - 1))
-
-
 def _first(value: Tensor | float, dtype: torch.dtype) -> float:
     """The first element, rounded to the run's type as in the original, where sizes are tensors of that type."""
     return torch.as_tensor(value).flatten()[0].to(dtype).item()
-
-
-def _compact(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Move the tokens that count to the front and cut the rest.
-
-    The original concatenates the kept tokens of all rows; a softmax over them does not see the others, so a key mask
-    gives the same numbers, and rows of one length need none.
-
-    Args:
-        text: [B, L, C].
-        mask: [B, L], nonzero where a token counts.
-
-    Returns:
-        Text [B, L', C] with L' the greatest count, and a mask [B, 1, 1, L'] or None if all rows have L' tokens.
-    """
-    if mask is None:
-        return text, None
-    kept = mask != 0
-    lengths = kept.sum(1)
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest == 0:
-        raise ValueError(f"row {int(lengths.argmin())} of the text mask keeps no token")
-    order = torch.argsort(~kept, dim=1, stable=True)[:, :longest]
-    text = text.take_along_dim(order[..., None], dim=1)
-    if shortest == longest:
-        return text, None
-    return text, (torch.arange(longest, device=text.device) < lengths[:, None])[:, None, None]

@@ -104,6 +104,12 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return 2 ** (len(self.config.vae_2d["block_out_channels"]) - 1)
 
     @property
+    def chunk_frames(self) -> int | None:
+        """Frames to a chunk; None if a clip is one."""
+        frames: int | None = self.config.micro_frame_size
+        return frames
+
+    @property
     def latent_channels(self) -> int:
         """Z."""
         return self.scale.shape[1]
@@ -150,7 +156,7 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
             )
         spatial = self._encode_frames(x, noise)
         chunks = spatial.split(self.config.micro_frame_size or spatial.shape[2], dim=2)
-        z = torch.cat([_sample(self.temporal_vae.encode(chunk), noise) for chunk in chunks], dim=2)
+        z = torch.cat([posterior_sample(self.temporal_vae.encode(chunk), noise) for chunk in chunks], dim=2)
         return (z - self.shift) / self.scale
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
@@ -193,7 +199,7 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
     def _encode_frames(self, x: Tensor, noise: Noise | None) -> Tensor:
         frames = x.to(self.scale.dtype).transpose(1, 2)
         vae = self.spatial_vae.module
-        latents = [_sample(vae._encode(part), noise) for part in self._micro_batches(frames.flatten(0, 1))]
+        latents = [posterior_sample(vae._encode(part), noise) for part in self._micro_batches(frames.flatten(0, 1))]
         return torch.cat(latents).unflatten(0, frames.shape[:2]).transpose(1, 2) * self.scale_applied
 
     def _decode_frames(self, spatial: Tensor) -> Tensor:
@@ -206,7 +212,7 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return images.split(self.config.micro_batch_size or images.shape[0])
 
 
-def _sample(moments: Tensor, noise: Noise | None) -> Tensor:
+def posterior_sample(moments: Tensor, noise: Noise | None) -> Tensor:
     """A sample of the posterior with these moments (mean and log-variance stacked in channels), or its mode."""
     mean, logvar = moments.chunk(2, dim=1)
     if noise is None:

@@ -61,10 +61,17 @@ class Defaults(Config):
 
 
 class Part(Config):
-    """Where one network comes from: a folder or a hub id, and a folder in it."""
+    """Where one network comes from.
+
+    Attributes:
+        source: A folder or a hub id.
+        subfolder: Folder in it.
+        network: What it is: file and class in ``models/``, as in ``latte.Latte``. None for Open-Sora's.
+    """
 
     source: str
     subfolder: str | None = None
+    network: str | None = None
 
 
 class ModelSpec(Config):
@@ -76,7 +83,9 @@ class ModelSpec(Config):
         transformer: Where the transformer comes from; its hub id names the whole model, too.
         vae: Where the video VAE comes from.
         text_encoder: Where text encoder and tokenizer come from.
+        schedule: What latents are moved by: a velocity along a rectified flow, or predicted noise in DDIM's steps.
         scheduler: Fields of the scheduler.
+        release: Class in the ``model_index.json`` of a release that has all these parts in one folder or repository.
         defaults: What it generates unless told otherwise.
     """
 
@@ -85,7 +94,9 @@ class ModelSpec(Config):
     transformer: Part | None = None
     vae: Part | None = None
     text_encoder: Part | None = None
+    schedule: Literal["rectified_flow", "ddim"] = "rectified_flow"
     scheduler: dict[str, Any] = {}
+    release: str | None = None
     defaults: Defaults = Defaults()
 
 

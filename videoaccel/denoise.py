@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.stdit_blocks import GenerationContext
 from videoaccel.policy import Call, Session, Velocities
-from videoaccel.sampler import begin_step, end_step, guide, start_noised, step_sizes
+from videoaccel.sampler import begin_step, euler, guide, keep_given, start_noised
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
 """Called with (step, timesteps [B], latent) after each step; returns the latent to go on with, the same tensor if
 it has not changed it."""
+
+Update = Callable[[int, Tensor, Tensor], Tensor]
+"""A schedule's step: (step, latent, what the network predicts there, guided) -> the next latent."""
 
 
 class Network:
@@ -29,7 +31,7 @@ class Network:
         run: The seam.
     """
 
-    def __init__(self, model: STDiT3, context: GenerationContext, *, branches: Sequence[str], run: Run) -> None:
+    def __init__(self, model: Transformer, context: Context, *, branches: Sequence[str], run: Run) -> None:
         self.model, self.context, self.branches, self.run = model, context, tuple(branches), run
 
     def at(self, x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Call:
@@ -43,6 +45,7 @@ class Network:
             whole = index == list(range(batch * len(self.branches)))
             inputs = [None if part is None else part[chosen] if rows is not None else part for part in (x, x_mask)]
             again = [None if part is None else torch.cat([part] * len(names)) for part in inputs]
+            assert again[0] is not None
             out = self.model(
                 again[0],
                 torch.cat([timestep[chosen]] * len(names)),
@@ -70,6 +73,7 @@ def denoise(
     network: Network,
     session: Session,
     guidance_scale: float,
+    update: Update | None = None,
     mask: Tensor | None = None,
     draw: Callable[[], Tensor] | None = None,
     callback: StepCallback | None = None,
@@ -82,7 +86,9 @@ def denoise(
         network: The network.
         session: Answers for every step whether and how it runs.
         guidance_scale: Scale of classifier-free guidance.
-        mask: [B, T] per frame: 1 generates, 0 keeps, between: changes once t <= mask * 1000. None generates all.
+        update: The schedule's step; None is the Euler step of a rectified flow.
+        mask: [B, T] per frame: 1 generates, 0 keeps, between: changes once t <= mask * 1000 (of a rectified
+            flow). None generates all.
         draw: Fresh normal numbers of x's shape, drawn at every step when there is a mask.
         callback: Called after every step.
 
@@ -90,11 +96,12 @@ def denoise(
         float32 [B, Z, T, h, w].
     """
     noised = None if mask is None else start_noised(mask)
-    for i, (t, dt) in enumerate(zip(timesteps, step_sizes(timesteps), strict=True)):
+    update = euler(timesteps) if update is None else update
+    for i, t in enumerate(timesteps):
         noise = draw() if mask is not None and draw is not None else None
         x, active = begin_step(x, t, mask=mask, noised=noised, noise=noise)
         velocity = combine(session.predict(i, x, network.at(x, t, active)), guidance_scale)
-        x, noised = end_step(x, velocity, dt=dt, active=active), active
+        x, noised = keep_given(update(i, x, velocity), x, active), active
         if callback is not None:
             before, x = x, callback(i, t, x)
             if x is not before:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from videoaccel.costs import Costs, Unit, count_flops, measure_time
-from videoaccel.denoise import Network, StepCallback, denoise
+from videoaccel.denoise import Network, StepCallback, Update, denoise
+from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.stdit_blocks import GenerationContext
 from videoaccel.policy import Job, Session
 from videoaccel.sampler import active_frames
 
@@ -31,18 +30,20 @@ class Denoising:
         z: Initial latent [B, Z, T, h, w], with references written in.
         timesteps: [N, B], falling.
         sigmas: [B, N+1].
+        update: The schedule's step, told the number of a step among all N.
         mask: [B, T], see :func:`videoaccel.denoise.denoise`; None generates all.
         draw: Fresh noise of z's shape.
         seed: Of the first sample.
     """
 
-    model: STDiT3
-    context: GenerationContext
+    model: Transformer
+    context: Context
     branches: tuple[str, ...]
     guidance_scale: float
     z: Tensor
     timesteps: Tensor
     sigmas: Tensor
+    update: Update
     mask: Tensor | None
     draw: Callable[[], Tensor]
     seed: int
@@ -93,6 +94,7 @@ class Denoising:
             network=self.network(session.run if run is None else run),
             session=session,
             guidance_scale=self.guidance_scale,
+            update=lambda i, x, output: self.update(start + i, x, output),
             mask=self.mask,
             draw=self.draw,
             callback=callback,

@@ -168,6 +168,7 @@ class _Run:
         return self.pipe.request(
             prompt_states=[PromptStates.cat([self.states[text] for text in row]) for row in texts],
             negative_prompt_states=None if order.negative is None else self.states[order.negative],
+            empty_prompt_states=self.states.get(""),
             height=order.height,
             width=order.width,
             num_frames=s.frames,

@@ -1,18 +1,24 @@
 """From a name, a folder or a hub id to the parts of a pipeline."""
 
+import importlib
+import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 
 from videoaccel.config import Config, Defaults, ModelSpec, Part, config_names, load_named, validate
+from videoaccel.ddim import DDIMSchedule
 from videoaccel.models.checkpoint import read_config
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.models.protocols import Transformer
 from videoaccel.sampler import RectifiedFlowScheduler
 
 RELEASE = "opensora-v1.2"
+OPEN_SORA: Mapping[str, str] = MappingProxyType({"transformer": "stdit.STDiT3", "vae": "video_vae.VideoAutoencoder"})
+"""What a part is that does not say."""
 
 
 class _Index(Config):
@@ -53,8 +59,8 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
     """Find a model by the name of its configuration, by a folder, or by the hub id of its transformer.
 
     Args:
-        name: ``demo``, ``opensora-v1.2``, a folder saved by ``save_pretrained``, a folder or hub id of a released
-            STDiT3.
+        name: ``demo``, ``opensora-v1.2``, ``latte-1``, a folder saved by ``save_pretrained``, a folder or hub id of a
+            released STDiT3, a folder with all of a released Latte.
         vae: For a released STDiT3: folder or hub id of the VAE in place of the release's.
         text_encoder: Likewise of the T5.
 
@@ -71,6 +77,8 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             if not (folder / "model_index.json").is_file():
                 raise ValueError(f"the files of the {name} model are missing: {folder}")
             return _whole(Source(name, folder, spec), vae, text_encoder)
+    elif path.is_dir() and (released_as := _release_in(path, specs)):
+        spec = released_as
     elif path.is_dir() and (path / "model_index.json").is_file():
         spec = ModelSpec(description=name, defaults=_defaults_of(path))
         return _whole(Source(name, path, spec), vae, text_encoder)
@@ -84,8 +92,9 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             known = ", ".join([*specs, *released])
             raise ValueError(f"no model or folder is called {name!r}; there are {known}, or give a pipeline folder")
         spec = released[name]
-    update = {"vae": vae and Part(source=vae), "text_encoder": text_encoder and Part(source=text_encoder)}
-    return Source(name, None, spec.model_copy(update={key: part for key, part in update.items() if part}))
+    given = {key: source for key, source in {"vae": vae, "text_encoder": text_encoder}.items() if source}
+    update = {key: getattr(spec, key).model_copy(update={"source": s, "subfolder": None}) for key, s in given.items()}
+    return Source(name, None, spec.model_copy(update=update))
 
 
 def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
@@ -97,19 +106,63 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
     """
     spec = source.spec
     assert spec.transformer is not None and spec.vae is not None
-    return {
-        "transformer": STDiT3.from_pretrained(
-            spec.transformer.source, subfolder=spec.transformer.subfolder, dtype=dtype
-        ),
-        "vae": VideoAutoencoder.from_pretrained(spec.vae.source, subfolder=spec.vae.subfolder, dtype=dtype),
-        "scheduler": RectifiedFlowScheduler(**spec.scheduler),
-        "defaults": spec.defaults.model_dump(),
+    networks = {"transformer": spec.transformer, "vae": spec.vae}
+    scheduler: Any = {"rectified_flow": RectifiedFlowScheduler, "ddim": DDIMSchedule}[spec.schedule]
+    loaded = {
+        name: network_class(part.network or OPEN_SORA[name]).from_pretrained(
+            part.source, subfolder=part.subfolder, dtype=dtype
+        )
+        for name, part in networks.items()
     }
+    return {**loaded, "scheduler": scheduler.from_config(spec.scheduler), "defaults": spec.defaults.model_dump()}
+
+
+def network_class(name: str) -> Any:
+    """The class of this file and name in ``models/``, as in ``latte.Latte``.
+
+    Raises:
+        ValueError: There is none.
+    """
+    file, _, kind = name.partition(".")
+    if importlib.util.find_spec(f"videoaccel.models.{file}") is not None:
+        found = getattr(importlib.import_module(f"videoaccel.models.{file}"), kind, None)
+        if found is not None:
+            return found
+    raise ValueError(f"there is no network {name!r}: models/{file}.py with a class {kind!r}")
+
+
+def transformer_class(source: Source) -> type[Transformer]:
+    """What a model's transformer is, without loading it.
+
+    Raises:
+        ValueError: The folder's ``model_index.json`` names none that runs here.
+    """
+    if source.folder is None:
+        assert source.spec.transformer is not None
+        return cast(type[Transformer], network_class(source.spec.transformer.network or OPEN_SORA["transformer"]))
+    module, name = read_config(source.folder / "model_index.json").get("transformer") or (None, None)
+    if not str(module).startswith("videoaccel.models."):
+        raise ValueError(f"the transformer in {source.folder} is a {name} of {module}, which does not run here")
+    return cast(type[Transformer], network_class(f"{str(module).removeprefix('videoaccel.models.')}.{name}"))
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """The type of this name."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _release_in(folder: Path, specs: Mapping[str, ModelSpec]) -> ModelSpec | None:
+    """The parts of a release that a folder is a copy of, taken from that folder; None for any other folder."""
+    if not (folder / "model_index.json").is_file():
+        return None
+    kind = read_config(folder / "model_index.json").get("_class_name")
+    for spec in specs.values():
+        if spec.release is not None and spec.release == kind:
+            parts = {"transformer": spec.transformer, "vae": spec.vae, "text_encoder": spec.text_encoder}
+            update = {name: part and part.model_copy(update={"source": str(folder)}) for name, part in parts.items()}
+            scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+            return spec.model_copy(update={**update, "scheduler": scheduler})
+    return None
 
 
 def _whole(source: Source, *parts: str | None) -> Source:

@@ -13,14 +13,11 @@ from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.denoise import StepCallback
 from videoaccel.denoising import Denoising
+from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
 from videoaccel.models.seam import direct
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.stdit_blocks import GenerationContext
-from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.policy import Session, kernel_mix, local_mix
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
-from videoaccel.sampler import RectifiedFlowScheduler
 from videoaccel.stages import StageClock
 
 
@@ -40,9 +37,9 @@ class Maker:
         self,
         request: Request,
         *,
-        transformer: STDiT3,
-        vae: VideoAutoencoder,
-        scheduler: RectifiedFlowScheduler,
+        transformer: Transformer,
+        vae: Autoencoder,
+        scheduler: Schedule,
         device: torch.device,
         clock: StageClock,
     ) -> None:
@@ -60,7 +57,7 @@ class Maker:
         session = self._session(denoising)
         plain = request.policy is None and request.attention == NATIVE
         run = direct if plain else session.run
-        if model._compiled_call_impl is not None:
+        if getattr(model, "_compiled_call_impl", None) is not None:
             with self.clock.stage("compile"):
                 denoising.once(run)
         with self.clock.stage("denoise", total=self.steps) as step:
@@ -82,6 +79,7 @@ class Maker:
             z=z,
             timesteps=self._timesteps(len(z)),
             sigmas=self.scheduler.sigmas.expand(len(z), -1),
+            update=self.scheduler.stepper(),
             mask=mask,
             draw=self._draw,
             seed=request.seed,
@@ -137,7 +135,7 @@ class Maker:
         z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
         return (z, None) if bool((mask == 1).all()) else (z, mask)
 
-    def _context(self, loop: int) -> GenerationContext:
+    def _context(self, loop: int) -> Context:
         """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
         request, model, device = self.request, self.transformer, self.device
         y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
@@ -145,7 +143,8 @@ class Maker:
             y = torch.cat((y, request.negative.states.to(y)))
             mask = torch.cat((mask, request.negative.mask.to(mask)))
         elif "uncond" in self.branches:
-            null = model.y_embedder.y_embedding.to(y)
+            assert model.null_text is not None
+            null = model.null_text.to(y)
             y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
         size = {"height": request.height, "width": request.width}
         told = size_numbers(1, **size, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.config import Part
-from videoaccel.loading import Source, torch_dtype
+from videoaccel.loading import Source, torch_dtype, transformer_class
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.prompts import cut_options
@@ -31,14 +31,10 @@ from videoaccel.references import (
     read_references,
 )
 from videoaccel.resolve import Sample, WorkOrder
-from videoaccel.sampler import RectifiedFlowScheduler
 from videoaccel.settings import GenerateSettings
 from videoaccel.text import PromptStates, encode, load_text_encoder
 from videoaccel.text_cache import TextCache, TextKey, encode_cached, encoder_identity
 from videoaccel.wording import counted
-
-RELEASED_LENGTH = 300
-"""Tokens of a prompt that an STDiT3 reads whose configuration does not say."""
 
 TILE = 256
 """Side in pixels of the tiles that ``vae_tiling`` decodes in."""
@@ -55,7 +51,11 @@ def encode_texts(order: WorkOrder) -> dict[str, PromptStates]:
     """
     s, source = order.settings, order.source
     texts = [text for batch in order.batches for sample in batch for text in sample.texts]
-    texts = list(dict.fromkeys([*texts, *([order.negative] if order.negative is not None else [])]))
+    if order.negative is not None:
+        texts.append(order.negative)
+    elif s.guidance != 1 and not transformer_class(source).learns_null_text:
+        texts.append("")
+    texts = list(dict.fromkeys(texts))
     dtype, length, part = torch_dtype(source.spec.defaults.text_dtype), _text_length(source), source.text
 
     def load() -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
     pipe = VideoPipeline.from_pretrained(s.model, torch_dtype=torch_dtype(str(s.dtype)), **parts, **replaced)
     pipe.set_progress_bar_config(disable=True)
     if s.scheduler:
-        pipe.scheduler = RectifiedFlowScheduler.from_config({**pipe.scheduler.config, **s.scheduler})
+        pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **s.scheduler})
     if s.vae_tiling:
         pipe.vae.enable_tiling(tile_size=TILE)
     if s.compile:
@@ -126,7 +126,7 @@ def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, 
         return read_references(options.reference_path, options.mask_strategy, height=order.height, width=order.width)
     if s.mask_strategy is not None:
         return References(tuple(given), s.mask_strategy)
-    places = {"align": pipe.defaults.align, "chunk": pipe.vae.config.micro_frame_size}
+    places = {"align": pipe.defaults.align, "chunk": pipe.vae.chunk_frames}
     latents = s.condition_latents or 1
     if s.video is None:
         return first_frame(given[0]) if len(given) == 1 else first_and_last_frame(given[0], given[1], **places)
@@ -161,7 +161,7 @@ def _text_length(source: Source) -> int:
     part = source.spec.transformer or Part(source=str(source.folder), subfolder="transformer")
     folder = Path(part.source).expanduser()
     path = folder / (part.subfolder or "") / "config.json" if folder.is_dir() else _from_hub(part, "config.json")
-    return int(read_config(path).get("model_max_length", RELEASED_LENGTH))
+    return transformer_class(source).tokens_read(read_config(path))
 
 
 def _from_hub(part: Part, name: str) -> Path:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -23,13 +25,10 @@ from videoaccel.config import Defaults
 from videoaccel.loading import find_model, load_parts, torch_dtype
 from videoaccel.maker import Maker
 from videoaccel.media import to_uint8
-from videoaccel.models.stdit import STDiT3
-from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.policy import Policy
 from videoaccel.prompts import cut_options
 from videoaccel.references import References, read_references
-from videoaccel.request import Request, prompt_texts, sample_noise
-from videoaccel.sampler import RectifiedFlowScheduler
+from videoaccel.request import Request, null_states, prompt_texts, sample_noise
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
 from videoaccel.wording import counted
@@ -50,12 +49,12 @@ class VideoPipelineOutput(BaseOutput):
 
 
 class VideoPipeline(DiffusionPipeline):
-    """Text, image or video to video with an STDiT3.
+    """Text, image or video to video.
 
     Args:
-        transformer: The network.
-        vae: The video VAE.
-        scheduler: The rectified-flow schedule.
+        transformer: The network, a :class:`videoaccel.models.protocols.Transformer`.
+        vae: The video VAE, an :class:`videoaccel.models.protocols.Autoencoder`.
+        scheduler: A :class:`videoaccel.models.protocols.Schedule`.
         tokenizer: Of the text encoder; with it may be left out where text states are given.
         text_encoder: T5.
         defaults: Fields of :class:`videoaccel.config.Defaults`.
@@ -67,9 +66,9 @@ class VideoPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        transformer: STDiT3,
-        vae: VideoAutoencoder,
-        scheduler: RectifiedFlowScheduler,
+        transformer: ModelMixin,
+        vae: ModelMixin,
+        scheduler: SchedulerMixin,
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder: T5EncoderModel | None = None,
         defaults: dict[str, Any] | None = None,
@@ -103,7 +102,10 @@ class VideoPipeline(DiffusionPipeline):
             )
         parts = load_parts(source, dtype=dtype) | kwargs
         if "text_encoder" not in kwargs:
-            parts["tokenizer"], parts["text_encoder"] = load_text_encoder(source.text.source, dtype=text_dtype)
+            text = source.text
+            parts["tokenizer"], parts["text_encoder"] = load_text_encoder(
+                text.source, subfolder=text.subfolder, dtype=text_dtype
+            )
         return cls(**parts)
 
     @property
@@ -120,7 +122,7 @@ class VideoPipeline(DiffusionPipeline):
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
-        length = self.transformer.y_embedder.y_embedding.shape[0]
+        length = self.transformer.tokens_read(self.transformer.config)
         return encode(list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
 
     def request(
@@ -144,6 +146,7 @@ class VideoPipeline(DiffusionPipeline):
         clean_prompt: bool = True,
         prompt_states: Sequence[PromptStates] | None = None,
         negative_prompt_states: PromptStates | None = None,
+        empty_prompt_states: PromptStates | None = None,
         latents: Tensor | None = None,
         policy: Policy | None = None,
         prior: Mapping[str, Tensor] | None = None,
@@ -164,6 +167,9 @@ class VideoPipeline(DiffusionPipeline):
             negative_prompt_states = self.encode_prompt([negative_prompt])
         count, samples = len(prompt_states[0].mask), num_videos_per_prompt
         rows = [row for row in range(count) for _ in range(samples)]
+        negative = None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows))
+        if negative is None and not self.transformer.learns_null_text and _or(guidance_scale, d.guidance) != 1:
+            negative = null_states(empty_prompt_states or self.encode_prompt([""]), prompt_states[0]).rows(rows)
         noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
         size = {"height": _or(height, d.height), "width": _or(width, d.width)}
         made = Request(
@@ -173,7 +179,7 @@ class VideoPipeline(DiffusionPipeline):
             steps=_or(num_inference_steps, d.steps),
             guidance=_or(guidance_scale, d.guidance),
             states=tuple(states.rows(rows) for states in prompt_states),
-            negative=None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows)),
+            negative=negative,
             noise=noise,
             seed=first_seed,
             references=tuple(_references(references, prompts, count, **size)[row] for row in rows),
@@ -187,6 +193,7 @@ class VideoPipeline(DiffusionPipeline):
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
         made.check(space_factor=self.vae.space_factor)
+        made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
         return made
 
     def __call__(
@@ -219,6 +226,7 @@ class VideoPipeline(DiffusionPipeline):
                 condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
                 clean_prompt: Clean the prompt as the release does.
                 prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
+                empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
                 latents: Initial noise [B, Z, t, h, w].
                 policy: Acceleration, see :mod:`videoaccel.registry`.
                 prior: Calibrated tables by name, for policies that need them.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from videoaccel.conditioning import Group, format_mask_strategy
 from videoaccel.media import fit, is_image, read_image, read_video
-from videoaccel.models.video_vae import Noise, VideoAutoencoder
+from videoaccel.models.protocols import Autoencoder
+from videoaccel.models.video_vae import Noise
 from videoaccel.wording import counted
 
 
@@ -28,10 +29,9 @@ class References:
     clips: tuple[Tensor, ...] = ()
     strategy: str = ""
 
-    def encode(self, vae: VideoAutoencoder, noise: Noise) -> list[Tensor]:
+    def encode(self, vae: Autoencoder, noise: Noise) -> list[Tensor]:
         """Latents [Z, t, h, w] of the clips, each a sample of its posterior."""
-        weight = vae.scale
-        return [vae.encode(clip[None].to(weight.device, weight.dtype), noise=noise)[0].float() for clip in self.clips]
+        return [vae.encode(clip[None].to(vae.device, vae.dtype), noise=noise)[0].float() for clip in self.clips]
 
 
 def read_references(paths: str | Sequence[str | Path], strategy: str, *, height: int, width: int) -> References:

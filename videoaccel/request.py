@@ -14,6 +14,7 @@ from torch import Tensor
 from videoaccel.conditioning import parse_mask_strategy
 from videoaccel.config import Defaults
 from videoaccel.denoise import StepCallback
+from videoaccel.models.protocols import Transformer
 from videoaccel.noise import SampleNoise, sample_seeds
 from videoaccel.policy import Policy
 from videoaccel.prompts import empty_segments, prepare
@@ -98,6 +99,31 @@ class Request:
             raise ValueError(f"condition_edit must be between 0 and 1, got {self.condition_edit}")
         for reference in self.references:
             parse_mask_strategy(reference.strategy)
+
+    def check_model(self, transformer: Transformer, *, latent_size: Sequence[int]) -> None:
+        """Refuse what this network cannot make.
+
+        Args:
+            transformer: The network.
+            latent_size: t, h, w of a loop.
+
+        Raises:
+            ValueError: Says what does not fit it.
+        """
+        transformer.token_grid(latent_size)
+        if not transformer.keeps_frames and (len(self.states) > 1 or any(given.strategy for given in self.references)):
+            raise ValueError(
+                f"{type(transformer).__name__} makes every frame of a clip: it takes no images, no clips to go on from "
+                f"and no loops"
+            )
+
+
+def null_states(empty: PromptStates, prompts: PromptStates) -> PromptStates:
+    """What stands for no text beside each prompt: the states of the empty one at as many tokens as the prompt has.
+
+    So it is in the release of Latte; of the empty prompt itself only the end token would be read.
+    """
+    return PromptStates(empty.states.expand(len(prompts), -1, -1, -1).to(prompts.states), prompts.mask)
 
 
 def sample_noise(

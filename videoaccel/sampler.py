@@ -19,7 +19,7 @@ Shapes: B rows (clips), N steps, T latent frames, C channels, H/W latent height 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -204,8 +204,18 @@ def begin_step(
 
 def end_step(x: Tensor, velocity: Tensor, *, dt: Tensor, active: Frames = None) -> Tensor:
     """After the network: `update` what `begin_step` gave, except inactive frames: they stay, whatever the velocity."""
-    moved = update(x, velocity, dt=dt)
+    return keep_given(update(x, velocity, dt=dt), x, active)
+
+
+def keep_given(moved: Tensor, x: Tensor, active: Frames) -> Tensor:
+    """A step's result ``moved`` in active frames ``[B, T]``, the latent ``x`` before it in the others."""
     return moved if active is None else torch.where(active[:, None, :, None, None], moved, x)
+
+
+def euler(ts: Tensor, *, num_train_timesteps: int = 1000) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """The `update` of every step of the timesteps ``[N, B]``, as ``(step, x, velocity) -> x``."""
+    dts = step_sizes(ts, num_train_timesteps=num_train_timesteps)
+    return lambda i, x, velocity: update(x, velocity, dt=dts[i])
 
 
 def _over(per_row: Tensor, x: Tensor) -> Tensor:
@@ -266,6 +276,10 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
         ts = timesteps(num_inference_steps, height, width, num_frames, dtype=dtype, **options, **flags)
         self.timesteps = ts.to(device)
         self.sigmas = sigmas(ts, num_train_timesteps=c.num_train_timesteps).to(device)
+
+    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """The function `euler` of the present timesteps."""
+        return euler(self.timesteps, num_train_timesteps=self.config.num_train_timesteps)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Nothing to scale."""

@@ -24,7 +24,11 @@ from videoaccel.__main__ import main
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["x", "--model", "nothing"], 2, "no model or folder is called 'nothing'; there are demo, opensora-v1.2"),
+        (
+            ["x", "--model", "nothing"],
+            2,
+            "no model or folder is called 'nothing'; there are demo, latte-1, opensora-v1.2",
+        ),
         (["x", "--stepz", "3"], 2, "No such option: --stepz"),
         (["x", "--steps"], 2, "--steps"),
         (["x", "--set", "stepz=3"], 2, "--set stepz: unknown option 'stepz'; did you mean steps?"),

@@ -6,52 +6,39 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.networks import stdit_inputs, tiny_stdit
-from tests.models.straight import straight_forward
+from tests.models.guests import PruneColumns, ReuseStack, job
+from tests.models.table import NETWORKS, Row
 from videoaccel.models.seam import BODY, Site, Work, direct
-from videoaccel.models.stdit import STDiT3
-from videoaccel.policy import Job, Session
+from videoaccel.policy import Session
 
-SHAPES = [(1, 4, 4), (3, 7, 9), (5, 8, 8), (2, 3, 10)]
-
-
-def job(model: STDiT3, inputs: dict[str, Any]) -> Job:
-    _, h, w = model.token_grid(inputs["x"].shape[2:])
-    return Job(
-        sigmas=torch.tensor([[1.0, 0.5, 0.0]]),
-        latent_shape=tuple(inputs["x"].shape[1:]),
-        guidance_scale=7.0,
-        branches=("cond", "uncond"),
-        x_mask=None,
-        places=h * w,
-        dtype=torch.float32,
-        seed=0,
-    )
+PASSES = [(name, options) for name, row in NETWORKS.items() for options in row.passes]
 
 
-@pytest.mark.parametrize("size", SHAPES)
-@pytest.mark.parametrize("given", [True, False])
-@pytest.mark.parametrize("lengths", [(4, 9), (5, 5), None])
+@pytest.fixture(params=NETWORKS)
+def row(request: pytest.FixtureRequest) -> Row:
+    return NETWORKS[request.param]
+
+
+@pytest.mark.parametrize("name, options", PASSES)
 @torch.inference_mode()
-def test_default_run_is_straight_code_bit_for_bit(
-    size: tuple[int, int, int], given: bool, lengths: tuple[int, ...] | None
-) -> None:
-    model, inputs = tiny_stdit(), stdit_inputs(size, given=given, lengths=lengths)
-    assert torch.equal(model(**inputs), straight_forward(model, **inputs))
+def test_default_run_is_straight_code_bit_for_bit(name: str, options: dict[str, Any]) -> None:
+    row = NETWORKS[name]
+    model, inputs = row.make(2), row.inputs(**options)
+    assert torch.equal(model(**inputs), row.straight(model, **inputs))
 
 
 @torch.inference_mode()
-def test_a_session_that_changes_nothing_is_bit_identical() -> None:
-    model, inputs = tiny_stdit(), stdit_inputs()
+def test_a_session_that_changes_nothing_is_bit_identical(row: Row) -> None:
+    model, inputs = row.make(2), row.inputs()
     assert torch.equal(model(**inputs, run=Session(job(model, inputs)).run), model(**inputs))
 
 
 @torch.inference_mode()
-def test_context_made_once_is_bit_identical() -> None:
-    model, inputs = tiny_stdit(), stdit_inputs()
-    shared = {key: inputs[key] for key in ("y", "mask", "fps", "height", "width")}
+def test_context_made_once_is_bit_identical(row: Row) -> None:
+    model, inputs = row.make(2), row.inputs()
+    shared = {key: inputs[key] for key in row.shared}
     context = model.prepare(**shared, latent_size=inputs["x"].shape[2:])
-    step = {key: inputs[key] for key in ("x", "timestep", "x_mask")}
+    step = {key: value for key, value in inputs.items() if key not in row.shared}
     assert torch.equal(model(**step, context=context), model(**inputs))
     rows = [2, 0]
     part = model(**{key: value[rows] for key, value in step.items()}, context=context.rows(rows))
@@ -59,8 +46,8 @@ def test_context_made_once_is_bit_identical() -> None:
 
 
 @torch.inference_mode()
-def test_sites_are_called_in_order_with_the_stream_in_four_axes() -> None:
-    model, inputs = tiny_stdit(depth=2), stdit_inputs()
+def test_sites_are_called_in_order_with_the_stream_in_four_axes(row: Row) -> None:
+    model, inputs = row.make(2), row.inputs()
     seen: list[tuple[str, int]] = []
 
     def run(site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
@@ -71,33 +58,16 @@ def test_sites_are_called_in_order_with_the_stream_in_four_axes() -> None:
     expected = ["body"]
     for index in range(2):
         for axis in ("space", "time"):
-            expected += [f"{axis}.{index}.{kind}" for kind in ("block", "attn", "cross", "mlp")]
+            expected += [f"{axis}.{index}.{kind}" for kind in ("block", *row.kinds[axis])]
     assert seen == [(name, 4) for name in expected]
-
-
-class PruneColumns(Session):
-    """Computes kept columns only, with keys and values from all of them; the rest of the stream passes by."""
-
-    def __init__(self, job: Job, *, keep: Tensor, kv: str = "all") -> None:
-        super().__init__(job)
-        self.keep, self.kv = keep, kv
-
-    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
-        if site.kind in ("body", "block"):
-            return super().run(site, branch, x, cond)
-        part = x[:, :, self.keep]
-        options = {}
-        if (site.kind, site.axis) == ("attn", "space") and self.kv == "all":
-            options["kv"] = branch.pre(x, cond)
-        delta = self.mix(site, branch, branch.pre(part, cond), cond, **options)
-        return x.index_copy(2, self.keep, branch.add(part, delta, cond))
+    assert expected[1:] == [str(site) for block, modules in model.sites.items() for site in (block, *modules)]
 
 
 @pytest.mark.parametrize("kv", ["all", "kept"])
 @torch.inference_mode()
-def test_pruning_is_exact_where_it_must_be(kv: str) -> None:
+def test_pruning_is_exact_where_it_must_be(row: Row, kv: str) -> None:
     """Kept columns of every site but spatial attention over kept keys equal the dense run's, site by site."""
-    model, inputs = tiny_stdit(depth=1), stdit_inputs((3, 8, 8))
+    model, inputs = row.make(1), row.inputs((4, 8, 8))
     everything = torch.arange(16)
     pruned = PruneColumns(job(model, inputs), keep=everything, kv=kv)
     torch.testing.assert_close(model(**inputs, run=pruned.run), model(**inputs), atol=1e-5, rtol=1e-5)
@@ -118,31 +88,9 @@ def test_pruning_is_exact_where_it_must_be(kv: str) -> None:
     assert wrong == ([] if kv == "all" else ["space.0.attn"])
 
 
-class ReuseStack(Session):
-    """Keeps what the whole stack of blocks added at a computed step and adds it again at a served one."""
-
-    def __init__(self, job: Job, *, last: Site) -> None:
-        super().__init__(job)
-        self.last, self.serve, self.computed = last, False, 0
-
-    def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
-        if site.kind != "block":
-            return super().run(site, branch, x, cond)
-        first = site == Site("block", "space", 0)
-        if self.serve:
-            return (x.float() + self.delta).to(x.dtype) if first else x
-        if first:
-            self.entry = x
-        self.computed += 1
-        out = super().run(site, branch, x, cond)
-        if site == self.last:
-            self.delta = out.float() - self.entry.float()
-        return out
-
-
 @torch.inference_mode()
-def test_reuse_of_the_whole_stack() -> None:
-    model, inputs = tiny_stdit(depth=2), stdit_inputs()
+def test_reuse_of_the_whole_stack(row: Row) -> None:
+    model, inputs = row.make(2), row.inputs()
     session = ReuseStack(job(model, inputs), last=Site("block", "time", 1))
     dense = model(**inputs, run=session.run)
     assert torch.equal(dense, model(**inputs))
@@ -156,8 +104,8 @@ def test_reuse_of_the_whole_stack() -> None:
 
 
 @torch.inference_mode()
-def test_mlp_width_and_a_named_attention_reach_the_branch() -> None:
-    model, inputs = tiny_stdit(depth=1), stdit_inputs()
+def test_mlp_width_and_a_named_attention_reach_the_branch(row: Row) -> None:
+    model, inputs = row.make(1), row.inputs()
     calls = []
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -178,5 +126,5 @@ def test_mlp_width_and_a_named_attention_reach_the_branch() -> None:
         return branch.compute(x, cond, run)
 
     torch.testing.assert_close(model(**inputs, run=run), model(**inputs), atol=1e-5, rtol=1e-5)
-    assert len(calls) == 4
+    assert len(calls) == sum(kind != "mlp" for kinds in row.kinds.values() for kind in kinds)
     assert direct(BODY, type("Work", (), {"compute": lambda self, x, cond, run: x})(), inputs["x"], None) is inputs["x"]

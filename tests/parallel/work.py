@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.models.networks import stdit_inputs, tiny_stdit
+from tests.models.table import NETWORKS
 from videoaccel.models.seam import Site
 from videoaccel.parallel.comm import Comm
 from videoaccel.parallel.layout import SequenceLayout
@@ -31,10 +31,10 @@ class KeepFirstColumns(Session):
 
 @torch.inference_mode()
 def forward(
-    inputs: dict[str, Any], *, keep: int | None = None, skip_space: bool = False
+    name: str, inputs: dict[str, Any], *, keep: int | None = None, skip_space: bool = False
 ) -> tuple[Tensor, dict[str, int]]:
     """The sharded forward pass of this rank and its ledger of bytes."""
-    model, comm = tiny_stdit(depth=2), Comm()
+    model, comm = NETWORKS[name].make(2), Comm()
     _, rows, columns = model.token_grid(inputs["x"].shape[2:])
     layout = SequenceLayout(comm, places=rows * columns)
     session = (Session if keep is None else KeepFirstColumns)(_job(rows * columns), mix=layout.mix)
@@ -53,16 +53,16 @@ def forward(
     return model(**inputs, run=layout.around(run)), comm.ledger.sent
 
 
-def sharded(size: tuple[int, int, int], options: dict[str, Any]) -> tuple[Tensor, dict[str, int]]:
+def sharded(name: str, size: tuple[int, int, int], options: dict[str, Any]) -> tuple[Tensor, dict[str, int]]:
     """`forward` on inputs made here, so that they need not travel."""
-    return forward(stdit_inputs(size, **options))
+    return forward(name, NETWORKS[name].inputs(size, **options))
 
 
-def sharded_and_pruned(size: tuple[int, int, int], keep: int) -> tuple[Tensor, dict[str, int]]:
+def sharded_and_pruned(name: str, size: tuple[int, int, int], keep: int) -> tuple[Tensor, dict[str, int]]:
     """Likewise, with a session that prunes spatial attention."""
-    return forward(stdit_inputs(size), keep=keep)
+    return forward(name, NETWORKS[name].inputs(size), keep=keep)
 
 
-def sharded_without_spatial_attention(size: tuple[int, int, int]) -> tuple[Tensor, dict[str, int]]:
+def sharded_without_spatial_attention(name: str, size: tuple[int, int, int]) -> tuple[Tensor, dict[str, int]]:
     """Likewise, with a session that leaves spatial attention out."""
-    return forward(stdit_inputs(size), skip_space=True)
+    return forward(name, NETWORKS[name].inputs(size), skip_space=True)

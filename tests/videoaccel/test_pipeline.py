@@ -229,5 +229,7 @@ def test_empty_prompts_are_refused(pipe: VideoPipeline, prompt: Any) -> None:
 
 
 def test_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"no model or folder is called 'nothing'; there are demo, opensora-v1\.2"):
+    with pytest.raises(
+        ValueError, match=r"no model or folder is called 'nothing'; there are demo, latte-1, opensora-v1\.2"
+    ):
         VideoPipeline.from_pretrained("nothing")

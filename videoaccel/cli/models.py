@@ -56,4 +56,5 @@ def _is_here(part: Part) -> bool:
         return True
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(part.source, "config.json"), str)
+    name = f"{part.subfolder}/config.json" if part.subfolder else "config.json"
+    return isinstance(try_to_load_from_cache(part.source, name), str)
