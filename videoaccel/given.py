@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from videoaccel.conditioning import parse_mask_strategy
-from videoaccel.loading import Source, torch_dtype
+from videoaccel.loading import Source, load_scheduler, torch_dtype
 from videoaccel.media import is_image
-from videoaccel.models.checkpoint import read_config
 from videoaccel.prompts import cut_options, split_segments
 from videoaccel.references import frames_of
-from videoaccel.sampler import RectifiedFlowScheduler, active_frames
+from videoaccel.sampler import active_frames
 from videoaccel.settings import GenerateSettings
 from videoaccel.wording import counted
 
@@ -65,9 +64,7 @@ def _own_references(prompt: str) -> Iterator[str]:
 
 def _timesteps(s: GenerateSettings, source: Source, *, height: int, width: int) -> Tensor:
     """The schedule of a run [N, 1]."""
-    folder = source.folder
-    fields = source.spec.scheduler if folder is None else read_config(folder / "scheduler" / "scheduler_config.json")
-    scheduler = RectifiedFlowScheduler.from_config({**fields, **s.scheduler})
+    scheduler = load_scheduler(source, **s.scheduler)
     assert s.steps is not None and s.frames is not None
     size = {"height": height, "width": width, "num_frames": s.frames}
     scheduler.set_timesteps(s.steps, **size, dtype=torch_dtype(str(s.dtype)))

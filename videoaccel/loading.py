@@ -107,14 +107,13 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
     spec = source.spec
     assert spec.transformer is not None and spec.vae is not None
     networks = {"transformer": spec.transformer, "vae": spec.vae}
-    scheduler: Any = {"rectified_flow": RectifiedFlowScheduler, "ddim": DDIMSchedule}[spec.schedule]
     loaded = {
         name: network_class(part.network or OPEN_SORA[name]).from_pretrained(
             part.source, subfolder=part.subfolder, dtype=dtype
         )
         for name, part in networks.items()
     }
-    return {**loaded, "scheduler": scheduler.from_config(spec.scheduler), "defaults": spec.defaults.model_dump()}
+    return {**loaded, "scheduler": load_scheduler(source), "defaults": spec.defaults.model_dump()}
 
 
 def network_class(name: str) -> Any:
@@ -144,6 +143,20 @@ def transformer_class(source: Source) -> type[Transformer]:
     if not str(module).startswith("videoaccel.models."):
         raise ValueError(f"the transformer in {source.folder} is a {name} of {module}, which does not run here")
     return cast(type[Transformer], network_class(f"{str(module).removeprefix('videoaccel.models.')}.{name}"))
+
+
+def load_scheduler(source: Source, **fields: Any) -> Any:
+    """The schedule of a model, a :class:`videoaccel.models.protocols.Schedule`, with some fields replaced.
+
+    Raises:
+        ValueError: It has no such field.
+    """
+    classes: dict[str, Any] = {"rectified_flow": RectifiedFlowScheduler, "ddim": DDIMSchedule}
+    if source.folder is None:
+        return classes[source.spec.schedule].from_config({**source.spec.scheduler, **fields})
+    saved = read_config(source.folder / "scheduler" / "scheduler_config.json")
+    named = {kind.__name__: kind for kind in classes.values()}
+    return named.get(saved.get("_class_name"), RectifiedFlowScheduler).from_config({**saved, **fields})
 
 
 def torch_dtype(name: str) -> torch.dtype:
