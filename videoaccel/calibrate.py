@@ -6,14 +6,12 @@ velocity, of a velocity's error on the result, and the end-to-end error of servi
 Shape legend: B samples, N steps, M module sites, G gaps, Z latent channels, T latent frames, h, w latent sizes.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videoaccel.action_session import ActionSession, Seen
 from videoaccel.actions import COMPUTE, REUSE, Action, Place
@@ -178,16 +176,6 @@ def average(found: Sequence[Mapping[str, Tensor]], setting: Mapping[str, Any], i
     )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Identity of a network's weights, whatever type they are held in: a hash over a sample of every parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.state_dict().items()):
-        flat = parameter.detach().flatten()
-        picked = flat[:: max(1, len(flat) // 64)][:64].to(torch.bfloat16).float().cpu()
-        digest.update(f"{name} {list(parameter.shape)} {picked.tolist()}\n".encode())
-    return digest.hexdigest()
-
-
 def default_probes() -> Iterator[str]:
     """Methods that have something to measure."""
     for name in policy_names():
@@ -206,8 +194,3 @@ def _fill_steps(table: Tensor) -> Tensor:
         weight = 0.0 if low == high else (i - low) / (high - low)
         table[:, i] = torch.lerp(table[:, low], table[:, high], weight)
     return table
-
-
-def default_prior_folder() -> Path:
-    """Where priors that ship with the package are."""
-    return Path(__file__).parent / "assets" / "priors"

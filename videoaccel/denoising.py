@@ -4,8 +4,9 @@ Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w laten
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Denoising:
         mask: [B, T], see :func:`videoaccel.denoise.denoise`; None generates all.
         draw: Fresh noise of z's shape.
         seed: Of the first sample.
+        setting: What a prior for this run must have been made for, see :mod:`videoaccel.prior`.
     """
 
     model: Transformer
@@ -47,6 +49,7 @@ class Denoising:
     mask: Tensor | None
     draw: Callable[[], Tensor]
     seed: int
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
     def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -114,6 +115,15 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
         for name, part in networks.items()
     }
     return {**loaded, "scheduler": load_scheduler(source), "defaults": spec.defaults.model_dump()}
+
+
+def import_networks(folder: Path) -> None:
+    """Import our own modules that a pipeline folder names: diffusers loads classes of imported modules only."""
+    for part in read_config(folder / "model_index.json").values():
+        module = part[0] if isinstance(part, list) and part else None
+        if isinstance(module, str) and module.startswith("videoaccel.models."):
+            with suppress(ModuleNotFoundError):  # diffusers says what is missing
+                importlib.import_module(module)
 
 
 def network_class(name: str) -> Any:

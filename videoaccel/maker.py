@@ -3,11 +3,12 @@
 Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videoaccel.attention import NATIVE, attention_kernel
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
@@ -16,6 +17,7 @@ from videoaccel.denoising import Denoising
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
 from videoaccel.models.seam import direct
 from videoaccel.policy import Session, kernel_mix, local_mix
+from videoaccel.prior import find_prior, setting_of
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
 from videoaccel.stages import StageClock
@@ -30,7 +32,10 @@ class Maker:
         vae: The video VAE.
         scheduler: The schedule; its timesteps are set here.
         device: Where latents live.
-        clock: Times the stages ``references``, ``prepare``, ``compile``, ``denoise`` and ``decode``.
+        clock: Times the stages ``references``, ``prepare``, ``plan``, ``compile``, ``denoise`` and ``decode``.
+
+    Attributes:
+        sessions: Of every loop so far.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Maker:
         self.size = vae.latent_size((request.num_frames, request.height, request.width))
         self.shape = (vae.latent_channels, *self.size)
         self.steps = request.steps if request.policy is None else request.policy.steps(request.steps)
+        self.sessions: list[Session] = []
         self.branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
 
     def latents(self, references: Sequence[References], *, loop: int = 0) -> Tensor:
@@ -83,6 +89,7 @@ class Maker:
             mask=mask,
             draw=self._draw,
             seed=request.seed,
+            setting=self._setting(),
         )
 
     def stream(self) -> Iterator[Tensor]:
@@ -157,11 +164,38 @@ class Maker:
             latent_size=self.size,
         )
 
+    def _setting(self) -> dict[str, Any]:
+        """What a prior must have been made for; only where one is needed, since weights are read for it."""
+        request, policy = self.request, self.request.policy
+        if policy is None or not policy.needs:
+            return {}
+        return setting_of(
+            cast(nn.Module, self.transformer),
+            self.scheduler,
+            steps=self.steps,
+            size=(request.height, request.width),
+            frames=request.num_frames,
+            guidance=request.guidance,
+        )
+
     def _session(self, denoising: Denoising) -> Session:
         policy, attention = self.request.policy, self.request.attention
         mix = local_mix if attention == NATIVE else kernel_mix(attention_kernel(attention))
-        job = denoising.job(prior=self.request.prior)
-        return Session(job, mix=mix) if policy is None else policy.session(job, mix=mix)
+        if policy is None:
+            session = Session(denoising.job(), mix=mix)
+        else:
+            with self.clock.stage("plan"):
+                session = policy.session(denoising.job(prior=self._tables(denoising.setting)), mix=mix)
+        self.sessions.append(session)
+        return session
+
+    def _tables(self, setting: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+        """Calibrated tables, where the policy needs some and there are any."""
+        if not setting:
+            return None
+        given = self.request.prior
+        prior = find_prior(setting) if given is None else given.for_setting(setting, foreign=self.request.foreign_prior)
+        return None if prior is None else prior.tables
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         chunks = iter(self.vae.decode_chunks(latents, self.request.num_frames))

@@ -4,7 +4,7 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,14 @@ from typing_extensions import Self
 
 from videoaccel.attention import NATIVE
 from videoaccel.config import Defaults
-from videoaccel.loading import find_model, load_parts, torch_dtype
+from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
 from videoaccel.media import to_uint8
 from videoaccel.policy import Policy
+from videoaccel.prior import Prior
 from videoaccel.prompts import cut_options
 from videoaccel.references import References, read_references
+from videoaccel.registry import make_policy
 from videoaccel.request import Request, null_states, prompt_texts, sample_noise
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
@@ -77,6 +79,9 @@ class VideoPipeline(DiffusionPipeline):
         self.register_modules(
             transformer=transformer, vae=vae, scheduler=scheduler, tokenizer=tokenizer, text_encoder=text_encoder
         )
+        self.policy: Policy | None = None
+        self.prior: Prior | None = None
+        self.foreign_prior = False
         self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
 
     @classmethod
@@ -97,6 +102,7 @@ class VideoPipeline(DiffusionPipeline):
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
         text_dtype = torch_dtype(source.spec.defaults.text_dtype)
         if source.folder is not None:
+            import_networks(source.folder)
             return super().from_pretrained(
                 source.folder, dtype={"default": dtype, "text_encoder": text_dtype}, **kwargs
             )
@@ -149,7 +155,8 @@ class VideoPipeline(DiffusionPipeline):
         empty_prompt_states: PromptStates | None = None,
         latents: Tensor | None = None,
         policy: Policy | None = None,
-        prior: Mapping[str, Tensor] | None = None,
+        prior: Prior | None = None,
+        foreign_prior: bool = False,
         attention_backend: str = NATIVE,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
     ) -> Request:
@@ -187,8 +194,9 @@ class VideoPipeline(DiffusionPipeline):
             condition_edit=condition_edit,
             align=d.align,
             latents=latents,
-            policy=policy,
-            prior=prior,
+            policy=policy or self.policy,
+            prior=prior or self.prior,
+            foreign_prior=foreign_prior or self.foreign_prior,
             attention=attention_backend,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
@@ -228,8 +236,9 @@ class VideoPipeline(DiffusionPipeline):
                 prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
                 empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
                 latents: Initial noise [B, Z, t, h, w].
-                policy: Acceleration, see :mod:`videoaccel.registry`.
-                prior: Calibrated tables by name, for policies that need them.
+                policy: Acceleration, see :func:`videoaccel.registry.make_policy`; default that of :meth:`accelerate`.
+                prior: Calibrated errors for policies that need them; default those found for this model and setting.
+                foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
                 attention_backend: Attention kernel by name.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.
@@ -248,6 +257,25 @@ class VideoPipeline(DiffusionPipeline):
                 frames = _frames(list(self.stream(request, clock=clock)), output_type)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def accelerate(
+        self, method: str | None, *, prior: Prior | str | Path | None = None, foreign_prior: bool = False, **fields: Any
+    ) -> Self:
+        """Accelerate all that is generated from now on.
+
+        Args:
+            method: Name of a method (see :func:`videoaccel.registry.policy_names`); None turns acceleration off.
+            prior: Calibrated errors, or their file; default those found for the model and setting.
+            foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+            **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
+
+        Raises:
+            ValueError: There is no such method or field, or a value is out of range.
+        """
+        self.policy = None if method is None else make_policy(method, **fields)
+        self.prior = Prior.load(prior) if isinstance(prior, str | Path) else prior
+        self.foreign_prior = foreign_prior
+        return self
 
     @torch.inference_mode()
     def latents(self, request: Request, *, clock: StageClock | None = None) -> Tensor:

@@ -6,14 +6,14 @@ Sources: dynamic programming over anchors and prune-or-reuse between them, SODA 
 minimax over paths, LeMiCa (arXiv 2511.00090). Per-site schedules under a budget in milliseconds are ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Forecast, Partial, Place
+from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Forecast, Partial, Place, Span
 from videoaccel.costs import Costs
 from videoaccel.models.seam import Site
 
@@ -352,25 +352,29 @@ def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, round
     return best
 
 
-def coarsen(plan: Plan, blocks: dict[Site, tuple[Site, ...]]) -> Plan:
-    """Let one residual stand for a block whose modules are all served alike, where the plan allows it.
+def coarsen(plan: Plan, blocks: Mapping[Site, tuple[Site, ...]]) -> Plan:
+    """Let one residual stand for all modules that are served alike in every step: the trunk's, or a block's.
 
-    A block may be served as one only if in every step its modules are all computed or all served by the same action.
+    Less is stored and added; the result differs a little, since a residual is served behind the gates, not before.
     """
-    uniform = [
-        (block, modules)
-        for block, modules in blocks.items()
-        if all(len({str(step.get(site, COMPUTE)) for site in modules}) == 1 for step in plan.steps)
-        and not any(isinstance(step.get(site), Partial) for step in plan.steps for site in modules)
-    ]
-    steps = []
+    every = [site for modules in blocks.values() for site in modules]
+    if _alike(plan, every):
+        span = Span(0, len(blocks))
+        steps: list[dict[Place, Action]] = [{span: step.get(every[0], COMPUTE)} for step in plan.steps]
+        return Plan(tuple(steps), plan.error)
+    uniform = {block: modules for block, modules in blocks.items() if _alike(plan, modules)}
+    merged = []
     for step in plan.steps:
-        merged = dict(step)
-        for block, modules in uniform:
-            actions = [merged.pop(site, COMPUTE) for site in modules]
-            merged[block] = actions[0]
-        steps.append(merged)
-    return Plan(tuple(steps), plan.error)
+        alone = {site for modules in uniform.values() for site in modules}
+        kept = {place: action for place, action in step.items() if place not in alone}
+        merged.append(kept | {block: step.get(modules[0], COMPUTE) for block, modules in uniform.items()})
+    return Plan(tuple(merged), plan.error)
+
+
+def _alike(plan: Plan, sites: Sequence[Site]) -> bool:
+    """Whether in every step the sites share one action, and none computes some columns only."""
+    actions = [[step.get(site, COMPUTE) for site in sites] for step in plan.steps]
+    return all(len(set(step)) == 1 and not isinstance(step[0], Partial) for step in actions)
 
 
 def as_data(plan: Plan) -> list[dict[str, str]]:

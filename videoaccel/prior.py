@@ -6,7 +6,9 @@ of several runs or machines can be merged.
 Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G gaps.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = "videoaccel-prior-1"
 
@@ -133,6 +135,58 @@ def merge(priors: Sequence[Prior]) -> Prior:
     for prior in rest:
         first = first.merged(prior)
     return first
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Identity of a network's weights, whatever type they are held in: a hash over a sample of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.state_dict().items()):
+        flat = parameter.detach().flatten()
+        picked = flat[:: max(1, len(flat) // 64)][:64].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {list(parameter.shape)} {picked.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
+def setting_of(
+    model: nn.Module, schedule: Any, *, steps: int, size: tuple[int, int], frames: int, guidance: float
+) -> dict[str, Any]:
+    """What a prior is made for.
+
+    Args:
+        model: The transformer.
+        schedule: Its scheduler, whose configuration counts.
+        steps: N.
+        size: Height and width in pixels.
+        frames: Of the clip.
+        guidance: Scale.
+    """
+    config = {key: value for key, value in dict(schedule.config).items() if not key.startswith("_")}
+    return {
+        "model": fingerprint(model),
+        "scheduler": f"{type(schedule).__name__} {json.dumps(config, sort_keys=True, default=str)}",
+        "steps": steps,
+        "size": list(size),
+        "frames": frames,
+        "guidance": float(guidance),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def shelf() -> list[Path]:
+    """Folders in which priors are looked for: that of the user's cache, then that of the package."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(base) if base else Path.home() / ".cache"
+    return [cache / "videoaccel" / "priors", Path(__file__).parent / "assets" / "priors"]
+
+
+def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None) -> Prior | None:
+    """The first prior made for exactly this setting, or None."""
+    for folder in shelf() if folders is None else folders:
+        for path in sorted(folder.glob("*.safetensors")):
+            prior = Prior.load(path)
+            if not prior.differences(setting):
+                return prior
+    return None
 
 
 def resample(table: Tensor, old: int, new: int) -> Tensor:

@@ -5,7 +5,7 @@ sizes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from videoaccel.denoise import StepCallback
 from videoaccel.models.protocols import Transformer
 from videoaccel.noise import SampleNoise, sample_seeds
 from videoaccel.policy import Policy
+from videoaccel.prior import Prior
 from videoaccel.prompts import empty_segments, prepare
 from videoaccel.references import References, frames_of
 from videoaccel.text import PromptStates
@@ -44,7 +45,8 @@ class Request:
         align: Latents to which references snap.
         latents: Initial noise of the first loop [B, Z, t, h, w] in place of that of ``noise``.
         policy: Acceleration; None runs the model as it is.
-        prior: Calibrated tables by name, for policies that need them.
+        prior: Calibrated errors for policies that need them; None looks for those of this model and setting.
+        foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         attention: Name of the attention kernel.
         callback: Called after every step.
     """
@@ -65,7 +67,8 @@ class Request:
     align: int | None
     latents: Tensor | None
     policy: Policy | None
-    prior: Mapping[str, Tensor] | None
+    prior: Prior | None
+    foreign_prior: bool
     attention: str
     callback: StepCallback | None
 

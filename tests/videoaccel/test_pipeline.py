@@ -1,5 +1,7 @@
 """What the pipeline promises around the networks: seeds, batches, guidance, references, loops, outputs, saving."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,13 @@ def test_a_policy_guides_the_loop_and_off_is_bit_identical(pipe: VideoPipeline) 
     latents(pipe, policy=off, references=first_frame(image()))
     assert off.jobs[-1].x_mask.shape == (3, 1, 5)
     assert off.jobs[-1].x_mask[:, 0, 0].sum() == 0 and off.jobs[-1].x_mask[:, 0, 1:].all()
+
+
+def test_a_fresh_process_loads_the_demo() -> None:
+    """diffusers loads classes of imported modules only, and nothing else here imports the networks first."""
+    code = "from videoaccel.pipeline import VideoPipeline as P; print(type(P.from_pretrained('demo').transformer))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "STDiT3" in done.stdout, done.stderr[-500:]
 
 
 def test_saving_and_loading_is_exact(pipe: VideoPipeline, tmp_path: Path) -> None:

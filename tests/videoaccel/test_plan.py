@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from videoaccel.actions import COMPUTE, REUSE, Compute, Forecast, Partial
+from videoaccel.actions import COMPUTE, REUSE, Compute, Forecast, Partial, Span
 from videoaccel.costs import Costs
 from videoaccel.models.seam import Site
 from videoaccel.plan import (
     Errors,
     Objective,
+    Plan,
     UnreachableError,
     best_anchors,
     between_anchors,
@@ -166,11 +167,15 @@ def test_costs_of_a_step() -> None:
     assert COSTS.step({}, 0.0) == 0
 
 
-def test_blocks_served_alike_become_one_place() -> None:
+def test_sites_served_alike_become_one_place() -> None:
     errors = tables(4, 3, seed=0)
     plan = between_anchors([0, 2], errors, SITES, COSTS, rule="reuse")
-    coarse = coarsen(plan, BLOCKS)
-    assert coarse.steps[1] == {Site("block", "space", 0): REUSE}
-    assert coarse.cost(COSTS) < plan.cost(COSTS)
-    mixed = between_anchors([0, 2], errors, SITES, COSTS, rule="value", price=0.0)
-    assert coarsen(mixed, BLOCKS).steps == mixed.steps
+    trunk = coarsen(plan, BLOCKS)
+    assert trunk.steps[1] == {Span(0, 1): REUSE} and trunk.steps[2] == {Span(0, 1): COMPUTE}
+    assert trunk.cost(COSTS) < plan.cost(COSTS)
+    other = (Site("attn", "time", 0), Site("mlp", "time", 0))
+    mixed = Plan((*plan.steps[:1], plan.steps[1] | {other[0]: REUSE, other[1]: COMPUTE}), 0.0)
+    coarse = coarsen(mixed, {**BLOCKS, Site("block", "time", 0): other})
+    assert coarse.steps[1] == {Site("block", "space", 0): REUSE, other[0]: REUSE, other[1]: COMPUTE}
+    pruned = between_anchors([0, 2], errors, SITES, COSTS, rule="value", price=0.0)
+    assert coarsen(pruned, BLOCKS).steps == pruned.steps

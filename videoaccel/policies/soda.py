@@ -173,7 +173,7 @@ class Soda(Policy):
         return min(1.0, max(self.keep_min, self.keep_base + self.keep_slope * sensitivity))
 
     def _coarse(self, plan: Plan, job: Job) -> Plan:
-        return coarsen(plan, dict(job.blocks)) if self.slots == "coarsest" else plan
+        return coarsen(plan, job.blocks) if self.slots == "coarsest" else plan
 
 
 def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, Tensor]:
