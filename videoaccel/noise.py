@@ -3,7 +3,8 @@
 Shape legend: B samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -18,20 +19,25 @@ def sample_seeds(seed: int | Sequence[int], *, prompts: int, samples: int) -> li
     """Seeds of all samples, prompt by prompt: sample k of every prompt has ``seed + k``; or a list is taken as it is.
 
     Raises:
-        ValueError: A list of another length, or a seed below 0 or beyond 2^63 - 1.
+        ValueError: A list of another length, or a seed that is no whole number, below 0 or beyond 2^63 - 1.
 
     >>> sample_seeds(7, prompts=2, samples=2)
     [7, 8, 7, 8]
     """
-    seeds = [seed + k for _ in range(prompts) for k in range(samples)] if isinstance(seed, int) else list(seed)
+    if isinstance(seed, Integral):
+        seeds = [int(seed) + k for _ in range(prompts) for k in range(samples)]
+    else:
+        seeds = list(seed) if isinstance(seed, Iterable) else [seed]
+    for value in seeds:
+        if not isinstance(value, Integral):
+            raise ValueError(f"a seed must be a whole number, got {value!r}")
+        if not 0 <= int(value) <= MAX_SEED:
+            raise ValueError(f"a seed must be between 0 and {MAX_SEED}, got {value}")
     if len(seeds) != prompts * samples:
         raise ValueError(
             f"{counted(len(seeds), 'seed')} for {counted(prompts, 'prompt')} with {counted(samples, 'sample')} each"
         )
-    for value in seeds:
-        if not 0 <= value <= MAX_SEED:
-            raise ValueError(f"a seed must be between 0 and {MAX_SEED}, got {value}")
-    return seeds
+    return [int(value) for value in seeds]
 
 
 class SampleNoise:

@@ -27,13 +27,19 @@ from videoaccel.maker import Maker
 from videoaccel.media import to_uint8
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
-from videoaccel.prompts import cut_options
-from videoaccel.references import References, read_references
+from videoaccel.references import References, references_of_prompts
 from videoaccel.registry import make_policy
-from videoaccel.request import Request, null_states, prompt_texts, sample_noise
+from videoaccel.request import (
+    Request,
+    check_numbers,
+    null_states,
+    prompt_list,
+    prompt_texts,
+    sample_noise,
+    states_of_loops,
+)
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
-from videoaccel.wording import counted
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -120,16 +126,16 @@ class VideoPipeline(DiffusionPipeline):
         return Defaults(**self.config.defaults)
 
     @torch.inference_mode()
-    def encode_prompt(self, prompts: Sequence[str]) -> PromptStates:
+    def encode_prompt(self, prompts: str | Sequence[str]) -> PromptStates:
         """Text states of prompts that are ready for the tokenizer, P rows; each is encoded alone.
 
         Raises:
-            ValueError: The pipeline has no text encoder.
+            ValueError: The pipeline has no text encoder, or a prompt is no text.
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
         length = self.transformer.tokens_read(self.transformer.config)
-        return encode(list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
+        return encode(prompt_list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
 
     def request(
         self,
@@ -143,7 +149,7 @@ class VideoPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_videos_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         references: References | Sequence[References] | None = None,
         loops: int = 1,
@@ -165,11 +171,16 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: An argument is out of range or does not fit the others; says which and what would work.
         """
-        d = self.defaults
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        counts = {
+            "height": height, "width": width, "num_frames": num_frames, "num_inference_steps": num_inference_steps,
+            "num_videos_per_prompt": num_videos_per_prompt, "loops": loops, "condition_latents": condition_latents,
+        }  # fmt: skip
+        check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
+        d, prompts = self.defaults, prompt_list(prompt)
         if prompt_states is None:
             texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
             prompt_states = [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
+        prompt_states = states_of_loops(prompt_states)
         if negative_prompt is not None and negative_prompt_states is None:
             negative_prompt_states = self.encode_prompt([negative_prompt])
         count, samples = len(prompt_states[0].mask), num_videos_per_prompt
@@ -179,6 +190,7 @@ class VideoPipeline(DiffusionPipeline):
             negative = null_states(empty_prompt_states or self.encode_prompt([""]), prompt_states[0]).rows(rows)
         noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
         size = {"height": _or(height, d.height), "width": _or(width, d.width)}
+        given = references_of_prompts(references, prompts, count=count, **size)
         made = Request(
             **size,
             num_frames=_or(num_frames, d.num_frames),
@@ -189,7 +201,7 @@ class VideoPipeline(DiffusionPipeline):
             negative=negative,
             noise=noise,
             seed=first_seed,
-            references=tuple(_references(references, prompts, count, **size)[row] for row in rows),
+            references=tuple(given[row] for row in rows),
             condition_latents=_or(condition_latents, d.condition_latents),
             condition_edit=condition_edit,
             align=d.align,
@@ -226,8 +238,8 @@ class VideoPipeline(DiffusionPipeline):
                 num_inference_steps: Denoising steps.
                 guidance_scale: Guidance; 1 runs the conditional branch only.
                 num_videos_per_prompt: Samples of each prompt; sample k has ``seed + k``.
-                seed: Of the first sample of each prompt, or a list with one for every sample. A seed gives the same
-                    clip whatever the batch it is made in.
+                seed: Of the first sample of each prompt, 0 unless given, or a list with one for every sample. A seed
+                    gives the same clip whatever the batch it is made in.
                 generator: One generator or one a sample, in place of ``seed``.
                 references: What to condition on, see :mod:`videoaccel.references`; one, or one a prompt.
                 loops: Clips to make one after the other, each going on from the last.
@@ -309,20 +321,6 @@ class VideoPipeline(DiffusionPipeline):
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-def _references(
-    given: References | Sequence[References] | None, prompts: Sequence[str], count: int, *, height: int, width: int
-) -> list[References]:
-    """One a prompt: as given, else as the JSON at a prompt's end says."""
-    if isinstance(given, References):
-        return [given] * count
-    if given is None:
-        options = [cut_options(prompt) for prompt in prompts] or [cut_options("")] * count
-        return [read_references(o.reference_path, o.mask_strategy, height=height, width=width) for o in options]
-    if len(given) != count:
-        raise ValueError(f"{len(given)} references for {counted(count, 'prompt')}; give one, or one for each")
-    return list(given)
 
 
 def _told(pipeline: VideoPipeline, callback: Callable[..., dict[str, Any]], i: int, t: Tensor, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shape legend: T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from videoaccel.conditioning import Group, format_mask_strategy
 from videoaccel.media import fit, is_image, read_image, read_video
 from videoaccel.models.protocols import Autoencoder
 from videoaccel.models.video_vae import Noise
+from videoaccel.prompts import cut_options
 from videoaccel.wording import counted
 
 
@@ -24,10 +26,40 @@ class References:
     Attributes:
         clips: Reference pictures and clips in [-1, 1], [3, T, H, W] each, at the size of the video.
         strategy: How they are used, see :mod:`videoaccel.conditioning`.
+
+    Raises:
+        ValueError: A clip is something else, such as a path or a picture in whole numbers.
     """
 
     clips: tuple[Tensor, ...] = ()
     strategy: str = ""
+
+    def __post_init__(self) -> None:
+        for clip in self.clips:
+            if not (isinstance(clip, Tensor) and clip.is_floating_point() and clip.dim() == 4 and len(clip) == 3):
+                raise ValueError(
+                    f"a reference must be a float tensor [3, T, H, W] in [-1, 1], got {_shown(clip)}; "
+                    f"read_clip makes one of a file"
+                )
+
+    def check_size(self, *, height: int, width: int, space_factor: int) -> None:
+        """Make sure that the clips have the size of the video.
+
+        Args:
+            height: Of the video, in pixels.
+            width: Of the video, in pixels.
+            space_factor: Pixels to a latent place; sizes that differ by less than one place will do.
+
+        Raises:
+            ValueError: A clip is of another size.
+        """
+        for clip in self.clips:
+            high, wide = clip.shape[2:]
+            if (high // space_factor, wide // space_factor) != (height // space_factor, width // space_factor):
+                raise ValueError(
+                    f"a reference is {high}x{wide} pixels (height x width), the video {height}x{width}; "
+                    f"read_clip(path, height={height}, width={width}) resizes and crops it"
+                )
 
     def encode(self, vae: Autoencoder, noise: Noise) -> list[Tensor]:
         """Latents [Z, t, h, w] of the clips, each a sample of its posterior."""
@@ -50,6 +82,32 @@ def read_clip(path: str | Path, *, height: int, width: int) -> Tensor:
     still = is_image(path)
     frames = read_image(path) if still else read_video(path)[0]
     return fit(frames, height, width, still=still)
+
+
+def references_of_prompts(
+    given: References | Sequence[References] | None, prompts: Sequence[str], *, count: int, height: int, width: int
+) -> list[References]:
+    """What each of ``count`` prompts is conditioned on: as given, else as the JSON at a prompt's end says.
+
+    Raises:
+        ValueError: Something else was given than references, or not one for each prompt; or as `read_references` says.
+    """
+    if isinstance(given, References):
+        return [given] * count
+    if given is None:
+        options = [cut_options(prompt) for prompt in prompts] or [cut_options("")] * count
+        return [read_references(o.reference_path, o.mask_strategy, height=height, width=width) for o in options]
+    several: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    if wrong := [other for other in several if not isinstance(other, References)]:
+        raise ValueError(
+            f"references must be a References or a list with one for each prompt, got {_shown(wrong[0])}; "
+            f"first_frame(read_clip(path, height={height}, width={width})) makes one of a picture"
+        )
+    if len(several) != count:
+        raise ValueError(
+            f"{counted(len(several), 'reference')} for {counted(count, 'prompt')}; give one, or one for each"
+        )
+    return several
 
 
 def first_frame(image: Tensor) -> References:
@@ -142,3 +200,9 @@ def with_tail(
         strategy = f"{known.strategy};{group}" if known.strategy else group
         grown.append(References((*known.clips, tail), strategy))
     return grown
+
+
+def _shown(value: Any) -> str:
+    """What a message says of a value: arrays of any kind are too long to print."""
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"{type(value).__name__} {getattr(value, 'dtype', '')} {list(shape)}"

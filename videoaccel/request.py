@@ -5,8 +5,10 @@ sizes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,12 +86,9 @@ class Request:
         for name in ("height", "width"):
             if (pixels := getattr(self, name)) < space_factor:
                 raise ValueError(f"{name} must be at least {space_factor} pixels, got {pixels}")
-        for name in ("num_frames", "steps", "condition_latents"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("fps", "guidance"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
+        for name, number in (("fps", self.fps), ("guidance_scale", self.guidance)):
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number, got {number}")
         if self.fps <= 0:
             raise ValueError(f"fps must be above 0, got {self.fps}")
         overlap = frames_of(self.condition_latents)
@@ -102,6 +101,7 @@ class Request:
             raise ValueError(f"condition_edit must be between 0 and 1, got {self.condition_edit}")
         for reference in self.references:
             parse_mask_strategy(reference.strategy)
+            reference.check_size(height=self.height, width=self.width, space_factor=space_factor)
 
     def check_model(self, transformer: Transformer, *, latent_size: Sequence[int]) -> None:
         """Refuse what this network cannot make.
@@ -121,6 +121,30 @@ class Request:
             )
 
 
+def check_numbers(counts: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+    """Refuse arguments of the wrong kind before anything is computed with them; None stands for the model's own.
+
+    Args:
+        counts: By name, what must be a whole number of at least 1.
+        numbers: By name, what must be a number.
+
+    Raises:
+        ValueError: Says which argument is none.
+    """
+    for name, value in counts.items():
+        if value is not None and not _is(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, value in numbers.items():
+        if value is not None and not _is(value, Real):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def null_states(empty: PromptStates, prompts: PromptStates) -> PromptStates:
     """What stands for no text beside each prompt: the states of the empty one at as many tokens as the prompt has.
 
@@ -130,21 +154,25 @@ def null_states(empty: PromptStates, prompts: PromptStates) -> PromptStates:
 
 
 def sample_noise(
-    seed: int | Sequence[int],
+    seed: int | Sequence[int] | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     *,
     prompts: int,
     samples: int,
 ) -> tuple[SampleNoise, int]:
-    """Random numbers of all samples, and the first one's seed.
+    """Random numbers of all samples, and the first one's seed; with neither seed nor generator that is 0.
 
     Raises:
-        ValueError: Not one seed or generator for every sample.
+        ValueError: Both a seed and a generator, something else, or not one for every sample.
     """
     if generator is None:
-        seeds = sample_seeds(seed, prompts=prompts, samples=samples)
+        seeds = sample_seeds(0 if seed is None else seed, prompts=prompts, samples=samples)
         return SampleNoise.from_seeds(seeds), seeds[0]
-    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    if seed is not None:
+        raise ValueError(f"give a seed or a generator, not both; got seed {seed!r} and a generator")
+    generators = list(generator) if isinstance(generator, Iterable) else [generator]
+    if wrong := [other for other in generators if not isinstance(other, torch.Generator)]:
+        raise ValueError(f"generator must be a torch.Generator, or a list with one for each sample, got {wrong[0]!r}")
     if len(generators) == 1:
         # One generator for several samples: it gives each a seed of its own, so that their noise is independent.
         device = generators[0].device
@@ -156,6 +184,37 @@ def sample_noise(
             f"give one, or one for each"
         )
     return SampleNoise(generators), generators[0].initial_seed()
+
+
+def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:
+    """One prompt or several as a list; None gives none.
+
+    Raises:
+        ValueError: Something in it is no text.
+
+    >>> prompt_list("a cat"), prompt_list(["a cat", "a dog"]), prompt_list(None)
+    (['a cat'], ['a cat', 'a dog'], [])
+    """
+    if prompt is None:
+        return []
+    alone = isinstance(prompt, str) or not isinstance(prompt, Iterable)
+    prompts: list[Any] = [prompt] if alone else list(prompt)
+    if wrong := [other for other in prompts if not isinstance(other, str)]:
+        raise ValueError(f"a prompt must be a text, got {wrong[0]!r}")
+    return prompts
+
+
+def states_of_loops(given: Sequence[PromptStates]) -> list[PromptStates]:
+    """Given text states, one a loop.
+
+    Raises:
+        ValueError: They are something else, such as the states of one loop without a list around them.
+    """
+    known = isinstance(given, list | tuple) and all(isinstance(states, PromptStates) for states in given)
+    if not known or not given:
+        got = repr(given) if not given else type(given).__name__
+        raise ValueError(f"prompt_states must be a list with the PromptStates of each loop, got {got}")
+    return list(given)
 
 
 def prompt_texts(prompts: Sequence[str], defaults: Defaults, *, loops: int, clean: bool = True) -> list[list[str]]:

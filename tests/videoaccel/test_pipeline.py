@@ -221,14 +221,33 @@ def test_saving_and_loading_is_exact(pipe: VideoPipeline, tmp_path: Path) -> Non
     [
         ({"height": 1}, "height must be at least 2 pixels, got 1"),
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
-        ({"num_inference_steps": 0}, "steps must be at least 1"),
-        ({"guidance_scale": float("nan")}, "guidance must be a finite number"),
+        ({"height": 32.0}, r"height must be a whole number, got 32\.0"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"num_inference_steps": 2.5}, r"num_inference_steps must be a whole number, got 2\.5"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt must be at least 1, got 0"),
+        ({"loops": "2"}, "loops must be a whole number, got '2'"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
+        ({"guidance_scale": "a"}, "guidance_scale must be a number, got 'a'"),
+        ({"guidance_scale": True}, "guidance_scale must be a number, got True"),
+        ({"negative_prompt": ["b"]}, r"a prompt must be a text, got \['b'\]"),
+        ({"prompt_states": []}, r"prompt_states must be a list with the PromptStates of each loop, got \[\]"),
         ({"seed": -1}, "a seed must be between 0 and"),
+        ({"seed": 1.5}, r"a seed must be a whole number, got 1\.5"),
+        ({"seed": "7"}, "a seed must be a whole number, got '7'"),
+        ({"seed": 0, "generator": torch.Generator()}, "give a seed or a generator, not both; got seed 0"),
+        ({"generator": 5}, "generator must be a torch.Generator, or a list with one for each sample, got 5"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompt with 1 sample each"),
         ({"output_type": "gif"}, "output_type must be one of pil, np, pt, latent, got 'gif'"),
         ({"attention_backend": "magic"}, "unknown attention backend 'magic'"),
         ({"references": [References(), References()]}, "2 references for 1 prompt; give one"),
         ({"references": References(strategy="0,7")}, "no reference 7"),
+        ({"references": "x.png"}, r"references must be a References .*, got 'x\.png'; first_frame\(read_clip\(path, "),
+        ({"references": ["x.png"]}, "references must be a References or a list with one for each prompt, got 'x"),
+        ({"references": image()}, r"references must be a References .*, got Tensor torch\.float32 \[3, 1, 32, 32\]"),
+        (
+            {"references": first_frame(torch.zeros(3, 1, 48, 20))},
+            r"a reference is 48x20 pixels \(height x width\), the video 32x32; read_clip\(path, height=32, width=32\)",
+        ),
         ({"condition_edit": 2.0}, "condition_edit must be between 0 and 1"),
     ],
 )
@@ -237,10 +256,37 @@ def test_bad_arguments_are_named(pipe: VideoPipeline, options: dict[str, Any], m
         pipe(PROMPT, **options)
 
 
+@pytest.mark.parametrize("clip", ["x.png", image()[:, 0], image().to(torch.uint8), np.zeros((3, 1, 32, 32))])
+def test_a_reference_is_a_clip_in_floats(clip: Any) -> None:
+    with pytest.raises(ValueError, match=r"a reference must be a float tensor \[3, T, H, W\] in \[-1, 1\], got"):
+        first_frame(clip)
+
+
+def test_a_reference_may_differ_by_less_than_a_latent_place(pipe: VideoPipeline) -> None:
+    """A clip of 33x32 has the latents of 32x32: what a model made of an odd size can be given back to it."""
+    wide = torch.cat((image(), image()[:, :, :1]), dim=2)
+    assert torch.isfinite(latents(pipe, references=first_frame(wide))).all()
+
+
+def test_numpy_numbers_are_numbers(pipe: VideoPipeline) -> None:
+    made = latents(pipe, seed=np.int64(5), num_inference_steps=np.int32(2), guidance_scale=np.float32(4))
+    assert torch.equal(made, latents(pipe, seed=5, num_inference_steps=2, guidance_scale=4))
+
+
 @pytest.mark.parametrize("prompt", ["", "   ", [], ["a", ""]])
 def test_empty_prompts_are_refused(pipe: VideoPipeline, prompt: Any) -> None:
     with pytest.raises(ValueError, match=r"empty|no prompt"):
         pipe(prompt)
+
+
+@pytest.mark.parametrize("prompt", [5, ["a", 5]])
+def test_prompts_are_texts(pipe: VideoPipeline, prompt: Any) -> None:
+    with pytest.raises(ValueError, match="a prompt must be a text, got 5"):
+        pipe(prompt)
+
+
+def test_one_prompt_can_be_encoded_without_a_list(pipe: VideoPipeline) -> None:
+    assert torch.equal(pipe.encode_prompt(PROMPT).states, pipe.encode_prompt([PROMPT]).states)
 
 
 def test_unknown_model_lists_what_there_is() -> None:
