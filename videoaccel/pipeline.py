@@ -32,6 +32,7 @@ from videoaccel.registry import make_policy
 from videoaccel.request import (
     Request,
     check_numbers,
+    negative_text,
     null_states,
     prompt_list,
     prompt_texts,
@@ -182,7 +183,7 @@ class VideoPipeline(DiffusionPipeline):
             prompt_states = [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
         prompt_states = states_of_loops(prompt_states)
         if negative_prompt is not None and negative_prompt_states is None:
-            negative_prompt_states = self.encode_prompt([negative_prompt])
+            negative_prompt_states = self.encode_prompt(negative_text(negative_prompt, clean=clean_prompt))
         count, samples = len(prompt_states[0].mask), num_videos_per_prompt
         rows = [row for row in range(count) for _ in range(samples)]
         negative = None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows))
@@ -244,7 +245,7 @@ class VideoPipeline(DiffusionPipeline):
                 references: What to condition on, see :mod:`videoaccel.references`; one, or one a prompt.
                 loops: Clips to make one after the other, each going on from the last.
                 condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
-                clean_prompt: Clean the prompt as the release does.
+                clean_prompt: Clean prompts as the release does.
                 prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
                 empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
                 latents: Initial noise [B, Z, t, h, w].

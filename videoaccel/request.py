@@ -20,7 +20,7 @@ from videoaccel.models.protocols import Transformer
 from videoaccel.noise import SampleNoise, sample_seeds
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
-from videoaccel.prompts import empty_segments, prepare
+from videoaccel.prompts import clean_text, empty_segments, plain_text, prepare
 from videoaccel.references import References, frames_of
 from videoaccel.text import PromptStates
 from videoaccel.wording import counted
@@ -231,3 +231,16 @@ def prompt_texts(prompts: Sequence[str], defaults: Defaults, *, loops: int, clea
             raise ValueError(f"{where} is empty{' once cleaned' if prompt.strip() else ''}: {prompt!r}")
     scores = {"aes": defaults.aes, "flow": defaults.flow, "camera_motion": defaults.camera_motion}
     return [prepare(prompt, loops=loops, clean=clean, **scores) for prompt in prompts]  # type: ignore[arg-type]
+
+
+def negative_text(prompt: str, *, clean: bool = True) -> str:
+    """A negative prompt ready for the tokenizer; it takes no suffix and no segments.
+
+    Raises:
+        ValueError: It is no text, or says nothing.
+    """
+    (given,) = prompt_list([prompt])
+    text = (clean_text if clean else plain_text)(given)
+    if not text:
+        raise ValueError(f"the negative prompt is empty: {prompt!r}; leave it out for the null text")
+    return text

@@ -65,6 +65,7 @@ def test_guidance_one_runs_the_conditional_branch_only(pipe: VideoPipeline) -> N
 def test_negative_prompt_takes_the_place_of_the_null_text(pipe: VideoPipeline) -> None:
     plain, negative = latents(pipe), latents(pipe, negative_prompt="blue")
     assert not torch.allclose(plain, negative)
+    assert torch.equal(latents(pipe, negative_prompt="  BLUE! "), latents(pipe, negative_prompt="blue!")), "cleaned"
     same = latents(pipe, negative_prompt=PROMPT)
     torch.testing.assert_close(same, latents(pipe, guidance_scale=1), atol=1e-4, rtol=1e-4)
 
@@ -230,6 +231,7 @@ def test_saving_and_loading_is_exact(pipe: VideoPipeline, tmp_path: Path) -> Non
         ({"guidance_scale": "a"}, "guidance_scale must be a number, got 'a'"),
         ({"guidance_scale": True}, "guidance_scale must be a number, got True"),
         ({"negative_prompt": ["b"]}, r"a prompt must be a text, got \['b'\]"),
+        ({"negative_prompt": " "}, "the negative prompt is empty: ' '; leave it out for the null text"),
         ({"prompt_states": []}, r"prompt_states must be a list with the PromptStates of each loop, got \[\]"),
         ({"seed": -1}, "a seed must be between 0 and"),
         ({"seed": 1.5}, r"a seed must be a whole number, got 1\.5"),
