@@ -5,7 +5,6 @@ t, h, w latent sizes, L text tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,16 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
 
 from videoaccel.attention import NATIVE
 from videoaccel.config import Defaults
+from videoaccel.devices import check_device, check_offload
 from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
-from videoaccel.media import to_uint8
+from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
 from videoaccel.references import References, references_of_prompts
@@ -41,20 +39,6 @@ from videoaccel.request import (
 )
 from videoaccel.stages import StageClock
 from videoaccel.text import PromptStates, encode, load_text_encoder
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-@dataclass
-class VideoPipelineOutput(BaseOutput):
-    """Frames of every sample.
-
-    Attributes:
-        frames: By ``output_type``: ``pil`` a list of lists of images; ``np`` float32 [B, T, H, W, 3] in [0, 1]; ``pt``
-            float32 [B, T, 3, H, W] in [0, 1]; ``latent`` float32 [B, Z, t, h, w].
-    """
-
-    frames: Any
 
 
 class VideoPipeline(DiffusionPipeline):
@@ -120,6 +104,26 @@ class VideoPipeline(DiffusionPipeline):
                 text.source, subfolder=text.subfolder, dtype=text_dtype
             )
         return cls(**parts)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast, as diffusers' pipelines do: a device, a dtype, or both.
+
+        Raises:
+            ValueError: There is no such device here.
+        """
+        for device in (*args[:1], kwargs.get("device")):
+            if isinstance(device, str | int | torch.device):
+                check_device(device)
+        return super().to(*args, **kwargs)
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+        """Keep on the GPU only the network at work; ``gpu_id`` or ``device`` say on which.
+
+        Raises:
+            ValueError: There is no CUDA device here.
+        """
+        check_offload(device)
+        super().enable_model_cpu_offload(gpu_id=gpu_id, device=device)
 
     @property
     def defaults(self) -> Defaults:
@@ -267,7 +271,7 @@ class VideoPipeline(DiffusionPipeline):
             if output_type == "latent":
                 frames: Any = self.latents(request, clock=clock)
             else:
-                frames = _frames(list(self.stream(request, clock=clock)), output_type)
+                frames = as_frames(list(self.stream(request, clock=clock)), output_type)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -327,14 +331,3 @@ def _or(value: Any, default: Any) -> Any:
 def _told(pipeline: VideoPipeline, callback: Callable[..., dict[str, Any]], i: int, t: Tensor, x: Tensor) -> Tensor:
     """A step callback in diffusers' way of calling."""
     return (callback(pipeline, i, t, {"latents": x}) or {}).get("latents", x)
-
-
-def _frames(chunks: Sequence[Tensor], output_type: str) -> Any:
-    """Decoded chunks [B, 3, T, H, W] as the user wants them."""
-    if output_type == "pil":
-        images = torch.cat([torch.from_numpy(to_uint8(chunk)) for chunk in chunks], dim=1)
-        return [[Image.fromarray(frame.numpy()) for frame in sample] for sample in images]
-    video = (torch.cat(list(chunks), dim=2).float().clamp(-1, 1) + 1) / 2
-    if output_type == "pt":
-        return video.transpose(1, 2).cpu()
-    return video.permute(0, 2, 3, 4, 1).cpu().numpy()

@@ -9,6 +9,7 @@ import torch
 
 from videoaccel.attention import attention_kernel
 from videoaccel.config import Defaults, config_names
+from videoaccel.devices import check_device
 from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
@@ -17,8 +18,6 @@ from videoaccel.prompts import clean_text, plain_text
 from videoaccel.request import prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
-
-DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -124,20 +123,7 @@ def pick_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; there are cpu, cuda, cuda:N and mps")
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(
-            f"device {name!r} was asked for, but torch {torch.__version__} finds {count or 'no'} CUDA "
-            f"device{'' if count == 1 else 's'} here; use `device=cpu`, or see videoaccel doctor"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this machine has no MPS; use `device=cpu`")
-    return device
+    return check_device(name)
 
 
 def numbered(output: str, count: int) -> list[str]:

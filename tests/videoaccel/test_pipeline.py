@@ -291,6 +291,29 @@ def test_one_prompt_can_be_encoded_without_a_list(pipe: VideoPipeline) -> None:
     assert torch.equal(pipe.encode_prompt(PROMPT).states, pipe.encode_prompt([PROMPT]).states)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_said(pipe: VideoPipeline) -> None:
+    """The sentence is the command line's; torch's own are of builds and drivers."""
+    missing = r"device '{}' was asked for, but torch .* finds no CUDA devices here; use `device=cpu`, or see"
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=missing.format(device)):
+            pipe.to(device)
+    with pytest.raises(ValueError, match=missing.format("cuda")):
+        pipe.to(device=torch.device("cuda"), dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"needs a CUDA device, but torch .* finds none here; leave it out"):
+        pipe.enable_model_cpu_offload()
+    with pytest.raises(ValueError, match=missing.format("cuda")):
+        pipe.enable_model_cpu_offload(device="cuda")
+
+
+def test_devices_that_cannot_be(pipe: VideoPipeline) -> None:
+    with pytest.raises(ValueError, match="unknown device 'gpu'; there are cpu, cuda, cuda:N and mps"):
+        pipe.to("gpu")
+    with pytest.raises(ValueError, match="offloading keeps a GPU's memory free and needs a CUDA device, got 'cpu'"):
+        pipe.enable_model_cpu_offload(device="cpu")
+    assert pipe.to("cpu").device.type == "cpu" and pipe.transformer.dtype == torch.float32
+
+
 def test_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(
         ValueError, match=r"no model or folder is called 'nothing'; there are demo, latte-1, opensora-v1\.2"
