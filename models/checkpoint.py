@@ -2,7 +2,9 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +142,28 @@ class StrictLoading:
         load_strictly(model, cls.translate_state(read_state(weights)), source=weights)
         dtype = dtype or hub.get("torch_dtype")
         if dtype is not None:
-            nn.Module.to(model, dtype)  # diffusers' own warns of modules to keep in float32, of which there are none
+            model.to(dtype)
         return model.eval()
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast, as every module does."""
+        with _no_empty_warning():
+            return super().to(*args, **kwargs)  # type: ignore[misc]
+
+
+@contextmanager
+def _no_empty_warning() -> Iterator[None]:
+    """Keep diffusers from warning, at every cast, of modules to keep in float32 where it knows of none."""
+
+    def says_something(record: logging.LogRecord) -> bool:
+        return "should be kept in float32: []" not in record.getMessage()
+
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    logger.addFilter(says_something)
+    try:
+        yield
+    finally:
+        logger.removeFilter(says_something)
 
 
 def read_config(path: Path) -> dict[str, Any]:

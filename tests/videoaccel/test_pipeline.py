@@ -1,5 +1,6 @@
 """What the pipeline promises around the networks: seeds, batches, guidance, references, loops, outputs, saving."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,19 @@ def test_prompts_are_texts(pipe: VideoPipeline, prompt: Any) -> None:
 
 def test_one_prompt_can_be_encoded_without_a_list(pipe: VideoPipeline) -> None:
     assert torch.equal(pipe.encode_prompt(PROMPT).states, pipe.encode_prompt([PROMPT]).states)
+
+
+def test_a_cast_says_only_what_matters(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, before = tiny_pipeline(), list(logging.getLogger("diffusers.models.modeling_utils").filters)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    pipe.to(torch.bfloat16)
+    pipe.transformer.to(torch.bfloat16)
+    assert pipe.transformer.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16
+    assert caplog.messages == []
+    assert logging.getLogger("diffusers.models.modeling_utils").filters == before
+    monkeypatch.setattr(pipe.transformer, "_keep_in_fp32_modules", ["t_embedder"])
+    pipe.to(torch.float32)
+    assert "There are modules in STDiT3 that should be kept in float32: ['t_embedder']" in caplog.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
