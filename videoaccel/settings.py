@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -70,11 +70,19 @@ _WHAT, _SIZE, _SAMPLING, _GIVEN, _MACHINE, _OUT = (
 )
 
 
+class _RefusedError(ValueError):
+    """One sentence, and what pydantic said, for those who call the fields by other names."""
+
+    def __init__(self, error: ValidationError) -> None:
+        self.items = [dict(item) for item in error.errors()]
+        super().__init__(_sentences(self.items, {}))
+
+
 class GenerateSettings(Config):
     """Everything that ``videoaccel generate`` can be told.
 
     Raises:
-        pydantic.ValidationError: A value is out of range, or two exclude each other. `merge` says it in one sentence.
+        ValueError: A field is unknown, a value out of range, or two exclude each other; in one sentence.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -149,6 +157,14 @@ class GenerateSettings(Config):
         metavar="FILE", flag="-o", min_length=1,
     )  # fmt: skip
     contact_sheet: bool = _option(False, _OUT, "Also write a picture of the clip's frames beside it.")
+
+    if not TYPE_CHECKING:  # editors and type checkers know the fields from pydantic's own
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _RefusedError(error) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -236,9 +252,9 @@ def merge(layers: Sequence[Layer]) -> GenerateSettings:
         values |= layer.values
         spelled |= {name: layer.spell(name) for name in layer.values}
     try:
-        return GenerateSettings.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(_sentences([dict(item) for item in error.errors()], spelled)) from None
+        return GenerateSettings(**values)
+    except _RefusedError as error:
+        raise ValueError(_sentences(error.items, spelled)) from None
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
@@ -290,6 +306,8 @@ def _sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> s
             field = str(item["loc"][0])
             # Our own messages name the value themselves.
             value = "" if item["type"] == "value_error" else f"{item['input']!r}: "
+            if item["type"] == "extra_forbidden":
+                value, message = "", unknown(field, list(GenerateSettings.model_fields))
             start = f"{spelled.get(field, field)}: {value}"
         found.setdefault(start, []).append(message[0].lower() + message[1:])
     return "; ".join(start + ", or ".join(messages) for start, messages in found.items())

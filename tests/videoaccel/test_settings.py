@@ -58,6 +58,22 @@ def test_what_is_refused(values: dict[str, Any], message: str) -> None:
         settings(**values)
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"steps": 0}, "steps: 0: input should be greater than or equal to 1"),
+        ({"size": "big"}, "size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426; got 'big'"),
+        ({"stepz": 3}, "stepz: unknown option 'stepz'; did you mean steps?"),
+        ({"extend": "forward"}, "`extend` and `edit` need a clip, such as `video=clip.mp4`"),
+        ({"steps": 0, "fps": -1}, "fps: -1: input should be greater than 0; steps: 0: input should be greater than "),
+    ],
+)
+def test_settings_made_in_python_are_refused_in_one_sentence(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        GenerateSettings(**values)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
 def test_values_may_come_as_text() -> None:
     given = settings(prompt="a cat", frames="2s", steps="7", guidance="2.5", seeds="3", resolution=512, images="a.png")
     assert given.prompt == ("a cat",) and given.frames == 51 and given.steps == 7 and given.guidance == 2.5
