@@ -26,6 +26,7 @@ from videoaccel.references import (
     edit_clip,
     first_and_last_frame,
     first_frame,
+    frames_before,
     lead_to_clip,
     read_clip,
     read_references,
@@ -108,10 +109,21 @@ def read_given(order: WorkOrder) -> list[Tensor]:
     """
     s = order.settings
     read = partial(read_clip, height=order.height, width=order.width)
-    given = [read(path) for path in (*s.images, *([s.video] if s.video else []), *s.references)]
+    video = [read(s.video, max_frames=_frames_read(order))] if s.video else []
+    given = [*map(read, s.images), *video, *map(read, s.references)]
     if s.mask_strategy is None:
-        _check_lengths(given, order.settings)
+        _check_lengths(given, s)
     return given
+
+
+def _frames_read(order: WorkOrder) -> int | None:
+    """How much of the given clip's beginning is enough; None for all of it."""
+    s = order.settings
+    if s.edit is not None and s.frames is not None:
+        return s.frames + 1  # one more tells whether something is left out
+    if s.extend == "backward":
+        return frames_before(s.condition_latents or 1, align=order.source.spec.defaults.align)
+    return None
 
 
 def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, pipe: VideoPipeline) -> References:
@@ -151,7 +163,7 @@ def _check_lengths(given: Sequence[Tensor], s: GenerateSettings) -> None:
         )
     if frames > s.frames:
         warnings.warn(
-            f"only the first {s.frames} of the {frames} frames of {s.video} are edited; `frames={frames}` edits all",
+            f"only the first {counted(s.frames, 'frame')} of {s.video} will be edited; more `frames` edit more of it",
             stacklevel=3,
         )
 

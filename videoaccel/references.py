@@ -77,10 +77,21 @@ def read_references(paths: str | Sequence[str | Path], strategy: str, *, height:
     return References(tuple(read_clip(name, height=height, width=width) for name in names), strategy)
 
 
-def read_clip(path: str | Path, *, height: int, width: int) -> Tensor:
-    """An image or video file as [3, T, H, W] in [-1, 1], resized to cover and cropped; errors as above."""
+def read_clip(path: str | Path, *, height: int, width: int, max_frames: int | None = None) -> Tensor:
+    """An image or video file as [3, T, H, W] in [-1, 1], resized to cover and cropped.
+
+    Args:
+        path: The file, or a folder of frames.
+        height: H in pixels.
+        width: W in pixels.
+        max_frames: Stop after this many, so that a long film costs no more memory than its beginning.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+        ValueError: It cannot be read, or a size or ``max_frames`` is below 1.
+    """
     still = is_image(path)
-    frames = read_image(path) if still else read_video(path)[0]
+    frames = read_image(path) if still else read_video(path, max_frames=max_frames)[0]
     return fit(frames, height, width, still=still)
 
 
@@ -149,18 +160,26 @@ def lead_to_clip(clip: Tensor, *, latents: int, align: int | None, chunk: int) -
     Raises:
         ValueError: The clip is too short.
     """
+    needed = frames_before(latents, align=align)
     if align is None:
-        head = clip[:, : 4 * latents]
-        needed = 4 * latents
+        head = clip[:, :needed]
         clip = torch.cat((head[:, :1].expand(-1, max(chunk - head.shape[1], 0), -1, -1), head), dim=1)
         group = Group(0, 0, -latents, -latents, latents)
     else:
-        needed = frames_of(latents)
         clip, head = clip[:, :needed], clip[:, :needed]
         group = Group(0, 0, 0, -latents, latents)
     if head.shape[1] < needed:
         raise ValueError(f"the video has {counted(head.shape[1], 'frame')}; leading up to it takes at least {needed}")
     return References((clip,), format_mask_strategy([group]))
+
+
+def frames_before(latents: int, *, align: int | None) -> int:
+    """Frames of a clip that leading up to it takes: each of the last latents of a video stands for four.
+
+    >>> frames_before(5, align=None), frames_before(5, align=5)
+    (20, 17)
+    """
+    return 4 * latents if align is None else frames_of(latents)
 
 
 def edit_clip(clip: Tensor, *, frames: int, edit: float) -> References:

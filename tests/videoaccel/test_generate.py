@@ -103,6 +103,23 @@ def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None
     assert "references" in make.record("forward.json")["seconds"]
 
 
+def test_no_more_of_a_film_is_read_than_is_used(make: Workshop, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    read = parts.read_clip
+
+    def spy(*given: Any, max_frames: int | None = None, **size: Any) -> torch.Tensor:
+        asked.append(max_frames)
+        return read(*given, max_frames=max_frames, **size)
+
+    monkeypatch.setattr(parts, "read_clip", spy)
+    with pytest.warns(UserWarning, match=r"only the first 5 frames of .*clip.mp4 will be edited"):
+        make("edit.gif", video=clip, edit=0.9, frames=5)
+    make("backward.gif", video=clip, extend="backward", condition_latents=2)
+    make("forward.gif", video=clip)
+    make("own.gif", video=clip, mask_strategy="0,0,0,0,5")
+    assert asked == [6, 8, None, None]
+
+
 def test_given_files_that_do_not_fit(make: Workshop, clip: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(ValueError, match="the video has 20 frames; continuing it takes at least 34"):
         make(video=clip, condition_latents=10, frames=40)

@@ -110,7 +110,7 @@ def test_lengths_are_checked_before_loading(
             make(video=clip, edit=0.9, frames=34)
         with pytest.raises(ValueError, match=r"clip.mp4 is a clip of 20 frames; `video` takes one"):
             make(images=[clip])
-    with pytest.warns(UserWarning, match=r"only the first 17 of the 20 frames of .* are edited; `frames=20` edits all"):
+    with pytest.warns(UserWarning, match=r"only the first 17 frames of .* will be edited; more `frames` edit"):
         make("cut.gif", video=clip, edit=0.9)
     make("all.gif", video=clip, edit=0.9, frames=20)
     assert len(read_video(make.folder / "all.gif")[0]) == 20
