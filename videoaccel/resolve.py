@@ -14,8 +14,7 @@ from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
-from videoaccel.prompts import clean_text, plain_text
-from videoaccel.request import prompt_texts
+from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
 
@@ -235,10 +234,7 @@ def _negative(s: GenerateSettings) -> str | None:
         return None
     if s.guidance == 1:
         raise ValueError("`negative_prompt` does nothing at `guidance` 1; raise the guidance or leave it out")
-    text = (clean_text if s.clean_prompt else plain_text)(s.negative_prompt)
-    if not text:
-        raise ValueError(f"the negative prompt is empty: {s.negative_prompt!r}; leave it out for the null text")
-    return text
+    return negative_text(s.negative_prompt, clean=s.clean_prompt)
 
 
 def _check_outputs(order: WorkOrder) -> None:
