@@ -15,8 +15,8 @@ from torch import Tensor
 
 from videoaccel.actions import COMPUTE, Action, Compute, Forecast, Form, Partial, Place, Reuse, Skip, Span, reads
 from videoaccel.columns import Columns, Select, choose, score
-from videoaccel.models.seam import Branch, Site, Work
-from videoaccel.policy import Job, Mix, Session, local_mix
+from videoaccel.models.seam import BODY, Branch, Site, Work
+from videoaccel.policy import Call, Job, Mix, Session, Velocities, local_mix
 from videoaccel.slots import Slot
 
 
@@ -44,6 +44,9 @@ class ActionSession(Session):
     Attributes:
         i: The present step.
     """
+
+    decides_network = False
+    """Whether the whole network (the site ``body``) is a place: served, its velocities are forecast without a call."""
 
     decides_blocks = False
     """Whether single blocks are places that are decided."""
@@ -96,6 +99,20 @@ class ActionSession(Session):
         mask = self.job.x_mask
         if mask is not None and i > 0 and not torch.equal(mask[i], mask[i - 1]):
             self.disturb()
+
+    def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
+        """Run the network, or forecast what it would say."""
+        self.begin(i)
+        if not self.decides_network:
+            return self.network(call)
+        self.rows, seen = None, Seen(None, x, None)
+        action = self._checked(BODY, seen)
+        if isinstance(action, Compute):
+            out = self.network(call)
+            self._keep(BODY, seen, torch.cat(list(out.values())))
+            return out
+        served = self._stored(BODY, action).chunk(len(self.job.branches))
+        return dict(zip(self.job.branches, served, strict=True))
 
     @property
     def cache_bytes(self) -> int:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Partial, Place, Reuse, Span
 from videoaccel.columns import choose, score
-from videoaccel.models.seam import Run, Site, Work, direct
+from videoaccel.models.seam import BODY, Run, Site, Work, direct
 
 Unit = Literal["flops", "ms"]
 Kind = tuple[str, str]
@@ -81,7 +81,7 @@ class Costs:
             actions: By place; what is not named is computed.
             share: Rows that ran over all rows; 0 if the network was not called.
         """
-        if share == 0:
+        if share == 0 or not isinstance(actions.get(BODY, COMPUTE), Compute):
             return 0.0
         served = {
             number

@@ -7,11 +7,10 @@ trajectories are nearly straight, it is hard to beat.
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from videoaccel.actions import COMPUTE, Forecast
-from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
-from videoaccel.slots import Slot
+from videoaccel.action_session import ActionSession, Seen
+from videoaccel.actions import COMPUTE, Action, Forecast, Place
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class FixedLinear(Policy):
@@ -26,34 +25,18 @@ class FixedLinear(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
-        return _Session(self, job, mix)
+        return _FixedLinearSession(self, job, mix)
 
 
-class _Session(Session):
+class _FixedLinearSession(ActionSession):
+    decides_network, decides_modules = True, False
+
     def __init__(self, policy: FixedLinear, job: Job, mix: Mix) -> None:
-        super().__init__(job, mix=mix)
+        super().__init__(job, mix=mix, order=policy.order)
         self.policy = policy
-        self.slots = {name: Slot(job.samples, order=policy.order) for name in job.branches}
 
-    @property
-    def cache_bytes(self) -> int:
-        return sum(slot.nbytes for slot in self.slots.values())
-
-    def disturb(self) -> None:
-        for slot in self.slots.values():
-            slot.invalidate()
-
-    def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
-        self.begin(i)
-        period, warmup = self.policy.period, self.policy.warmup
-        # A period of 2.5 runs the network 2 steps in 5.
-        due = i < warmup or int((i - warmup + 1) / period) > int((i - warmup) / period)
-        known = all(slot.age(i) is not None for slot in self.slots.values())
-        if due or not known:
-            self.trace[-1][self.job.trunk] = COMPUTE
-            out = self.network(call)
-            for name, velocity in out.items():
-                self.slots[name].write(i, velocity)
-            return out
-        self.trace[-1][self.job.trunk] = Forecast(self.policy.order)
-        return {name: slot.read(i, order=self.policy.order) for name, slot in self.slots.items()}
+    def decide(self, place: Place, seen: Seen) -> Action:
+        i, period = self.i - self.policy.warmup, self.policy.period
+        # A period of 2.5 runs the network in 2 steps of 5.
+        due = i < 0 or int((i + 1) / period) > int(i / period)
+        return COMPUTE if due else Forecast(self.policy.order)

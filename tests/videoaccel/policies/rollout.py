@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.costs import Costs, count_flops
 from videoaccel.denoise import Network, denoise
 from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
@@ -56,6 +57,7 @@ def rollout(
 ) -> tuple[Tensor, Session]:
     """Latents [B, 4, *size] after ``steps``, and the session that made them."""
     model = model or tiny_stdit()
+    job.setdefault("costs", lambda unit: costs_of(model, size))
     task = make_job(model, steps=steps, batch=batch, guidance=guidance, size=size, **job)
     inputs = stdit_inputs(tuple(size), batch=batch, given=False, lengths=None)  # type: ignore[arg-type]
     rows = task.rows
@@ -69,3 +71,12 @@ def rollout(
     timesteps = 1000 * task.sigmas[:, :-1].T
     out = denoise(noise, timesteps, network=network, session=session, guidance_scale=guidance, callback=callback)
     return out, session
+
+
+def costs_of(model: STDiT3, size: Sequence[int] = SIZE, *, rows: int = 2) -> Costs:
+    """FLOPs of the network at this size."""
+    context = model.prepare(
+        torch.zeros(rows, 1, 9, 16), fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size
+    )
+    x, t = torch.zeros(rows, 4, *size), torch.zeros(rows)
+    return count_flops(lambda run: model(x, t, context=context, run=run), blocks=model.sites)

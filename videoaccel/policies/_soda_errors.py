@@ -1,0 +1,128 @@
+"""The errors that SODA plans with, measured during a dense run.
+
+Shape legend: B samples, N steps, M sites, K shares, A ages, T frames, S places, C channels.
+"""
+
+import math
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from videoaccel.columns import Select, choose, score
+from videoaccel.denoise import combine
+from videoaccel.models.seam import Site, Work
+from videoaccel.policy import Call, Job, Mix, Probe, Velocities, local_mix
+from videoaccel.slots import Slot
+
+AGES = 5
+"""Greatest age that is calibrated: intervals up to 6 steps."""
+
+ORDERS, STEP_AGES = 4, 8
+"""Taylor orders (0 to 3) and ages for which the error of a forecast velocity is calibrated."""
+
+SHARES = (0.25, 0.5, 0.75)
+"""Shares of columns for which the prune error is calibrated."""
+
+
+class ErrorProbe(Probe):
+    """Runs densely and compares every module's output with what could have been served instead.
+
+    Keeps the last outputs of every site in the memory of the device: 2 * ages + 1 of them.
+
+    Args:
+        job: The generation.
+        mix: How tokens are mixed.
+        sites: Measure these only; all by default. Several runs with some sites each need less memory.
+        select: How columns are chosen.
+        keys: What pruned spatial attention looks at.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        mix: Mix = local_mix,
+        sites: frozenset[Site] | None = None,
+        select: Select = "signed",
+        keys: Literal["kept", "all"] = "all",
+        groups: int = 8,
+    ) -> None:
+        super().__init__(job, mix=mix)
+        every = [site for modules in job.blocks.values() for site in modules]
+        self.sites = {site: number for number, site in enumerate(every) if sites is None or site in sites}
+        self.select: Select = select
+        self.keys, self.groups = keys, groups
+        self.past: dict[Site, deque[Tensor]] = {site: deque(maxlen=2 * AGES + 1) for site in self.sites}
+        shape = (job.samples, job.steps, len(every), AGES)
+        self.cache, self.forecast = torch.full(shape, math.nan), torch.full(shape, math.nan)
+        self.prune = torch.full((*shape[:3], len(SHARES), AGES), math.nan)
+        self.velocities: list[Tensor] = []
+        self.velocity = torch.full((job.samples, job.steps, ORDERS, STEP_AGES), math.inf)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the outputs kept."""
+        return sum(tensor.nbytes for kept in self.past.values() for tensor in kept)
+
+    def tables(self) -> dict[str, Tensor]:
+        """Cosine errors; where no older output exists (the first steps) the error is 1."""
+        found = {"soda.cache": self.cache, "soda.prune": self.prune, "soda.forecast": self.forecast}
+        errors = {name: table.nan_to_num(nan=1.0) for name, table in found.items()}
+        return {**errors, "soda.velocity": self.velocity}
+
+    def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
+        """The dense velocity, compared with what could have been forecast."""
+        out = super().predict(i, x, call)
+        true = combine(out, self.job.guidance_scale).float().cpu()
+        self.velocities.append(true)
+        for age in range(1, min(STEP_AGES, i) + 1):
+            for order in range(ORDERS):
+                ahead = self._forecast(i - age, age, order)
+                self.velocity[:, i, order, age - 1] = (ahead - true).square().flatten(1).mean(1)
+        return out
+
+    def _forecast(self, anchor: int, age: int, order: int) -> Tensor:
+        """Velocity ``age`` steps after an anchor, from anchors as far apart as such an age makes likely."""
+        gap = max(2, age + 1)
+        slot = Slot(self.job.samples, order=order)
+        for step in sorted({max(anchor - k * gap, 0) for k in range(order + 1)}):
+            slot.write(step, self.velocities[step])
+        return slot.read(anchor + age, order=order)
+
+    def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
+        """The seam: compute, and measure on the way."""
+        if site not in self.sites:
+            return super().run(site, branch, x, cond)
+        module: Any = branch
+        h = module.pre(x, cond)
+        delta = self.mix(site, module, h, cond)
+        self._measure(site, module, x, h, delta, cond)
+        self.past[site].appendleft(delta)
+        return module.add(x, delta, cond)
+
+    def _measure(self, site: Site, module: Any, x: Tensor, h: Tensor, delta: Tensor, cond: Any) -> None:
+        i, m, past = len(self.trace) - 1, self.sites[site], self.past[site]
+        if not past:
+            return
+        parts = []
+        for share in SHARES:
+            columns = choose(score(x, self.select), share, frames=x.shape[1], groups=self.groups)
+            spatial = (site.kind, site.axis) == ("attn", "space") and self.keys == "all"
+            options = {"kv": h} if spatial else {}
+            parts.append((columns, self.mix(site, module, columns.take(h), cond, **options)))
+        for age in range(1, min(AGES, len(past)) + 1):
+            old = past[age - 1]
+            self.cache[:, i, m, age - 1] = self._error(old, delta)
+            for k, (columns, part) in enumerate(parts):
+                self.prune[:, i, m, k, age - 1] = self._error(columns.put(old, part), delta)
+            # The gap before the anchor: one more than the age, as in a period of that length; less where unknown.
+            gap = min(age + 1, len(past) - age)
+            ahead = old if gap < 1 else old + (old - past[age + gap - 1]) * (age / gap)
+            self.forecast[:, i, m, age - 1] = self._error(ahead, delta)
+
+    def _error(self, served: Tensor, true: Tensor) -> Tensor:
+        """1 - cosine over all tokens and channels, the mean over branches; [B] on the CPU."""
+        cosine = torch.cosine_similarity(served.flatten(1).float(), true.flatten(1).float(), dim=1)
+        return (1 - cosine).view(len(self.job.branches), -1).mean(0).cpu()
