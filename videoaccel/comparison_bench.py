@@ -1,0 +1,216 @@
+"""Runs any setting on any clip, the same way for all: what a comparison measures on.
+
+Only denoising is timed: text is encoded once for all, planning is timed apart, decoding is not part of a run.
+
+Shape legend: Z latent channels, t, h, w latent sizes, T frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from videoaccel.attention import NATIVE, attention_kernel
+from videoaccel.comparison_settings import Setting
+from videoaccel.costs import Costs, Unit
+from videoaccel.denoising import Denoising
+from videoaccel.maker import Maker
+from videoaccel.media import Frames, to_uint8
+from videoaccel.models.seam import direct
+from videoaccel.pipeline import VideoPipeline
+from videoaccel.policy import Job, Session, kernel_mix, local_mix
+from videoaccel.prior import Prior, find_prior, setting_of
+from videoaccel.stages import StageClock, peak_memory
+from videoaccel.text import PromptStates
+
+
+class Clip(NamedTuple):
+    """What is generated: with every setting the same."""
+
+    prompt: str
+    seed: int
+
+
+class Made(NamedTuple):
+    """One denoising run.
+
+    Attributes:
+        latents: float32 [1, Z, t, h, w].
+        frames: T of the clip.
+        session: What was decided.
+        seconds: Denoising alone.
+        plan_seconds: Making the session: plans, and on first use costs.
+        peak: Most memory in use meanwhile, bytes; None where that cannot be told.
+    """
+
+    latents: Tensor
+    frames: int
+    session: Session
+    seconds: float
+    plan_seconds: float
+    peak: int | None
+
+
+@dataclass
+class Bench:
+    """Runs any setting on any clip.
+
+    Attributes:
+        pipe: The model; its text encoder is not used.
+        states: Text states by prompt, one row each.
+        options: Arguments of :meth:`VideoPipeline.request` that all clips share.
+        prior: Calibrated tables for the methods that need some; None looks for those of the model and setting.
+        foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+        warm: Settings that have run in this process.
+    """
+
+    pipe: VideoPipeline
+    states: Mapping[str, PromptStates]
+    options: Mapping[str, Any]
+    prior: Prior | None = None
+    foreign_prior: bool = False
+    warm: set[tuple[str, str]] = field(default_factory=set)
+    _costs: dict[Unit, Costs] = field(default_factory=dict)
+    _priors: dict[int, Prior | str] = field(default_factory=dict)
+    _hashes: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return cast(torch.device, self.pipe.transformer.device)
+
+    def maker(self, clip: Clip, setting: Setting) -> Maker:
+        """What makes a clip with a setting."""
+        request = self.pipe.request(prompt_states=[self.states[clip.prompt]], seed=[clip.seed], **self.options)
+        return Maker(
+            replace(request, policy=setting.policy, prior=None),
+            transformer=self.pipe.transformer,
+            vae=self.pipe.vae,
+            scheduler=self.pipe.scheduler,
+            device=self.device,
+            clock=StageClock(),
+        )
+
+    @torch.inference_mode()
+    def make(self, clip: Clip, setting: Setting) -> Made:
+        """Denoise a clip.
+
+        Raises:
+            ValueError: The method cannot run here: too few steps, no prior, a target that is out of reach.
+        """
+        maker = self.maker(clip, setting)
+        attention = maker.request.attention
+        mix = local_mix if attention == NATIVE else kernel_mix(attention_kernel(attention))
+        denoising = maker.denoising(maker.request.references)
+        job = self._job(denoising, setting)
+        clock = StageClock(device=self.device)
+        with clock.stage("plan"):
+            session = Session(job, mix=mix) if setting.policy is None else setting.policy.session(job, mix=mix)
+        run = direct if setting.policy is None and attention == NATIVE else session.run
+        told = _forget_peak(self.device)
+        with clock.stage("denoise"):
+            latents = denoising.denoise(session, run=run)
+        self.warm.add(setting.key)
+        peak = peak_memory(self.device) if told else None
+        return Made(latents, maker.request.num_frames, session, clock.seconds["denoise"], clock.seconds["plan"], peak)
+
+    @torch.inference_mode()
+    def decode(self, made: Made) -> Frames:
+        """Frames uint8 [T, H, W, 3].
+
+        Raises:
+            FloatingPointError: They are not numbers.
+        """
+        clip = torch.cat(list(self.pipe.vae.decode_chunks(made.latents, made.frames)), dim=2)[0]
+        if clip.isnan().any():
+            raise FloatingPointError("the clip has values that are not a number")
+        return to_uint8(clip)
+
+    def flops(self, session: Session) -> float:
+        """Operations of all network calls of a run."""
+        return self._costs["flops"].total(session.trace, session.shares)
+
+    def why_not(self, setting: Setting, clip: Clip) -> str | None:
+        """Why a method cannot run here at all: it needs a prior and there is none; None if it can."""
+        policy = setting.policy
+        if policy is None or not policy.needs:
+            return None
+        found = self._prior(self.maker(clip, setting))
+        if isinstance(found, str):
+            return found
+        missing = [name for name in policy.needs if name not in found.tables]
+        return f"the prior has no table {missing[0]}; videoaccel calibrate makes it" if missing else None
+
+    def prior_hash(self, setting: Setting, clip: Clip) -> str:
+        """Tells the calibrated tables apart that a setting runs on; empty where it needs none, or has none."""
+        if setting.policy is None or not setting.policy.needs:
+            return ""
+        if setting.key not in self._hashes:
+            found = self._prior(self.maker(clip, setting))
+            self._hashes[setting.key] = "" if isinstance(found, str) else _hash_prior(found)
+        return self._hashes[setting.key]
+
+    def _job(self, denoising: Denoising, setting: Setting) -> Job:
+        def costs(unit: Unit) -> Costs:
+            if unit not in self._costs:  # the same network, size and batch in every run
+                self._costs[unit] = denoising.costs(unit)
+            return self._costs[unit]
+
+        costs("flops")
+        tables = None
+        if setting.policy is not None and setting.policy.needs:
+            found = self._priors.get(denoising.job().steps)
+            tables = found.tables if isinstance(found, Prior) else None
+        return replace(denoising.job(prior=tables), costs=costs)
+
+    def _prior(self, maker: Maker) -> Prior | str:
+        """The prior for a request, or why there is none."""
+        if maker.steps not in self._priors:
+            request = maker.request
+            setting = setting_of(
+                cast(nn.Module, self.pipe.transformer),
+                self.pipe.scheduler,
+                steps=maker.steps,
+                size=(request.height, request.width),
+                frames=request.num_frames,
+                guidance=request.guidance,
+            )
+            self._priors[maker.steps] = self._looked_up(setting)
+        return self._priors[maker.steps]
+
+    def _looked_up(self, setting: Mapping[str, Any]) -> Prior | str:
+        if self.prior is None:
+            found = find_prior(setting)
+            return (
+                found
+                or "it needs a prior, and there is none for this model and setting; videoaccel calibrate makes one"
+            )
+        try:
+            return self.prior.for_setting(setting, foreign=self.foreign_prior)
+        except ValueError as error:
+            return str(error)
+
+
+def _hash_prior(prior: Prior) -> str:
+    digest = hashlib.sha256()
+    for name, table in sorted(prior.tables.items()):
+        digest.update(name.encode() + table.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Begin to watch memory anew; False where that cannot be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the largest resident size so far becomes the present one
+        return True
+    return False
