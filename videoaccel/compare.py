@@ -7,8 +7,6 @@ timed, all settings in turn in every round. What is measured is written down at 
 from __future__ import annotations
 
 import importlib.util
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,20 +15,20 @@ from typing import Any
 
 import torch
 
-from videoaccel.comparison_bench import Bench, Clip
-from videoaccel.comparison_log import Log, to_json
+from videoaccel.comparison_bench import Bench, Clip, machine
+from videoaccel.comparison_log import Log, check_folder, to_json
 from videoaccel.comparison_run import measure_quality, measure_time
-from videoaccel.comparison_settings import Values, choose_settings
+from videoaccel.comparison_settings import Setting, Values, choose_settings
 from videoaccel.comparison_table import AtSpeedup, Result, at_speedups, summarise, to_csv
 from videoaccel.files import atomic_write_bytes, atomic_write_text
 from videoaccel.noise import sample_seeds
 from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.pipeline import VideoPipeline
-from videoaccel.prior import Prior, fingerprint, setting_of
-from videoaccel.request import Request, prompt_texts
+from videoaccel.prior import Prior
+from videoaccel.request import prompt_texts
 from videoaccel.resolve import resolve
 from videoaccel.settings import GenerateSettings
-from videoaccel.sidecar import device_name, versions
+from videoaccel.sidecar import versions
 from videoaccel.stages import Listener
 from videoaccel.text import PromptStates
 from videoaccel.wording import counted
@@ -120,14 +118,24 @@ def compare(
     """
     if other := sorted(set(options) - set(OPTIONS)):
         raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(OPTIONS)}")
-    settings = choose_settings(methods, values=values, controls=controls)
-    clips = _clips(prompts, seeds)
-    _check(speedups, timed_clips=timed_clips, repeats=repeats, picture=picture)
+    settings, clips = _checked(
+        prompts,
+        methods=methods,
+        out=out,
+        seeds=seeds,
+        speedups=speedups,
+        values=values,
+        controls=controls,
+        timed_clips=timed_clips,
+        repeats=repeats,
+        picture=picture,
+    )
+    out = Path(out)
     bench = Bench(pipe, states or _encoded(pipe, prompts), options, prior=prior, foreign_prior=foreign_prior)
     request = bench.maker(clips[0], settings[0]).request
-    about = {"model": name, "command": command, "machine": _machine(bench), "versions": versions()}
-    out = Path(out)
-    log = Log(out, holds=_holds(bench, request), about=about | {"date": time.strftime("%Y-%m-%d %H:%M:%S")})
+    holds = bench.holds(request)
+    about = {"model": name, "command": command, "machine": machine(bench.device), "versions": versions()}
+    log = Log(out, holds=holds, about=about | {"date": time.strftime("%Y-%m-%d %H:%M:%S")})
     skipped = {s.key: reason for s in settings if (reason := bench.why_not(s, clips[0])) is not None}
     run = [setting for setting in settings if setting.key not in skipped]
     timed = clips[:timed_clips]
@@ -142,24 +150,22 @@ def compare(
     hashes = {setting.key: bench.prior_hash(setting, clips[0]) for setting in run}
     rows = [row for row in rows if hashes.get((row["method"], row["setting"])) == row["prior"]]
     results = summarise(settings, rows, skipped=skipped)
-    return _write(out, results, at_speedups(results, speedups), about | {"holds": _holds(bench, request)}, picture)
+    return _write(out, results, at_speedups(results, speedups), about | {"holds": holds}, picture)
 
 
-def compare_settings(
-    settings: GenerateSettings, *, seeds: Sequence[int] = (0,), listener: Listener | None = None, **options: Any
-) -> Comparison:
+def compare_settings(settings: GenerateSettings, *, listener: Listener | None = None, **options: Any) -> Comparison:
     """Compare on what ``videoaccel generate`` would be told: model, prompts, size, device and so on.
 
     Args:
         settings: Nothing in them is about given frames, loops or outputs.
-        seeds: Of every prompt's clips.
-        listener: As of :func:`compare`; before these the stages are ``text`` and ``load``.
-        **options: Other arguments of :func:`compare`.
+        listener: As of :func:`compare`; before its stages come ``text`` and ``load``.
+        **options: Of :func:`compare`: methods, out, seeds, speedups, ...
 
     Raises:
         ValueError: As :func:`compare`, or a setting does not fit the model.
         FileNotFoundError: A file is not there.
     """
+    _checked(settings.prompt, **options)  # what is wrong is said before anything is loaded
     order = resolve(settings)
     s = order.settings
     threads = torch.get_num_threads()
@@ -174,7 +180,6 @@ def compare_settings(
         return compare(
             pipe,
             s.prompt,
-            seeds=seeds,
             states=states,
             name=order.source.name,
             listener=listener,
@@ -193,16 +198,27 @@ def compare_settings(
         torch.set_num_threads(threads)
 
 
-def _clips(prompts: Sequence[str], seeds: Sequence[int]) -> list[Clip]:
+def _checked(
+    prompts: Sequence[str],
+    *,
+    methods: Sequence[str],
+    out: str | Path,
+    seeds: Sequence[int] = (0,),
+    speedups: Sequence[float] = (),
+    values: Mapping[str, Values] | None = None,
+    controls: bool = True,
+    timed_clips: int = TIMED_CLIPS,
+    repeats: int = REPEATS,
+    picture: bool = True,
+    **others: Any,
+) -> tuple[tuple[Setting, ...], list[Clip]]:
+    """Settings and clips of a comparison that can be made, as far as can be told without a model."""
+    settings = choose_settings(methods, values=values, controls=controls)
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list with at least one text, got {prompts!r}")
     if not seeds:
         raise ValueError("there is no seed; give at least one")
     sample_seeds(seeds, prompts=len(seeds), samples=1)
-    return [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(seeds)]
-
-
-def _check(speedups: Sequence[float], *, timed_clips: int, repeats: int, picture: bool) -> None:
     if wrong := [value for value in speedups if not 1 <= value < float("inf")]:
         raise ValueError(f"a speed-up must be a number of at least 1, got {wrong[0]:g}")
     if timed_clips < 1 or repeats < 0:
@@ -210,6 +226,8 @@ def _check(speedups: Sequence[float], *, timed_clips: int, repeats: int, picture
     _need("torchmetrics", "eval", "measuring quality")
     if picture:
         _need("matplotlib", "report", "drawing the picture")
+    check_folder(Path(out))
+    return settings, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(seeds)]
 
 
 def _need(package: str, extra: str, what: str) -> None:
@@ -220,42 +238,6 @@ def _need(package: str, extra: str, what: str) -> None:
 def _encoded(pipe: VideoPipeline, prompts: Sequence[str]) -> dict[str, PromptStates]:
     texts = prompt_texts(prompts, pipe.defaults, loops=1)
     return {prompt: pipe.encode_prompt(text) for prompt, text in zip(prompts, texts, strict=True)}
-
-
-def _holds(bench: Bench, request: Request) -> dict[str, Any]:
-    """What must be the same for measurements that stand in one table."""
-    pipe = bench.pipe
-    made_for = setting_of(
-        pipe.transformer,
-        pipe.scheduler,
-        steps=request.steps,
-        size=(request.height, request.width),
-        frames=request.num_frames,
-        guidance=request.guidance,
-    )
-    return {
-        **made_for,
-        "vae": fingerprint(pipe.vae),
-        "fps": request.fps,
-        "attention": request.attention,
-        "device": device_name(bench.device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def _machine(bench: Bench) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {
-        "device": str(bench.device),
-        "name": device_name(bench.device),
-        "cpu": cpu,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-    }
 
 
 def _counter(listener: Listener | None, stage: str, total: int) -> Any:

@@ -8,6 +8,8 @@ Shape legend: Z latent channels, t, h, w latent sizes, T frames, H, W pixels.
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +28,9 @@ from videoaccel.media import Frames, to_uint8
 from videoaccel.models.seam import direct
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Job, Session, kernel_mix, local_mix
-from videoaccel.prior import Prior, find_prior, setting_of
+from videoaccel.prior import Prior, find_prior, fingerprint, setting_of
+from videoaccel.request import Request
+from videoaccel.sidecar import device_name
 from videoaccel.stages import StageClock, peak_memory
 from videoaccel.text import PromptStates
 
@@ -133,6 +137,18 @@ class Bench:
             raise FloatingPointError("the clip has values that are not a number")
         return to_uint8(clip)
 
+    def holds(self, request: Request) -> dict[str, Any]:
+        """What must be the same for all measurements that stand in one table."""
+        return {
+            **self._setting(request, request.steps),
+            "vae": fingerprint(self.pipe.vae),
+            "fps": request.fps,
+            "attention": request.attention,
+            "device": hardware(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
     def flops(self, session: Session) -> float:
         """Operations of all network calls of a run."""
         return self._costs["flops"].total(session.trace, session.shares)
@@ -173,17 +189,18 @@ class Bench:
     def _prior(self, maker: Maker) -> Prior | str:
         """The prior for a request, or why there is none."""
         if maker.steps not in self._priors:
-            request = maker.request
-            setting = setting_of(
-                cast(nn.Module, self.pipe.transformer),
-                self.pipe.scheduler,
-                steps=maker.steps,
-                size=(request.height, request.width),
-                frames=request.num_frames,
-                guidance=request.guidance,
-            )
-            self._priors[maker.steps] = self._looked_up(setting)
+            self._priors[maker.steps] = self._looked_up(self._setting(maker.request, maker.steps))
         return self._priors[maker.steps]
+
+    def _setting(self, request: Request, steps: int) -> dict[str, Any]:
+        return setting_of(
+            cast(nn.Module, self.pipe.transformer),
+            self.pipe.scheduler,
+            steps=steps,
+            size=(request.height, request.width),
+            frames=request.num_frames,
+            guidance=request.guidance,
+        )
 
     def _looked_up(self, setting: Mapping[str, Any]) -> Prior | str:
         if self.prior is None:
@@ -196,6 +213,26 @@ class Bench:
             return self.prior.for_setting(setting, foreign=self.foreign_prior)
         except ValueError as error:
             return str(error)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a table was measured on."""
+    return {
+        "device": str(device),
+        "name": hardware(device),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    info = Path("/proc/cpuinfo")
+    if device.type == "cuda" or not info.exists():
+        return device_name(device)
+    names = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _hash_prior(prior: Prior) -> str:

@@ -46,14 +46,10 @@ class Log:
     def __init__(self, folder: Path, *, holds: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         self.path = folder / ROWS
         self.rows: dict[Key, Row] = {}
-        _make(folder)
+        check_folder(folder)
         if not self.path.exists():
-            if other := next(iter(sorted(folder.iterdir())), None):
-                raise ValueError(
-                    f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a "
-                    f"new folder"
-                )
-            check_creatable(self.path)
+            with told(folder):
+                folder.mkdir(exist_ok=True)
             self._write({"kind": "header", "format": FORMAT, "holds": holds, **about})
             return
         first, *rows = self._read()
@@ -61,7 +57,6 @@ class Log:
         for row in rows:
             if row.get("kind") != "resumed":
                 self.rows.setdefault(key_of(row), row)
-        check_creatable(self.path)
         self._write({"kind": "resumed", **about})
 
     def __contains__(self, row: Row) -> bool:
@@ -102,6 +97,25 @@ class Log:
         return rows
 
 
+def check_folder(folder: Path) -> None:
+    """Make sure that a comparison may be written to a folder: it is new, empty, or holds one already.
+
+    Raises:
+        ValueError: It holds something else.
+        OSError: It is none, or cannot be written.
+    """
+    if not folder.exists():
+        check_creatable(folder)
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write a comparison to {folder}: it is not a folder")
+    if not (folder / ROWS).exists() and (other := min(folder.iterdir(), default=None)):
+        raise ValueError(
+            f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a new folder"
+        )
+    check_creatable(folder / ROWS)
+
+
 def to_json(value: Any, **options: Any) -> str:
     """JSON as the standard has it: infinity is the text "inf", not-a-number is null."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, **options)
@@ -131,13 +145,6 @@ def _check(first: Row, holds: Mapping[str, Any], folder: Path) -> None:
     if differing := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
         told = ", ".join(f"{name} {_short(was.get(name))}, here {_short(now.get(name))}" for name in differing)
         raise ValueError(f"{folder} holds a comparison of another kind ({told}); choose a new folder")
-
-
-def _make(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot write a comparison to {folder}: it is not a folder")
-    with told(folder):
-        folder.mkdir(exist_ok=True)
 
 
 def _short(value: Any) -> str:

@@ -31,7 +31,8 @@ import contextlib, io, sys
 from videoaccel.__main__ import main
 from videoaccel.cli.app import run
 import videoaccel.settings
-for command in ([], ["generate"], ["models"], ["doctor"], ["cache"], ["cache", "list"], ["cache", "clear"]):
+alone = [[name] for name in ("generate", "compare", "models", "doctor", "cache")]
+for command in ([], *alone, ["cache", "list"], ["cache", "clear"]):
     with contextlib.redirect_stdout(io.StringIO()) as text:
         assert run([*command, "--help"]) == 0
     assert "Usage: videoaccel" in text.getvalue(), command

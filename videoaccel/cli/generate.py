@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from videoaccel.cli.flags import flag, shown, spelled
-from videoaccel.cli.progress import Display
+from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
@@ -51,10 +49,10 @@ def _generate(options: dict[str, Any]) -> None:
 
         typer.echo(_plan(resolve(job.settings), job))
         return
-    with _display(quiet=options["quiet"]) as display:
+    with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.generation import generate  # torch and all
 
-        _calm_libraries(quiet=options["quiet"])
+        calm_libraries(quiet=options["quiet"])
         if job.changed and not options["quiet"]:
             display.note(_difference(job))
         origin = None if job.changed else job.origin
@@ -198,29 +196,6 @@ def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
             return
         text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
         yield from read_prompts(text, source=name)
-
-
-@contextmanager
-def _display(*, quiet: bool) -> Iterator[Display]:
-    """Progress, and our own warnings as lines of it; what libraries warn their developers of is left out."""
-    with Display(quiet=quiet) as display, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
-        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
-        yield display
-
-
-def _calm_libraries(*, quiet: bool) -> None:
-    """Keep diffusers and transformers from drawing bars of their own; those of downloads stay."""
-    import diffusers.utils.logging
-    import huggingface_hub.utils
-    import transformers.utils.logging
-
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    if not quiet:
-        huggingface_hub.utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
 def _plan(order: WorkOrder, job: Job) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType, TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import Self
+
+from videoaccel.cli.flags import spelled
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -23,9 +26,11 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "denoise": "denoise",
         "decode": "decode and write",
         "write": "decode and write",
+        "quality": "measure quality",
+        "timing": "measure time",
     }
 )
-"""What stages are called; the last two take turns."""
+"""What stages are called; decoding and writing take turns."""
 
 _LINES = 4  # of a long stage, where no bar can be drawn
 
@@ -88,3 +93,26 @@ class Display(AbstractContextManager["Display"]):
         elif done and done < total and done % max(1, total // _LINES) == 0:
             left = (time.monotonic() - self.started) / done * (total - done)
             self.note(f"{name}: {done} of {total}, {left:.0f} s left")
+
+
+@contextmanager
+def shown_progress(*, quiet: bool) -> Iterator[Display]:
+    """Progress, and our own warnings as lines of it; what libraries warn their developers of is left out."""
+    with Display(quiet=quiet) as display, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
+        warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
+        yield display
+
+
+def calm_libraries(*, quiet: bool) -> None:
+    """Keep diffusers and transformers from drawing bars of their own; those of downloads stay."""
+    import diffusers.utils.logging
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    if not quiet:
+        huggingface_hub.utils.enable_progress_bars()  # type: ignore[attr-defined]

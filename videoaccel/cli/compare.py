@@ -1,0 +1,195 @@
+"""``videoaccel compare``: speed and quality of methods, side by side."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from videoaccel.cli.flags import flag
+from videoaccel.cli.generate import STDIN, read_prompts
+from videoaccel.cli.progress import Display, calm_libraries, shown_progress
+from videoaccel.reading import read_text
+from videoaccel.settings import Layer, merge
+from videoaccel.wording import counted
+
+if TYPE_CHECKING:
+    from videoaccel.compare import Comparison
+    from videoaccel.comparison_table import Result
+
+_MODEL, _RUN, _JOB = "Model", "Comparison", "Job"
+_WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
+
+
+def compare(
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="Prompts from a file, one a line; - is stdin.", metavar="FILE")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results; gone on with.", metavar="DIR")],
+    accel: Annotated[
+        str,
+        typer.Option(help="Methods, comma-separated; all for all. exact is always there.", rich_help_panel=_RUN),
+    ] = "all",
+    speedup: Annotated[
+        str | None,
+        typer.Option(help="Speed-ups at which PSNR is read off the curves, comma-separated.", rich_help_panel=_RUN),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Of every prompt's clips, comma-separated.", rich_help_panel=_RUN)] = "0",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Values in place of a method's sweep, such as fora.period=2,3,4.",
+            metavar="METHOD.FIELD=VALUES",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Add fewer_steps and fixed_linear, which others have to beat.", rich_help_panel=_RUN)
+    ] = True,
+    clips: Annotated[int, typer.Option(help="Clips that are timed, of the first.", rich_help_panel=_RUN)] = 4,
+    repeats: Annotated[int, typer.Option(help="Rounds of timing; 0 times nothing.", rich_help_panel=_RUN)] = 3,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="Calibrated errors, for methods that need them.", metavar="FILE", rich_help_panel=_RUN),
+    ] = None,
+    foreign_prior: Annotated[
+        bool,
+        typer.Option("--foreign-prior", help="Take a prior made for other steps or sizes.", rich_help_panel=_RUN),
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None,
+    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", rich_help_panel=_MODEL)] = None,
+    frames: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
+    steps: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
+    guidance: Annotated[str | None, typer.Option(metavar="X", rich_help_panel=_MODEL)] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", rich_help_panel=_MODEL)] = None,
+    device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
+    attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None,
+    picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=_JOB)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False,
+) -> None:
+    """Compare methods: speed against quality, all in one process on the same clips. A stopped comparison goes on."""
+    texts = _prompts(prompts)
+    numbers, speedups = _numbers("--seeds", seeds, int), _numbers("--speedup", speedup or "", float)
+    told = {
+        "model": model, "size": size, "frames": frames, "steps": steps, "guidance": guidance, "dtype": dtype,
+        "device": device, "threads": threads, "attention": attention,
+    }  # fmt: skip
+    given = {name: value for name, value in told.items() if value is not None}
+    settings = merge([Layer({**given, "prompt": texts}, flag)])
+    with shown_progress(quiet=quiet) as display:
+        from videoaccel.compare import compare_settings  # torch and all
+        from videoaccel.comparison_settings import read_values
+        from videoaccel.prior import Prior
+
+        calm_libraries(quiet=quiet)
+        try:
+            comparison = compare_settings(
+                settings,
+                seeds=numbers,
+                listener=display,
+                methods=[name.strip() for name in accel.split(",") if name.strip()],
+                out=Path(out).expanduser(),
+                speedups=speedups,
+                values=read_values(setting or []),
+                controls=controls,
+                prior=None if prior is None else Prior.load(Path(prior).expanduser()),
+                foreign_prior=foreign_prior,
+                timed_clips=clips,
+                repeats=repeats,
+                picture=picture,
+                command=shlex.join(["videoaccel", *sys.argv[1:]]),
+            )
+        except KeyboardInterrupt:
+            _stopped(display, out)
+            raise
+    _show(comparison)
+    if comparison.errors:
+        count = counted(len(comparison.errors), "setting")
+        typer.echo(f"videoaccel: {count} without a result, see the errors in {comparison.files[0]}", err=True)
+        raise typer.Exit(1)
+
+
+def _stopped(display: Display, out: str) -> None:
+    if (Path(out).expanduser() / "rows.jsonl").exists():
+        display.note(f"what was measured is in {out}; the same command goes on from there")
+
+
+def _prompts(name: str) -> list[str]:
+    if name == STDIN:
+        return read_prompts(sys.stdin.read(), source="stdin")
+    return read_prompts(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
+
+
+def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{option} takes {what} with commas between, got {text!r}") from None
+
+
+def _show(comparison: Comparison) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    console.print(_results(comparison.results, wide=console.width >= _WIDE))
+    if comparison.at:
+        console.print(_at_speedups(comparison))
+    reasons: dict[tuple[str, str | None], list[str]] = {}
+    for result in comparison.errors:
+        reasons.setdefault((result.method, result.error), []).append(result.setting)
+    for (method, reason), settings in reasons.items():
+        console.print(f"no result: {' '.join([method, ', '.join(settings)]).strip()}: {reason}", soft_wrap=True)
+    console.print("\n".join(f"wrote {path}" for path in comparison.files), soft_wrap=True)
+
+
+def _results(results: Sequence[Result], *, wide: bool) -> Table:
+    """One line a setting; a narrow terminal is shown less."""
+    world = list(dict.fromkeys(name for result in results for name in result.world)) if wide else []
+    table = Table(title="speed and quality against exact")
+    for name in ("method", "setting"):
+        table.add_column(name, no_wrap=True)
+    more = ("quartiles", "GiB", "worst PSNR") if wide else ()
+    for name in ("seconds", "faster", "fewer FLOPs", "PSNR", "SSIM", *more, *world):
+        table.add_column(name, justify="right")
+    for result in results:
+        ends = (result.speedup_latency_low, result.speedup_latency_high)
+        cells = [
+            _number(result.latency_s, 3),
+            _number(result.speedup_latency, 2),
+            _number(result.speedup_flops, 2),
+            "error" if result.error else _number(result.psnr, 2),
+            _number(result.ssim, 4),
+            "-".join(_number(end, 2) for end in ends if end is not None),
+            _number(None if result.peak_memory is None else result.peak_memory / 2**30, 2),
+            _number(result.worst_psnr, 2),
+            *(_number(result.world.get(name), 2) for name in world),
+        ]
+        shown = cells if wide else cells[: len(cells) - 3]
+        table.add_row(result.method, result.setting, *shown, style="red" if result.error else None)
+    return table
+
+
+def _at_speedups(comparison: Comparison) -> Table:
+    speedups = list(dict.fromkeys(at.speedup for at in comparison.at))
+    found = {(at.method, at.by, at.speedup): at.text for at in comparison.at}
+    table = Table(title="PSNR (dB) at a speed-up, read off each method's own curve")
+    for name in ("method", "by"):
+        table.add_column(name, no_wrap=True)
+    for speedup in speedups:
+        table.add_column(f"{speedup:g}x", justify="right", no_wrap=True)
+    for method, by in dict.fromkeys((at.method, at.by) for at in comparison.at):
+        table.add_row(method, by, *(found[method, by, speedup] for speedup in speedups))
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
