@@ -1,0 +1,88 @@
+"""DuCa: between full steps, careful ones refresh some tokens and bold ones compute nothing at all.
+
+Source: Dual Feature Caching (arXiv 2412.18911), with the constants of its Open-Sora 1.2 configuration (480p, 51 frames,
+30 steps): three full steps, then in turn a full one, a careful one (ToCa's: attention served, 14.95 % of the MLP's
+tokens refreshed) and a bold one, in which the stream after the last block is replaced by that of the step before: 12
+full, 9 careful and 9 bold steps, 2.50x fewer FLOPs. A token is worth more the smaller its values are in self-attention,
+which needs no attention map.
+
+Differences from the release: whole columns in fixed groups instead of single tokens, see :mod:`toca`; values are looked
+at in every fourth frame, since a seam outside the attention kernel has to compute them once more.
+"""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from videoaccel.action_session import Seen
+from videoaccel.actions import REUSE, Action, Place, Span
+from videoaccel.models.seam import Site
+from videoaccel.policies._refresh import RefreshSession, first_served
+from videoaccel.policies._trunk import require_steps
+from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+
+FRAMES_APART = 4
+"""Every so many-th frame is looked at for a column's worth."""
+
+
+class DuCa(Policy):
+    """Between full steps, refresh some of the MLP's columns and skip all blocks, in turn.
+
+    Attributes:
+        period: Steps from one full step to the next.
+        cross_period: The same for cross-attention; default twice as many, as published.
+        keep: Share of the columns that the MLP refreshes in careful steps.
+        age_weight: Worth of a column that was refreshed ``period`` steps ago.
+        warmup: Steps, at the start, that are full.
+        groups: Number of column groups.
+    """
+
+    knob: ClassVar[str] = "period"
+    sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
+
+    period: int = Field(3, ge=2)
+    cross_period: int | None = Field(None, ge=1)
+    keep: float = Field(0.1495, gt=0, le=1)
+    age_weight: float = Field(0.25, ge=0)
+    warmup: int = Field(3, ge=1)
+    groups: int = Field(8, ge=1)
+
+    def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
+        """See :meth:`Policy.session`."""
+        least = 1 + first_served(self.warmup, self.period)
+        require_steps(job, least, f"duca with a warm-up of {self.warmup} and a period of {self.period}")
+        cross = self.cross_period or 2 * self.period
+        options = self.model_dump(exclude={"cross_period"})
+        return _DucaSession(job, mix=mix, cross_period=cross, spans=[job.trunk], span_form="absolute", **options)
+
+
+def value_worth(seen: Seen) -> Tensor:
+    """Sum over heads of one minus the norm of a token's value, in every fourth frame; [R, T', S]."""
+    attention = seen.work
+    h = attention.pre(seen.x, seen.cond)[:, ::FRAMES_APART]
+    size = h.shape[-1]
+    values = F.linear(h, attention.qkv.weight[2 * size :], attention.qkv.bias[2 * size :])
+    return (1 - values.float().unflatten(-1, (attention.num_heads, -1)).norm(dim=-1)).sum(-1)
+
+
+class _DucaSession(RefreshSession):
+    def bold(self, step: int) -> bool:
+        """Whether all blocks are passed by: every second step after a full one."""
+        return step >= self.warmup and step % self.period != 0 and step % self.period % 2 == 0
+
+    def decide(self, place: Place, seen: Seen) -> Action:
+        if isinstance(place, Span) and self.bold(self.i):
+            return REUSE
+        return super().decide(place, seen)
+
+    def keeps(self, place: Place) -> bool:
+        if isinstance(place, Span):
+            return self.i + 1 < self.job.steps and self.bold(self.i + 1)
+        return super().keeps(place)
+
+    def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
+        super().computed(place, seen, delta)
+        if isinstance(place, Site) and place.kind == "attn":
+            self.note(place, value_worth(seen))
