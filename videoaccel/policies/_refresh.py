@@ -103,9 +103,14 @@ class RefreshSession(ActionSession):
             self._refreshed[place] = torch.full((rows, places), float(self.i), device=delta.device)
 
     def scores(self, site: Site, x: Tensor) -> Tensor:
-        """What the columns are worth, and more the older they are; [R, S]."""
+        """What the columns are worth, and more the older they are; [R, S].
+
+        A block in which nothing is noted takes what was noted in another block of its layer.
+        """
         ages = self.i - self._refreshed[site]
-        return self._worth[site] + self.age_weight * ages / self.period
+        near = [worth for other, worth in self._worth.items() if other.layer == site.layer]
+        worth = self._worth.get(site, near[0] if near else torch.zeros_like(ages))
+        return worth + self.age_weight * ages / self.period
 
     def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
         """The columns worth most; they are new then."""

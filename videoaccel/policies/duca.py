@@ -6,25 +6,23 @@ tokens refreshed) and a bold one, in which the stream after the last block is re
 full, 9 careful and 9 bold steps, 2.50x fewer FLOPs. A token is worth more the smaller its values are in self-attention,
 which needs no attention map.
 
-Differences from the release: whole columns in fixed groups instead of single tokens, see :mod:`toca`; values are looked
-at in every fourth frame, since a seam outside the attention kernel has to compute them once more.
+Differences from the release: whole columns in fixed groups instead of single tokens, see :mod:`toca`. Values are looked
+at where temporal attention uses them, for both MLPs of the layer: it has whole columns on any rank, and what its kernel
+is given need not be computed once more.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from videoaccel.action_session import Seen
 from videoaccel.actions import REUSE, Action, Place, Span
-from videoaccel.models.seam import Site
+from videoaccel.models.seam import Attend, Branch, Site, attention
 from videoaccel.policies._refresh import RefreshSession, first_served
 from videoaccel.policies._trunk import require_steps
 from videoaccel.policy import Job, Mix, Policy, Session, local_mix
-
-FRAMES_APART = 4
-"""Every so many-th frame is looked at for a column's worth."""
 
 
 class DuCa(Policy):
@@ -58,16 +56,11 @@ class DuCa(Policy):
         return _DucaSession(job, mix=mix, cross_period=cross, spans=[job.trunk], span_form="absolute", **options)
 
 
-def value_worth(seen: Seen) -> Tensor:
-    """Sum over heads of one minus the norm of a token's value, in every fourth frame; [R, T', S]."""
-    attention = seen.work
-    h = attention.pre(seen.x, seen.cond)[:, ::FRAMES_APART]
-    size = h.shape[-1]
-    values = F.linear(h, attention.qkv.weight[2 * size :], attention.qkv.bias[2 * size :])
-    return (1 - values.float().unflatten(-1, (attention.num_heads, -1)).norm(dim=-1)).sum(-1)
-
-
 class _DucaSession(RefreshSession):
+    def __init__(self, job: Job, *, mix: Mix, **options: Any) -> None:
+        super().__init__(job, mix=self._watched, **options)
+        self._inner = mix
+
     def bold(self, step: int) -> bool:
         """Whether all blocks are passed by: every second step after a full one."""
         return step >= self.warmup and step % self.period != 0 and step % self.period % 2 == 0
@@ -82,7 +75,26 @@ class _DucaSession(RefreshSession):
             return self.i + 1 < self.job.steps and self.bold(self.i + 1)
         return super().keeps(place)
 
-    def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
-        super().computed(place, seen, delta)
-        if isinstance(place, Site) and place.kind == "attn":
-            self.note(place, value_worth(seen))
+    def _watched(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+        if site.kind != "attn" or site.axis != "time":
+            return self._inner(site, branch, h, cond, **options)
+
+        def look(values: Tensor) -> None:
+            small = (1 - values.float().norm(dim=-1)).sum(-1)  # [R*S, T]
+            self.note(site, small.unflatten(0, (len(h), -1)).transpose(1, 2))
+
+        return self._inner(site, cast(Branch, _Seen(branch, look)), h, cond, **options)
+
+
+class _Seen:
+    """A branch whose attention shows its values [M, L, N, D] before it uses them, whatever kernel it is given."""
+
+    def __init__(self, branch: Branch, look: Callable[[Tensor], None]) -> None:
+        self.branch, self.look = branch, look
+
+    def mix(self, h: Tensor, cond: Any, *, attend: Attend = attention, **options: Any) -> Tensor:
+        def attend_and_show(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+            self.look(v)
+            return attend(q, k, v, mask)
+
+        return self.branch.mix(h, cond, attend=attend_and_show, **options)

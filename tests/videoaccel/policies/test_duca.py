@@ -6,9 +6,8 @@ from torch import Tensor
 
 from tests.videoaccel.policies.rollout import computed_at, rollout
 from tests.videoaccel.policies.stubs import stub_job
-from videoaccel.action_session import Seen
-from videoaccel.models.seam import Site
-from videoaccel.policies.duca import DuCa, value_worth
+from videoaccel.models.seam import Site, attention
+from videoaccel.policies.duca import DuCa
 from videoaccel.policy import Job, Mix, Session
 
 TRUNK = "blocks.0-3"
@@ -63,26 +62,45 @@ def test_a_bold_step_repeats_the_stream_itself() -> None:
     assert set(calls) == {0, 1, 2, 3, 4, 6}
 
 
-def test_a_token_is_worth_more_the_smaller_its_values() -> None:
-    """The values are those that attention sees, in every fourth frame."""
-    seen: dict[str, Tensor] = {}
+@pytest.mark.parametrize("kernel", [None, attention])
+def test_a_column_is_worth_more_the_smaller_its_values(kernel: Any) -> None:
+    """The values are those of temporal attention, with or without a kernel by name; both MLPs of a layer go by them."""
+    noted: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
 
-    class Watch(Session):
-        def run(self, site: Any, branch: Any, x: Tensor, cond: Any) -> Tensor:
-            if str(site) == "space.0.attn" and not seen:
+    def make(job: Job, mix: Mix) -> Session:
+        session: Any = DuCa(groups=1, age_weight=0, keep=0.25).session(job, mix=mix)
+        inner, columns = session.note, session.columns
 
-                def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-                    seen["v"] = v
-                    return q
+        def note(site: Site, worth: Tensor) -> None:
+            noted[str(site)] = worth
+            inner(site, worth)
 
-                branch.mix(branch.pre(x, cond), cond, attend=attend)
-                seen["worth"] = value_worth(Seen(branch, x, cond))
-            return super().run(site, branch, x, cond)
+        def choose(site: Site, action: Any, x: Tensor) -> Any:
+            chosen = columns(site, action, x)
+            kept[str(site)] = chosen.flat.view(chosen.shape)[:, 0] % x.shape[2]
+            return chosen
 
-    rollout(lambda job, mix: Watch(job, mix=mix), steps=1, size=(6, 8, 8))
-    values = seen["v"].unflatten(0, (2, 6))  # [R, T, S, N, D]
-    expected = (1 - values.norm(dim=-1)).sum(-1)[:, [0, 4]]
-    torch.testing.assert_close(seen["worth"], expected)
+        session.note, session.columns = note, choose
+        return session  # type: ignore[no-any-return]
+
+    calls: dict[str, Tensor] = {}
+
+    def record(site: Site, branch: Any, h: Tensor, cond: Any, **options: Any) -> Tensor:
+        if site.kind == "attn":
+            inner = getattr(branch, "branch", branch)
+            calls[str(site)] = inner.qkv(h)[..., 96:].unflatten(-1, (4, 12))  # [R, T, S, N, D]
+        options |= {"attend": kernel} if kernel and site.kind != "mlp" else {}
+        return branch.mix(h, cond, **options)  # type: ignore[no-any-return]
+
+    rollout(make, steps=5, mix=record)
+    assert {*noted} == {"time.0.attn", "time.1.attn"}
+    for layer in (0, 1):
+        expected = (1 - calls[f"time.{layer}.attn"].norm(dim=-1)).sum(-1)
+        torch.testing.assert_close(noted[f"time.{layer}.attn"], expected)
+        best = expected.mean(1).topk(4, dim=-1).indices.sort(-1).values
+        for axis in ("space", "time"):
+            assert torch.equal(kept[f"{axis}.{layer}.mlp"], best)
 
 
 def test_a_changed_latent_is_computed() -> None:
