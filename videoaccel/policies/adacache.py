@@ -52,21 +52,20 @@ MOTION_FROM, MOTION_TO = 4 / 30, 26 / 30
 
 
 class AdaCache(Policy):
-    """Serve what all blocks added for a number of steps that follows from how much one block changes.
-
-    Attributes:
-        fastest: Longest interval between computed steps, at 30 steps; each threshold shortens it by one.
-        motion: Compute more often where consecutive latent frames differ much.
-        constants: Whether the codebook's thresholds are fitted to this model's changes or the published ones.
-    """
+    """Serve what all blocks added for a number of steps that follows from how much one block changes."""
 
     knob: ClassVar[str] = "fastest"
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
     needs: ClassVar[tuple[str, ...]] = ("adacache.distance",)
 
-    fastest: int = Field(6, ge=1)
-    motion: bool = False
-    constants: Constants = "calibrated"
+    fastest: int = Field(
+        6, ge=1, description="Longest interval between computed steps, at 30 steps; each threshold shortens it by one."
+    )
+    motion: bool = Field(False, description="Compute more often where consecutive latent frames differ much.")
+    constants: Constants = Field(
+        "calibrated",
+        description="Whether the codebook's thresholds are fitted to this model's changes or the published ones.",
+    )
 
     @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:

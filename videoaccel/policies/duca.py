@@ -26,26 +26,19 @@ from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class DuCa(Policy):
-    """Between full steps, refresh some of the MLP's columns and skip all blocks, in turn.
-
-    Attributes:
-        period: Steps from one full step to the next.
-        cross_period: The same for cross-attention; default twice as many, as published.
-        keep: Share of the columns that the MLP refreshes in careful steps.
-        age_weight: Worth of a column that was refreshed ``period`` steps ago.
-        warmup: Steps, at the start, that are full.
-        groups: Number of column groups.
-    """
+    """Between full steps, refresh some of the MLP's columns and skip all blocks, in turn."""
 
     knob: ClassVar[str] = "period"
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
-    period: int = Field(3, ge=2)
-    cross_period: int | None = Field(None, ge=1)
-    keep: float = Field(0.1495, gt=0, le=1)
-    age_weight: float = Field(0.25, ge=0)
-    warmup: int = Field(3, ge=1)
-    groups: int = Field(8, ge=1)
+    period: int = Field(3, ge=2, description="Steps from one full step to the next.")
+    cross_period: int | None = Field(
+        None, ge=1, description="The same for cross-attention; default twice as many, as published."
+    )
+    keep: float = Field(0.1495, gt=0, le=1, description="Share of the columns that the MLP refreshes in careful steps.")
+    age_weight: float = Field(0.25, ge=0, description="Worth of a column that was refreshed `period` steps ago.")
+    warmup: int = Field(3, ge=1, description="Steps, at the start, that are full.")
+    groups: int = Field(8, ge=1, description="Number of column groups.")
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

@@ -30,32 +30,36 @@ from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local
 
 
 class FasterCache(Policy):
-    """Extrapolate self-attention every second step; rebuild the unconditional branch from the conditional one.
-
-    Attributes:
-        interval: In the second part both guidance branches run every so many steps; 1 always.
-        attention_start: Share of the steps before the first in which self-attention is served.
-        weight: Weight of self-attention's change, reached ``ramp`` after ``attention_start``.
-        ramp: Share of the steps in which the weight grows to its full size; it goes on growing.
-        guidance_start: Share of the steps before the first that may run one branch.
-        gain: Factor by which a band of the difference grows with each step that runs one branch.
-        high_from: Share of the steps before the high band grows.
-        low_until: Share of the steps after which the low band grows no more.
-        radius: Radius of the low band, as a share of the shorter side of the latent.
-    """
+    """Extrapolate self-attention every second step; rebuild the unconditional branch from the conditional one."""
 
     knob: ClassVar[str] = "interval"
     sweep: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 8)
 
-    interval: int = Field(5, ge=1)
-    attention_start: float = Field(7 / 30, ge=0, le=1)
-    weight: float = Field(0.9, ge=0)
-    ramp: float = Field(20 / 30, gt=0)
-    guidance_start: float = Field(11 / 30, ge=0, le=1)
-    gain: float = Field(1.15, gt=0)
-    high_from: float = Field(19 / 30, ge=0, le=1)
-    low_until: float = Field(25 / 30, ge=0, le=1)
-    radius: float = Field(0.2, ge=0)
+    interval: int = Field(
+        5, ge=1, description="In the second part both guidance branches run every so many steps; 1 always."
+    )
+    attention_start: float = Field(
+        7 / 30, ge=0, le=1, description="Share of the steps before the first in which self-attention is served."
+    )
+    weight: float = Field(
+        0.9, ge=0, description="Weight of self-attention's change, reached `ramp` after `attention_start`."
+    )
+    ramp: float = Field(
+        20 / 30, gt=0, description="Share of the steps in which the weight grows to its full size; it goes on growing."
+    )
+    guidance_start: float = Field(
+        11 / 30, ge=0, le=1, description="Share of the steps before the first that may run one branch."
+    )
+    gain: float = Field(
+        1.15, gt=0, description="Factor by which a band of the difference grows with each step that runs one branch."
+    )
+    high_from: float = Field(19 / 30, ge=0, le=1, description="Share of the steps before the high band grows.")
+    low_until: float = Field(
+        25 / 30, ge=0, le=1, description="Share of the steps after which the low band grows no more."
+    )
+    radius: float = Field(
+        0.2, ge=0, description="Radius of the low band, as a share of the shorter side of the latent."
+    )
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`. Without guidance only self-attention is served."""

@@ -20,18 +20,15 @@ from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class FirstBlock(Policy):
-    """Run the first block, and the others only if what it adds has changed.
-
-    Attributes:
-        threshold: Relative change since the last computed step up to which the other blocks are served.
-        warmup: Steps, at the start, that are always computed.
-    """
+    """Run the first block, and the others only if what it adds has changed."""
 
     knob: ClassVar[str] = "threshold"
     sweep: ClassVar[tuple[float, ...]] = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
 
-    threshold: float = Field(0.08, ge=0)
-    warmup: int = Field(1, ge=1)
+    threshold: float = Field(
+        0.08, ge=0, description="Relative change since the last computed step up to which the other blocks are served."
+    )
+    warmup: int = Field(1, ge=1, description="Steps, at the start, that are always computed.")
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

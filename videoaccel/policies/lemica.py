@@ -20,17 +20,13 @@ from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class LeMiCa(Policy):
-    """Serve what all blocks added on the schedule whose errors in the finished clip are smallest.
-
-    Attributes:
-        budget: Steps to compute.
-    """
+    """Serve what all blocks added on the schedule whose errors in the finished clip are smallest."""
 
     knob: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[int, ...]] = (19, 15, 12, 10, 9, 7)
     needs: ClassVar[tuple[str, ...]] = ("lemica.error",)
 
-    budget: int = Field(12, ge=1)
+    budget: int = Field(12, ge=1, description="Steps to compute.")
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

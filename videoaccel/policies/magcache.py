@@ -39,24 +39,20 @@ PUBLISHED_SQUARES = (
 
 
 class MagCache(Policy):
-    """Serve what all blocks added, for as long as its magnitude is known to hold.
-
-    Attributes:
-        max_skips: Most steps served in a row.
-        threshold: Sum of errors at which the network runs again; default 0.04 to every step of ``max_skips``, which
-            is the published 0.12 at 3.
-        warmup: Share of the steps, at the start, that are always computed.
-        constants: Whether the ratios are calibrated or the published ones.
-    """
+    """Serve what all blocks added, for as long as its magnitude is known to hold."""
 
     knob: ClassVar[str] = "max_skips"
     sweep: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 7)
     needs: ClassVar[tuple[str, ...]] = ("magcache.ratio",)
 
-    max_skips: int = Field(3, ge=1)
-    threshold: float | None = Field(None, gt=0)
-    warmup: float = Field(0.2, ge=0, lt=1)
-    constants: Constants = "calibrated"
+    max_skips: int = Field(3, ge=1, description="Most steps served in a row.")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        description="Sum of errors at which to compute again; default 0.04 times `max_skips`, 0.12 as published.",
+    )
+    warmup: float = Field(0.2, ge=0, lt=1, description="Share of the steps, at the start, that are always computed.")
+    constants: Constants = Field("calibrated", description="Whether the ratios are calibrated or the published ones.")
 
     @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:

@@ -21,30 +21,25 @@ from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class Pab(Policy):
-    """Serve attention outputs, gate included, in a window of the generation: temporal longer, cross-attention longest.
-
-    Attributes:
-        spatial: Spatial attention is computed every so many steps.
-        temporal: Temporal attention likewise; default two steps more, as in all published settings.
-        cross: Cross-attention likewise; default four steps more than spatial.
-        start: Share of the steps before the window.
-        stop: Share of the steps before its end.
-        mlp_points: Shares of the steps before those whose MLP outputs are kept.
-        mlp_steps: Steps for which they are served.
-        mlp_layers: Share of the layers, from the first, whose MLPs take part.
-    """
+    """Serve attention outputs in a window of the generation: temporal longer than spatial, cross-attention longest."""
 
     knob: ClassVar[str] = "spatial"
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
-    spatial: int = Field(2, ge=1)
-    temporal: int | None = Field(None, ge=1)
-    cross: int | None = Field(None, ge=1)
-    start: float = Field(9 / 30, ge=0, lt=1)
-    stop: float = Field(26 / 30, gt=0, le=1)
-    mlp_points: tuple[float, ...] = (13 / 30, 17 / 30, 21 / 30)
-    mlp_steps: int = Field(2, ge=0)
-    mlp_layers: float = Field(5 / 28, ge=0, le=1)
+    spatial: int = Field(2, ge=1, description="Spatial attention is computed every so many steps.")
+    temporal: int | None = Field(
+        None, ge=1, description="Temporal attention likewise; default two steps more, as in all published settings."
+    )
+    cross: int | None = Field(None, ge=1, description="Cross-attention likewise; default four steps more than spatial.")
+    start: float = Field(9 / 30, ge=0, lt=1, description="Share of the steps before the window.")
+    stop: float = Field(26 / 30, gt=0, le=1, description="Share of the steps before its end.")
+    mlp_points: tuple[float, ...] = Field(
+        (13 / 30, 17 / 30, 21 / 30), description="Shares of the steps before those whose MLP outputs are kept."
+    )
+    mlp_steps: int = Field(2, ge=0, description="Steps for which they are served.")
+    mlp_layers: float = Field(
+        5 / 28, ge=0, le=1, description="Share of the layers, from the first, whose MLPs take part."
+    )
 
     @model_validator(mode="after")
     def _window(self) -> "Pab":

@@ -18,22 +18,19 @@ from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
 class TaylorSeer(Policy):
-    """Compute every n-th step and forecast what all blocks (or every module) add in between.
-
-    Attributes:
-        period: Steps from one computed step to the next.
-        order: Highest derivative; as many as the computed steps so far allow are used.
-        warmup: Steps, at the start, that are always computed.
-        scope: Forecast all blocks as one, or every module's output as published.
-    """
+    """Compute every n-th step and forecast what all blocks (or every module) add in between."""
 
     knob: ClassVar[str] = "period"
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
-    period: int = Field(3, ge=2)
-    order: int = Field(1, ge=0, le=4)
-    warmup: int = Field(3, ge=1)
-    scope: Literal["trunk", "modules"] = "trunk"
+    period: int = Field(3, ge=2, description="Steps from one computed step to the next.")
+    order: int = Field(
+        1, ge=0, le=4, description="Highest derivative; as many as the computed steps so far allow are used."
+    )
+    warmup: int = Field(3, ge=1, description="Steps, at the start, that are always computed.")
+    scope: Literal["trunk", "modules"] = Field(
+        "trunk", description="Forecast all blocks as one, or every module's output as published."
+    )
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

@@ -36,21 +36,15 @@ PUBLISHED = (0.0484426, -0.0459364, 26.866, -118.329, 217.546)
 
 
 class TeaCache(Policy):
-    """Serve what all blocks added, until the change foretold by the first block's input sums up to a threshold.
-
-    Attributes:
-        threshold: Sum of expected relative changes at which the network runs again.
-        degree: Degree of the polynomial that is fitted to the calibrated changes.
-        constants: Whether the polynomial is fitted or the published one.
-    """
+    """Serve what all blocks added, until the change foretold by the first block's input sums up to a threshold."""
 
     knob: ClassVar[str] = "threshold"
     sweep: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
     needs: ClassVar[tuple[str, ...]] = ("teacache.probe", "teacache.output")
 
-    threshold: float = Field(0.2, gt=0)
-    degree: int = Field(4, ge=0, le=8)
-    constants: Constants = "calibrated"
+    threshold: float = Field(0.2, gt=0, description="Sum of expected relative changes at which the network runs again.")
+    degree: int = Field(4, ge=0, le=8, description="Degree of the polynomial that is fitted to the calibrated changes.")
+    constants: Constants = Field("calibrated", description="Whether the polynomial is fitted or the published one.")
 
     @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:

@@ -21,22 +21,15 @@ from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local
 
 
 class TGate(Policy):
-    """Serve cross-attention and drop guidance from a gate step on; before it, serve self-attention now and then.
-
-    Attributes:
-        gate: Share of the steps before the gate.
-        period: Before the gate, self-attention is computed every so many steps.
-        late_period: From the gate on likewise; 1 computes it always.
-        warmup: Steps, at the start, in which everything is computed.
-    """
+    """Serve cross-attention and drop guidance from a gate step on; before it, serve self-attention now and then."""
 
     knob: ClassVar[str] = "gate"
     sweep: ClassVar[tuple[float, ...]] = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
-    gate: float = Field(12 / 30, gt=0, le=1)
-    period: int = Field(2, ge=1)
-    late_period: int = Field(1, ge=1)
-    warmup: int = Field(2, ge=0)
+    gate: float = Field(12 / 30, gt=0, le=1, description="Share of the steps before the gate.")
+    period: int = Field(2, ge=1, description="Before the gate, self-attention is computed every so many steps.")
+    late_period: int = Field(1, ge=1, description="From the gate on likewise; 1 computes it always.")
+    warmup: int = Field(2, ge=0, description="Steps, at the start, in which everything is computed.")
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`. Without guidance there is no branch to drop, only cross-attention is served."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
 from tests.videoaccel.policies.rollout import make_job, measure, rollout
 from videoaccel.actions import reads
@@ -43,18 +44,25 @@ rows = pytest.mark.parametrize("name", FIRING)
 every = pytest.mark.parametrize("name", policy_names())
 
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "stdit": {"model": tiny_stdit()},
+    "latte": {"model": tiny_latte(), "size": (4, 8, 8)},  # whose temporal blocks do not read the text
+}
+
+
 @cache
-def prior(steps: int = STEPS) -> dict[str, Tensor]:
-    """Tables measured on the tiny network; LeMiCa's are made up."""
+def prior(network: str, steps: int = STEPS) -> dict[str, Tensor]:
+    """Tables measured on a tiny network; LeMiCa's are made up."""
     tables = {"lemica.error": torch.rand(steps, 8, generator=torch.Generator().manual_seed(0))}
     for name in FIRING:
         if set(policy_class(name).needs) - tables.keys() and steps > 1:
-            tables |= measure(name, steps=steps, batch=2)
+            tables |= measure(name, steps=steps, batch=2, **NETWORKS[network])
     return tables
 
 
-def play(name: str, *, steps: int = STEPS, **options: Any) -> Any:
-    return rollout(make_policy(name, **FIRING[name]), steps=steps, prior=prior(steps), **options)
+def play(name: str, *, steps: int = STEPS, network: str = "stdit", **options: Any) -> Any:
+    policy, tables = make_policy(name, **FIRING[name]), prior(network, steps)
+    return rollout(policy, steps=steps, prior=tables, **NETWORKS[network], **options)
 
 
 @every
@@ -85,9 +93,10 @@ def test_an_unknown_field_is_refused_in_one_sentence(name: str) -> None:
 
 
 @rows
-def test_it_fires(name: str) -> None:
-    exact, _ = rollout(None, steps=STEPS)
-    out, session = play(name)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_it_fires(name: str, network: str) -> None:
+    exact, _ = rollout(None, steps=STEPS, **NETWORKS[network])
+    out, session = play(name, network=network)
     assert any(reads(action) for step in session.trace for action in step.values())
     assert sum(map(len, session.trace)) and not torch.equal(out, exact)
     assert (out - exact).abs().mean() < exact.abs().mean()
