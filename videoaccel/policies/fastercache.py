@@ -11,9 +11,8 @@ Differences from the release: steps are fractions of any number of steps. In eve
 30) the unconditional branch's last attention is older than the conditional one's. The release, whose history has
 forgotten it, takes the conditional one's for both; here self-attention is computed in these steps, so that it is served
 in 10 instead of 12 steps: the branches' difference, which the next four steps live on, must not be made from attention
-of different steps (on the demo model 18.5 dB as released, 15.4 dB from each branch's own history, 23.6 dB computed).
-The difference is split into bands once, when it is made, which gives the same sum as splitting the conditional velocity
-at every step.
+of different steps (docs/decisions.md has numbers). The difference is split into bands once, when it is made, which
+gives the same sum as splitting the conditional velocity at every step.
 """
 
 from typing import ClassVar
