@@ -56,16 +56,18 @@ class Soda(Policy):
     )
     order: int = Field(2, ge=0, lt=ORDERS, description="Of the forecast velocity, for the schedule network.")
     distances: tuple[int, ...] = Field((), description="Allowed distances between anchors; all if empty.")
-    objective: Objective = "minimax"
-    rule: Rule = "value"
+    objective: Objective = Field("minimax", description="Least sum of errors, or least greatest error.")
+    rule: Rule = Field(
+        "value", description="Between anchors: serve only, prune as published, or prune by value for cost."
+    )
     influence: bool = Field(True, description="Weight errors by their calibrated influence on the result.")
     forecast: bool = Field(False, description="Serve by first-order forecast where that errs less.")
     keep_slope: float = Field(0.5, description="Lambda of the paper: how the share grows with the cache error.")
     keep_base: float = Field(0.25, ge=0, le=1, description="Beta of the paper.")
-    keep_min: float = Field(0.125, gt=0, le=1)
-    select: Select = "signed"
-    keys: Literal["kept", "all"] = "all"
-    groups: int = Field(8, ge=1)
+    keep_min: float = Field(0.125, gt=0, le=1, description="Least share of columns to compute.")
+    select: Select = Field("signed", description="How columns are chosen.")
+    keys: Literal["kept", "all"] = Field("all", description="What pruned spatial attention looks at.")
+    groups: int = Field(8, ge=1, description="Groups that columns fall into.")
     slots: Literal["modules", "coarsest"] = Field("modules", description="One residual where a block is served alike.")
 
     @model_validator(mode="after")
