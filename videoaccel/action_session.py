@@ -36,6 +36,7 @@ class ActionSession(Session):
         mix: How tokens are mixed.
         spans: Disjoint ranges of blocks that are decided as one.
         form: What module slots keep.
+        span_form: What the slots of blocks and spans keep (default: what modules keep).
         order: Highest difference that slots keep.
         max_age: Greatest age, in steps, at which a slot may be served.
         select: How partial computations choose columns.
@@ -61,6 +62,7 @@ class ActionSession(Session):
         mix: Mix = local_mix,
         spans: Sequence[Span] = (),
         form: Form = "output",
+        span_form: Form | None = None,
         order: int = 0,
         max_age: int | None = None,
         select: Select = "signed",
@@ -68,6 +70,7 @@ class ActionSession(Session):
     ) -> None:
         super().__init__(job, mix=mix)
         self.form: Form = form
+        self.span_form: Form = form if span_form is None else span_form
         self.order, self.max_age, self.select, self.groups = order, max_age, select, groups
         self.slots: dict[Place, Slot] = {}
         self.i = -1
@@ -191,13 +194,13 @@ class ActionSession(Session):
         return stored if self.form == "absolute" else x + stored
 
     def _added(self, x: Tensor, out: Tensor) -> Tensor:
-        return out if self.form == "absolute" else out.float() - x.float()
+        return out if self.span_form == "absolute" else out.float() - x.float()
 
     def _serve(self, place: Place, action: Action, x: Tensor) -> Tensor:
         if isinstance(action, Skip):
             return x
         stored = self._stored(place, action)
-        return stored if self.form == "absolute" else (x.float() + stored).to(x.dtype)
+        return stored if self.span_form == "absolute" else (x.float() + stored).to(x.dtype)
 
     def _stored(self, place: Place, action: Action) -> Tensor:
         order = action.order if isinstance(action, Forecast) else 0
@@ -240,8 +243,12 @@ class ActionSession(Session):
 
     def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
         """The columns of the stream x entering ``site`` that ``action`` keeps."""
-        scores = score(x, self.select, before=self._entries.get(site), generator=self._generator)
+        scores = self.scores(site, x)
         return choose(scores, action.keep, frames=x.shape[1], groups=self.groups, places=self.job.places)
+
+    def scores(self, site: Site, x: Tensor) -> Tensor:
+        """How much each column of the stream x entering ``site`` matters, [R, S]."""
+        return score(x, self.select, before=self._entries.get(site), generator=self._generator)
 
     # Guards --------------------------------------------------------------------------------------------------------
 

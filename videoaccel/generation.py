@@ -26,6 +26,8 @@ from videoaccel.files import check_creatable
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
+from videoaccel.policy import Session
+from videoaccel.prior import Prior
 from videoaccel.references import frames_of
 from videoaccel.request import Request
 from videoaccel.resolve import Outputs, Sample, WorkOrder, resolve
@@ -143,7 +145,8 @@ class _Run:
         with ExitStack() as stack:
             assert s.fps is not None
             files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
-            for chunk in self.pipe.stream(self.request(batch), clock=clock):
+            sessions: list[Session] = []
+            for chunk in self.pipe.stream(self.request(batch), clock=clock, sessions=sessions):
                 with clock.stage("write"):
                     for row, file in files.items():
                         file.add(_frames(chunk[row]))
@@ -152,6 +155,7 @@ class _Run:
             made = {
                 "output": files[row].describe(outputs.clip, fps=s.fps),
                 **self.identity,
+                "acceleration": _acceleration(order, sessions),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
             }
@@ -181,6 +185,9 @@ class _Run:
             condition_latents=s.condition_latents,
             condition_edit=s.condition_edit,
             attention_backend=s.attention,
+            policy=order.policy,
+            prior=None if s.prior is None else Prior.load(s.prior),
+            foreign_prior=s.allow_foreign_prior,
         )
 
 
@@ -213,6 +220,26 @@ class _File:
         data = io.BytesIO()
         contact_sheet(np.stack(self.kept), numbers=self.wanted).save(data, "PNG")
         return data.getvalue()
+
+
+def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, Any] | None:
+    """What was decided, for the sidecar; None without a method."""
+    if order.policy is None:
+        return None
+    return {
+        "method": type(order.policy).__module__.rsplit(".", 1)[-1],
+        "fields": order.policy.model_dump(mode="json"),
+        "loops": [
+            {
+                "steps": len(session.trace),
+                "network_calls": round(sum(session.shares), 3),
+                "actions": session.counts(),
+                "decisions": session.digest(),
+                "cache_peak_bytes": session.peak_bytes,
+            }
+            for session in sessions
+        ],
+    }
 
 
 def _frames(chunk: Tensor) -> Frames:

@@ -3,6 +3,7 @@
 Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -195,6 +196,8 @@ class Maker:
             return None
         given = self.request.prior
         prior = find_prior(setting) if given is None else given.for_setting(setting, foreign=self.request.foreign_prior)
+        if prior is not None and (differences := prior.info.get("interpolated")):
+            warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
         return None if prior is None else prior.tables
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ from videoaccel.devices import check_device, check_offload
 from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
 from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
-from videoaccel.policy import Policy
+from videoaccel.policy import Policy, Session
 from videoaccel.prior import Prior
 from videoaccel.references import References, references_of_prompts
 from videoaccel.registry import make_policy
@@ -306,12 +306,21 @@ class VideoPipeline(DiffusionPipeline):
         return self._maker(request, clock).latents(request.references)
 
     @torch.inference_mode()
-    def stream(self, request: Request, *, clock: StageClock | None = None) -> Iterator[Tensor]:
+    def stream(
+        self, request: Request, *, clock: StageClock | None = None, sessions: list[Session] | None = None
+    ) -> Iterator[Tensor]:
         """Generate and decode chunk by chunk: yields [B, 3, <= 17, H, W], not clamped.
 
         Each loop after the first begins with frames of the one before; these are not yielded again.
+
+        Args:
+            request: What to make.
+            clock: Times the stages.
+            sessions: Gets every loop's session, which knows what was computed and what was served.
         """
-        yield from self._maker(request, clock).stream()
+        maker = self._maker(request, clock)
+        maker.sessions = maker.sessions if sessions is None else sessions
+        yield from maker.stream()
 
     def _maker(self, request: Request, clock: StageClock | None) -> Maker:
         return Maker(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from videoaccel.attention import attention_kernel
-from videoaccel.config import Defaults, config_names
+from videoaccel.config import Defaults, config_folder, config_names, read_yaml
 from videoaccel.devices import check_device
 from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
+from videoaccel.policy import Policy
+from videoaccel.registry import make_policy, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
+
+BEST = "soda"
+"""The method that ``speedup`` alone uses: the one that won the comparison."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class WorkOrder:
         height: Pixels.
         width: Pixels.
         negative: Negative prompt, ready for the tokenizer.
+        policy: Acceleration; None for none.
         batches: What is made together.
     """
 
@@ -74,6 +81,7 @@ class WorkOrder:
     height: int
     width: int
     negative: str | None
+    policy: Policy | None
     batches: tuple[tuple[Sample, ...], ...]
 
     @property
@@ -106,6 +114,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         height=height,
         width=width,
         negative=_negative(settings),
+        policy=_policy(settings),
         batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
     )
     attention_kernel(settings.attention)
@@ -227,6 +236,44 @@ def _outputs(clip: str, sheet: bool) -> Outputs:
     path = Path(clip)
     name = path.name if clip.endswith("/") else path.stem
     return Outputs(clip, path.with_name(f"{name}.json"), path.with_name(f"{name}-sheet.png") if sheet else None)
+
+
+def _policy(s: GenerateSettings) -> Policy | None:
+    """The method that the settings name, with its fields.
+
+    Raises:
+        ValueError: There is no such method or field, or a value is out of range.
+    """
+    if s.accel is None and s.speedup is None:
+        if given := [f"`{name}`" for name in ("accel_options", "prior", "allow_foreign_prior") if getattr(s, name)]:
+            raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
+        return None
+    method, fields = _method(s.accel or BEST)
+    fields |= s.accel_options
+    if s.speedup is not None:
+        known = policy_class(method)
+        if "speedup" not in known.model_fields:
+            knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
+            raise ValueError(f"`speedup` is a target of {BEST}; {method} takes none: {knob}")
+        fields = {name: value for name, value in fields.items() if name not in ("anchors", "flops_ratio")}
+        fields["speedup"] = s.speedup
+    policy = make_policy(method, **fields)
+    if s.prior and not policy.needs:
+        raise ValueError(f"{method} uses no prior; leave out `prior`")
+    return policy
+
+
+def _method(name: str) -> tuple[str, dict[str, Any]]:
+    """Method and fields by name, or from a YAML file."""
+    if name in policy_names():
+        return name, {}
+    path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        policy_class(name)  # says what there is
+    fields = read_yaml(path)
+    if not isinstance(method := fields.pop("method", None), str):
+        raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
+    return method, fields
 
 
 def _negative(s: GenerateSettings) -> str | None:

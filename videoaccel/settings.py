@@ -60,11 +60,12 @@ def _option(default: Any, panel: str, text: str, *, flag: str = "", metavar: str
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Score = float | Literal["none"] | None
-_WHAT, _SIZE, _SAMPLING, _GIVEN, _MACHINE, _OUT = (
+_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _MACHINE, _OUT = (
     "What",
     "Size and length",
     "Sampling",
     "Given frames",
+    "Acceleration",
     "Machine",
     "Output",
 )
@@ -139,6 +140,27 @@ class GenerateSettings(Config):
     references: _Texts = _option((), _GIVEN, "Picture or clip for --mask-strategy.", flag="--reference", metavar="FILE")
     mask_strategy: str | None = _option(
         None, _GIVEN, "Which given frames go where: groups loop, reference, start, target, length, edit joined by ;."
+    )
+
+    accel: str | None = _option(
+        None,
+        _ACCEL,
+        "Method by name (soda, fora, ...), or a YAML file with method and fields.",
+        metavar="NAME",
+    )
+    speedup: float | None = _option(
+        None,
+        _ACCEL,
+        "How many times faster to denoise; by soda unless --accel says otherwise.",
+        ge=1,
+        allow_inf_nan=False,
+    )
+    accel_options: dict[str, Any] = _option({}, _ACCEL, "Fields of the method.", flag="-")
+    prior: str | None = _option(
+        None, _ACCEL, "Calibrated errors; default those found for model and setting.", metavar="FILE"
+    )
+    allow_foreign_prior: bool = _option(
+        False, _ACCEL, "Take a prior made for other steps, size, frames, guidance or type, interpolated."
     )
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = _option(

@@ -25,6 +25,7 @@ class Slot:
         self.order = order
         self.terms: list[Tensor] = []
         self.steps = [-1] * rows
+        self.gaps = [0] * rows
         self.known = [0] * rows
 
     @property
@@ -57,7 +58,7 @@ class Slot:
         else:
             self._scatter(terms, rows)
         for row in index:
-            self.steps[row], self.known[row] = step, len(terms)
+            self.steps[row], self.gaps[row], self.known[row] = step, step - self.steps[row], len(terms)
 
     def read(self, step: int, rows: Sequence[int] | None = None, *, order: int = 0, gain: float = 1.0) -> Tensor:
         """The value forecast for ``step`` by ``order`` terms, as far as they are known; [R', ...].
@@ -72,6 +73,14 @@ class Slot:
             factor = self._per_row([gain * k**j / math.factorial(j) for k in ahead], term)
             value = value + factor * term
         return value
+
+    def change(self, rows: Sequence[int] | None = None) -> Tensor:
+        """The last value minus the one before, [R', ...]; zero where there is none. Needs order 1."""
+        index = range(len(self.steps)) if rows is None else rows
+        if min(self.known[row] for row in index) < 2:
+            return torch.zeros_like(self._rows(self.terms[0], rows))
+        slope = self._rows(self.terms[1], rows)
+        return slope * self._per_row([self.gaps[row] for row in index], slope)
 
     def patch(self, merged: Tensor, rows: Sequence[int] | None = None) -> None:
         """Replace the value by one of which only some columns are new; the age stays."""

@@ -264,3 +264,14 @@ def test_cache(generate: Cli, cli: Cli) -> None:
 def test_demo_model_if_it_is_here(cli: Cli) -> None:
     done = cli("generate", "a red circle moves left on a black background", "--steps", 2)
     assert done.code == 0 and np.std(read_video("out.mp4")[0]) > 1
+
+
+def test_methods_are_listed_with_their_fields(cli: Cli) -> None:
+    listed = cli("methods")
+    assert listed.code == 0
+    for name in ("soda", "teacache", "fixed_linear", "off"):
+        assert name in listed.out
+    one = cli("methods", "fora")
+    assert one.code == 0 and "period" in one.out and "2, 3, 4, 5, 6, 8" in one.out
+    wrong = cli("methods", "forra")
+    assert wrong.code == 2 and "did you mean 'fora'" in wrong.err

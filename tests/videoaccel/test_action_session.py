@@ -125,6 +125,23 @@ def test_span_block_and_gated_module_reuse_are_the_same_sum() -> None:
     torch.testing.assert_close(modules, trunk, atol=1e-4, rtol=1e-4)
 
 
+def test_spans_may_keep_another_form_than_modules() -> None:
+    """The stream itself of the whole trunk, beside modules that keep what they give before their gates."""
+    outs: list[Tensor] = []
+
+    class Watch(Scripted):
+        def run(self, site: Site, branch: Any, x: Tensor, cond: Any) -> Tensor:
+            out = super().run(site, branch, x, cond)
+            if str(site) == "time.1.block":
+                outs.append(out)
+            return out
+
+    options = {"spans": [Span(0, 4)], "span_form": "absolute"}
+    _, session = rollout(lambda job, mix: Watch(job, mix, odd(REUSE, is_span), **options))
+    assert torch.equal(outs[1], outs[0]) and not torch.equal(outs[2], outs[1])
+    assert session.slots[Site("attn", "space", 0)].read(4).shape == (2, 3, 16, 48)  # type: ignore[attr-defined]
+
+
 def test_a_served_span_computes_nothing() -> None:
     calls: list[int] = []
 

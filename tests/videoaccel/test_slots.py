@@ -72,3 +72,12 @@ def test_nothing_is_known_after_invalidation() -> None:
     assert slot.age(2) is None and slot.nbytes == 0
     slot.write(3, torch.zeros(2, 1, 1, 1))
     assert slot.read(4, order=1).flatten()[0] == 0.0, "no slope across the break"
+
+
+def test_change_is_that_of_the_last_two_values_whatever_their_gap() -> None:
+    slot = filled([(0, 1.0)], order=1)
+    assert not slot.change().any()
+    slot.write(1, torch.full((2, 1, 1, 1), 3.0))
+    slot.write(5, torch.full((1, 1, 1, 1), 9.0), [1])
+    assert slot.change().flatten().tolist() == [2.0, 6.0]
+    assert slot.change([1]).flatten().tolist() == [6.0]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from videoaccel import __version__
-from videoaccel.cli import cache, compare, doctor, generate, models
+from videoaccel.cli import cache, compare, doctor, generate, methods, models
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
     app.command("generate")(generate.command())
     app.command("compare")(compare.compare)
     app.command("models")(models.models)
+    app.command("methods")(methods.methods)
     app.command("doctor")(doctor.doctor)
     app.add_typer(cache.build(), name="cache")
     return app

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from videoaccel.actions import COMPUTE, Action, Forecast, Place
 from videoaccel.columns import Select
-from videoaccel.costs import Costs
+from videoaccel.costs import Costs, Unit
 from videoaccel.models.seam import BODY, Site
 from videoaccel.plan import (
     Errors,
@@ -56,16 +56,18 @@ class Soda(Policy):
     )
     order: int = Field(2, ge=0, lt=ORDERS, description="Of the forecast velocity, for the schedule network.")
     distances: tuple[int, ...] = Field((), description="Allowed distances between anchors; all if empty.")
-    objective: Objective = "minimax"
-    rule: Rule = "value"
+    objective: Objective = Field("minimax", description="Least sum of errors, or least greatest error.")
+    rule: Rule = Field(
+        "value", description="Between anchors: serve only, prune as published, or prune by value for cost."
+    )
     influence: bool = Field(True, description="Weight errors by their calibrated influence on the result.")
     forecast: bool = Field(False, description="Serve by first-order forecast where that errs less.")
     keep_slope: float = Field(0.5, description="Lambda of the paper: how the share grows with the cache error.")
     keep_base: float = Field(0.25, ge=0, le=1, description="Beta of the paper.")
-    keep_min: float = Field(0.125, gt=0, le=1)
-    select: Select = "signed"
-    keys: Literal["kept", "all"] = "all"
-    groups: int = Field(8, ge=1)
+    keep_min: float = Field(0.125, gt=0, le=1, description="Least share of columns to compute.")
+    select: Select = Field("signed", description="How columns are chosen.")
+    keys: Literal["kept", "all"] = Field("all", description="What pruned spatial attention looks at.")
+    groups: int = Field(8, ge=1, description="Groups that columns fall into.")
     slots: Literal["modules", "coarsest"] = Field("modules", description="One residual where a block is served alike.")
 
     @model_validator(mode="after")
@@ -94,11 +96,11 @@ class Soda(Policy):
         """
         assert job.costs is not None
         sites = [site for modules in job.blocks.values() for site in modules]
-        costs = job.costs("flops" if self.speedup is None else "ms")
+        unit: Unit = "flops" if self.speedup is None else "ms"
         target = self.flops_ratio or self.speedup or (None if self.anchors else 2.0)
         if self.schedule == "network":
-            return self._whole_steps(job, costs, target)
-        errors = self._errors(job)
+            return self._whole_steps(job, unit, target)
+        errors, costs = self._errors(job), job.costs(unit)
         if self.schedule == "sites":
             assert target is not None
             return self._coarse(
@@ -123,7 +125,7 @@ class Soda(Policy):
         weights = tables_of(job, ("influence.site", "influence.step"), method="soda with influence")
         return errors.weighted(weights["influence.site"] * weights["influence.step"][:, None])
 
-    def _whole_steps(self, job: Job, costs: Costs, target: float | None) -> Plan:
+    def _whole_steps(self, job: Job, unit: Unit, target: float | None) -> Plan:
         """Anchors are network calls; what is between them costs nothing."""
         needed = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
         tables = tables_of(job, needed, method="soda")
@@ -142,8 +144,7 @@ class Soda(Policy):
                 raise
             fewest = next(n for n in range(1, job.steps + 1) if _possible(served, n, self.distances))
             raise UnreachableError(
-                f"a ratio of {target:g} in {costs.unit} cannot be reached: the largest possible is "
-                f"{job.steps / fewest:.2f}"
+                f"a ratio of {target:g} in {unit} cannot be reached: the largest possible is {job.steps / fewest:.2f}"
             ) from None
         steps: list[dict[Place, Action]] = [
             {BODY: COMPUTE if i in marks else Forecast(self.order)} for i in range(job.steps)
