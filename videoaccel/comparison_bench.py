@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -210,9 +211,12 @@ class Bench:
                 or "it needs a prior, and there is none for this model and setting; videoaccel calibrate makes one"
             )
         try:
-            return self.prior.for_setting(setting, foreign=self.foreign_prior)
+            prior = self.prior.for_setting(setting, foreign=self.foreign_prior)
         except ValueError as error:
             return str(error)
+        if differences := prior.info.get("interpolated"):
+            warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
+        return prior
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -58,9 +58,13 @@ def compare(
         str | None,
         typer.Option(help="Calibrated errors, for methods that need them.", metavar="FILE", rich_help_panel=_RUN),
     ] = None,
-    foreign_prior: Annotated[
+    allow_foreign_prior: Annotated[
         bool,
-        typer.Option("--foreign-prior", help="Take a prior made for other steps or sizes.", rich_help_panel=_RUN),
+        typer.Option(
+            "--allow-foreign-prior",
+            help="Take a prior made for other steps, size, frames, guidance or type, interpolated.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
     model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None,
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", rich_help_panel=_MODEL)] = None,
@@ -101,7 +105,7 @@ def compare(
                 values=read_values(setting or []),
                 controls=controls,
                 prior=None if prior is None else Prior.load(Path(prior).expanduser()),
-                foreign_prior=foreign_prior,
+                foreign_prior=allow_foreign_prior,
                 timed_clips=clips,
                 repeats=repeats,
                 picture=picture,
