@@ -188,6 +188,17 @@ class Session:
 class Probe(Session):
     """A dense run that measures something for a prior."""
 
+    held: ClassVar[int] = 0
+    """Outputs of every module that it keeps at once; 0 for so few that they do not count. Where they do, several runs
+    that measure some modules each need less memory."""
+
+    by_site: ClassVar[tuple[str, ...]] = ()
+    """Tables with the modules on their third axis, [B, N, M, ...]."""
+
+    def only(self, sites: frozenset[Site]) -> None:
+        """Measure these modules only; called before the run, of probes that keep outputs."""
+        raise NotImplementedError
+
     def tables(self) -> dict[str, Tensor]:
         """What was measured, by name, with the samples in front: [B, ...] on the CPU. Averaged over samples later."""
         raise NotImplementedError
@@ -210,6 +221,9 @@ class Policy(BaseModel):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Tables of a calibrated prior without which it cannot run."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Further tables that it uses unless told not to."""
 
     def steps(self, steps: int) -> int:
         """Sampling steps to run where ``steps`` were asked for."""

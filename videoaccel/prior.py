@@ -9,7 +9,8 @@ Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G g
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from videoaccel.files import atomic_write_bytes
+
 FORMAT = "videoaccel-prior-1"
 
 MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtype")
+PART = ".part.safetensors"
+"""How the names of priors end that are still being made; nothing is looked up in these."""
+
 MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
 """Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
 
@@ -43,16 +49,17 @@ class Prior:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically."""
-        path = Path(path)
+        """Write a safetensors file whole or not at all.
+
+        Raises:
+            OSError: The folder is not there or cannot be written, or the disk is full.
+        """
         about = {"setting": self.setting, "samples": self.samples, "info": self.info}
         data = save(
             {name: table.float().contiguous() for name, table in self.tables.items()},
             {"format": FORMAT, "about": json.dumps(about, sort_keys=True)},
         )
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+        atomic_write_bytes(path, data)
 
     @classmethod
     def load(cls, path: str | Path) -> "Prior":
@@ -67,13 +74,10 @@ class Prior:
             raise FileNotFoundError(f"{path} does not exist; videoaccel calibrate makes a prior")
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                about = _about(path, file.metadata())
                 tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no prior: {error}") from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
-        about = json.loads(metadata["about"])
         return cls(about["setting"], tables, about["samples"], about["info"])
 
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
@@ -126,7 +130,7 @@ class Prior:
                 )
             tables[name] = (tables[name] * samples[name] + table * count) / (samples[name] + count)
             samples[name] += count
-        return Prior(self.setting, tables, samples, self.info)
+        return Prior(self.setting, tables, samples, _joined(self.info, other.info))
 
 
 def merge(priors: Sequence[Prior]) -> Prior:
@@ -180,24 +184,67 @@ def shelf() -> list[Path]:
 
 
 def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None) -> Prior | None:
-    """The first prior made for exactly this setting, or None."""
-    for folder in shelf() if folders is None else folders:
-        for path in sorted(folder.glob("*.safetensors")):
+    """What was calibrated for exactly this setting, or None.
+
+    Several priors of a setting may hold the tables of different methods: all are used, of equal tables the first.
+    """
+    found: Prior | None = None
+    for path in _on_shelf(shelf() if folders is None else folders):
+        try:
+            with safe_open(path, "pt") as file:
+                made_for = _about(path, file.metadata())["setting"]
+            if any(made_for.get(name) != setting.get(name) for name in MUST_MATCH):
+                continue
             prior = Prior.load(path)
-            if not prior.differences(setting):
-                return prior
-    return None
+        except (OSError, SafetensorError, ValueError) as error:
+            warnings.warn(f"a prior is passed over: {path}: {error}", stacklevel=2)
+            continue
+        if found is None:
+            found = prior
+        else:
+            tables, samples = {**prior.tables, **found.tables}, {**prior.samples, **found.samples}
+            found = Prior(found.setting, tables, samples, found.info)
+    return found
 
 
 def resample(table: Tensor, old: int, new: int) -> Tensor:
-    """Interpolate a table [old steps, ...] linearly to ``new`` steps; other tables stay."""
+    """Interpolate a table [old steps, ...] linearly to ``new`` steps; other tables stay.
+
+    What is infinite (not possible) at one of the two steps that a new one lies between is infinite there, too.
+    """
     if old == new or table.ndim == 0 or table.shape[0] != old:
         return table
     at = torch.linspace(0, old - 1, new)
     low = at.floor().long().clamp(max=old - 1)
     high = (low + 1).clamp(max=old - 1)
     weight = (at - low).view(-1, *[1] * (table.ndim - 1))
-    return torch.lerp(table[low], table[high], weight)
+    between = torch.lerp(table[low], table[high], weight)
+    # lerp makes NaN of what is infinite.
+    endless = table[low].isinf() | (table[high].isinf() & (weight > 0))
+    return torch.where(endless, torch.inf, torch.where(weight > 0, between, table[low]))
+
+
+def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if not metadata or metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
+    about: dict[str, Any] = json.loads(metadata["about"])
+    return about
+
+
+def _on_shelf(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        names = folder.glob("*.safetensors")
+        yield from sorted(path for path in names if not path.name.endswith(PART) and not path.name.startswith("."))
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists one behind the other; of all else the first."""
+    lists = {
+        name: [*one.get(name, []), *value]
+        for name, value in other.items()
+        if isinstance(value, list) and isinstance(one.get(name, []), list)
+    }
+    return {**other, **one, **lists}
 
 
 def _short(value: Any) -> str:

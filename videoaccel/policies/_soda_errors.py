@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.columns import Select, choose, score
+from videoaccel.cosine import cosine_error
 from videoaccel.denoise import combine
 from videoaccel.models.seam import Site, Work
 from videoaccel.policy import Call, Job, Mix, Probe, Velocities, local_mix
@@ -29,15 +30,19 @@ SHARES = (0.25, 0.5, 0.75)
 class ErrorProbe(Probe):
     """Runs densely and compares every module's output with what could have been served instead.
 
-    Keeps the last outputs of every site in the memory of the device: 2 * ages + 1 of them.
+    Keeps the last outputs of every site in the memory of the device: 2 * ages + 1 of them, and while a site is measured
+    some more of its own.
 
     Args:
         job: The generation.
         mix: How tokens are mixed.
-        sites: Measure these only; all by default. Several runs with some sites each need less memory.
+        sites: Measure these only; all by default.
         select: How columns are chosen.
         keys: What pruned spatial attention looks at.
     """
+
+    held = 2 * AGES + 1 + len(SHARES) + 2
+    by_site = ("soda.cache", "soda.prune", "soda.forecast")
 
     def __init__(
         self,
@@ -51,15 +56,22 @@ class ErrorProbe(Probe):
     ) -> None:
         super().__init__(job, mix=mix)
         every = [site for modules in job.blocks.values() for site in modules]
-        self.sites = {site: number for number, site in enumerate(every) if sites is None or site in sites}
+        self.sites = {site: number for number, site in enumerate(every)}
         self.select: Select = select
         self.keys, self.groups = keys, groups
-        self.past: dict[Site, deque[Tensor]] = {site: deque(maxlen=2 * AGES + 1) for site in self.sites}
+        self.past: dict[Site, deque[Tensor]] = {site: deque(maxlen=2 * AGES + 1) for site in every}
         shape = (job.samples, job.steps, len(every), AGES)
         self.cache, self.forecast = torch.full(shape, math.nan), torch.full(shape, math.nan)
         self.prune = torch.full((*shape[:3], len(SHARES), AGES), math.nan)
         self.velocities: list[Tensor] = []
         self.velocity = torch.full((job.samples, job.steps, ORDERS, STEP_AGES), math.inf)
+        if sites is not None:
+            self.only(sites)
+
+    def only(self, sites: frozenset[Site]) -> None:
+        """See :meth:`Probe.only`."""
+        self.sites = {site: number for site, number in self.sites.items() if site in sites}
+        self.past = {site: self.past[site] for site in self.sites}
 
     @property
     def cache_bytes(self) -> int:
@@ -124,5 +136,4 @@ class ErrorProbe(Probe):
 
     def _error(self, served: Tensor, true: Tensor) -> Tensor:
         """1 - cosine over all tokens and channels, the mean over branches; [B] on the CPU."""
-        cosine = torch.cosine_similarity(served.flatten(1).float(), true.flatten(1).float(), dim=1)
-        return (1 - cosine).view(len(self.job.branches), -1).mean(0).cpu()
+        return cosine_error(served, true).view(len(self.job.branches), -1).mean(0).cpu()

@@ -46,6 +46,7 @@ class Soda(Policy):
     knob: ClassVar[str] = "flops_ratio"
     sweep: ClassVar[tuple[float, ...]] = (1.3, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)
     needs: ClassVar[tuple[str, ...]] = ("soda.cache", "soda.prune", "soda.forecast", "soda.velocity")
+    uses: ClassVar[tuple[str, ...]] = ("influence.site", "influence.step")
 
     anchors: int | None = Field(None, ge=1, description="Steps computed in full.")
     flops_ratio: float | None = Field(None, ge=1, description="How many times fewer FLOPs.")
