@@ -7,14 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videoaccel.calibration import calibrate
+    from videoaccel.calibration_settings import CalibrateSettings
     from videoaccel.generation import generate
     from videoaccel.pipeline import VideoPipeline
     from videoaccel.settings import GenerateSettings
 
 __version__ = "0.1.0"
-__all__ = ["GenerateSettings", "VideoPipeline", "__version__", "generate"]
+__all__ = ["CalibrateSettings", "GenerateSettings", "VideoPipeline", "__version__", "calibrate", "generate"]
 
-_HOMES = (("GenerateSettings", "settings"), ("VideoPipeline", "pipeline"), ("generate", "generation"))
+_HOMES = (
+    ("CalibrateSettings", "calibration_settings"),
+    ("GenerateSettings", "settings"),
+    ("VideoPipeline", "pipeline"),
+    ("calibrate", "calibration"),
+    ("generate", "generation"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,9 @@
 """Devices by name: those that this machine has."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from videoaccel.wording import counted
@@ -49,3 +53,25 @@ def check_offload(name: str | int | torch.device | None) -> None:
         raise ValueError(f"{needs}, but torch {torch.__version__} finds none here; leave it out")
     if name is not None and (device := check_device(name)).type != "cuda":
         raise ValueError(f"{needs}, got {str(device)!r}; leave it out there")
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Run with this many CPU threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def free_memory(name: str | torch.device) -> int:
+    """Bytes that are free on a device; 4 GiB where nobody can tell."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return 4 << 30

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from videoaccel.attention import NATIVE
 from videoaccel.config import Defaults
+from videoaccel.denoising import Denoising
 from videoaccel.devices import check_device, check_offload
 from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
@@ -304,6 +305,11 @@ class VideoPipeline(DiffusionPipeline):
         if len(request.states) > 1:
             raise ValueError(f"latents can be had of one loop, not of {len(request.states)}")
         return self._maker(request, clock).latents(request.references)
+
+    @torch.inference_mode()
+    def denoising(self, request: Request, *, clock: StageClock | None = None) -> Denoising:
+        """The denoising run of a request's first loop, ready to start from any step: for measuring."""
+        return self._maker(request, clock).denoising(request.references)
 
     @torch.inference_mode()
     def stream(

@@ -40,13 +40,15 @@ class Prior:
         setting: Model hash, scheduler, steps, size, frames, guidance, dtype.
         tables: By name, averaged over samples, float32.
         samples: Samples behind each table.
-        info: Versions, prompts, date: for people.
+        info: Versions and prompts, for people; which samples are in it, for merging.
+        path: Where it was read from.
     """
 
     setting: Mapping[str, Any]
     tables: Mapping[str, Tensor]
     samples: Mapping[str, int]
     info: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whole or not at all.
@@ -78,7 +80,7 @@ class Prior:
                 tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no prior: {error}") from None
-        return cls(about["setting"], tables, about["samples"], about["info"])
+        return cls(about["setting"], tables, about["samples"], about["info"], path)
 
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
         """In what the prior's setting differs from another, as "steps 30, here 20"."""
@@ -108,7 +110,7 @@ class Prior:
             raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
         old, new = int(self.setting["steps"]), int(setting["steps"])
         tables = {name: resample(table, old, new) for name, table in self.tables.items()}
-        return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences})
+        return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences}, self.path)
 
     def merged(self, other: "Prior") -> "Prior":
         """Both together: means weighted by their samples.
@@ -203,7 +205,7 @@ def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = N
             found = prior
         else:
             tables, samples = {**prior.tables, **found.tables}, {**prior.samples, **found.samples}
-            found = Prior(found.setting, tables, samples, found.info)
+            found = Prior(found.setting, tables, samples, found.info, found.path)
     return found
 
 

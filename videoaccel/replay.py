@@ -13,12 +13,12 @@ from torch import Tensor
 
 from videoaccel.action_session import ActionSession, Seen
 from videoaccel.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.calibrate import Tick, every_site, fill_steps, ignore, ticking
 from videoaccel.cosine import cosine_error
 from videoaccel.denoise import combine
 from videoaccel.denoising import Denoising
 from videoaccel.models.seam import Site, direct
 from videoaccel.policy import Call, Job, Session, Velocities
+from videoaccel.probing import Tick, every_site, fill_steps, ignore, ticking
 
 GAPS = 8
 """Longest stretch of served steps whose end-to-end error is measured, plus one."""

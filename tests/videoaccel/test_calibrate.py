@@ -1,262 +1,217 @@
-"""What is measured, against direct arithmetic on the tiny network."""
+"""The job of calibrating: files that grow, stop, go on and add up."""
 
-import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.videoaccel.tiny_run import tiny_run
-from videoaccel import replay
-from videoaccel.calibrate import SiteInfluence, every_site, fill_steps, measure, output_bytes, run_probe, site_groups
-from videoaccel.cosine import cosine_error
-from videoaccel.denoising import Denoising
-from videoaccel.models.seam import Site, direct
-from videoaccel.policies._soda_errors import ErrorProbe
-from videoaccel.policy import Session
-from videoaccel.sampler import euler
+from tests.videoaccel.workshop import Workshop
+from videoaccel import CalibrateSettings, VideoPipeline, calibrate
+from videoaccel.calibration import builtin_prompts, chosen_methods, merge_files, part_path
+from videoaccel.calibration_settings import PROMPTS, parse_bytes
+from videoaccel.denoise import Network
+from videoaccel.eval.world import Scene, is_held_out
+from videoaccel.prior import Prior, find_prior, shelf
 
-MLP = Site("mlp", "time", 1)
+PROMPT = "a red circle"
+Measure = Callable[..., Prior]
 
 
-def network(run: Denoising, i: int, x: Tensor, seam: Any = direct) -> Tensor:
-    """Guided velocity of one step, by hand."""
-    out = run.network(seam).at(x, run.timesteps[i], None)()
-    return out["uncond"] + 4.0 * (out["cond"] - out["uncond"])
+@pytest.fixture
+def measure(pipeline_folder: Path, tmp_path: Path) -> Measure:
+    """Calibrates the tiny model for SODA, four steps, into ``a.safetensors`` unless told otherwise."""
+
+    def run(
+        output: str = "a.safetensors", *, listener: Any = None, note: Any = lambda text: None, **values: Any
+    ) -> Prior:
+        given = {"samples": 2, "replay_samples": 2, "steps": 4, "frames": 5, "methods": ("soda",), **values}
+        settings = CalibrateSettings(model=str(pipeline_folder), output=str(tmp_path / output), **given)
+        return calibrate(settings, listener=listener, note=note)
+
+    return run
 
 
-def by_hand(run: Denoising, start: int, x: Tensor) -> list[Tensor]:
-    """Latents from a step to the end."""
-    path = [x]
-    for i in range(start, len(run.timesteps)):
-        x = x + network(run, i, x) * (run.sigmas[0, i] - run.sigmas[0, i + 1])
-        path.append(x)
-    return path
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every network call."""
+    found: list[int] = []
+    original = Network.at
+
+    def at(self: Network, *args: Any) -> Any:
+        call = original(self, *args)
+
+        def counted(*given: Any, **options: Any) -> Any:
+            found.append(1)
+            return call(*given, **options)
+
+        return counted
+
+    monkeypatch.setattr(Network, "at", at)
+    return found
 
 
-def output_of(run: Denoising, site: Site, i: int, x: Tensor) -> Tensor:
-    """A module's output before the gate in a dense call."""
-    found: list[Tensor] = []
-
-    def seam(at: Site, branch: Any, h: Tensor, cond: Any) -> Tensor:
-        if at == site:
-            found.append(branch.mix(branch.pre(h, cond), cond))
-        return branch.compute(h, cond, seam)
-
-    network(run, i, x, seam)
-    return found[0]
+def same(one: Prior, other: Prior, **tolerance: float) -> bool:
+    assert one.tables.keys() == other.tables.keys() and one.samples == other.samples
+    return all(torch.allclose(one.tables[name], table, **tolerance) for name, table in other.tables.items())
 
 
-def serving(site: Site, old: Tensor) -> Any:
-    """A run in which one module's output is replaced."""
-
-    def seam(at: Site, branch: Any, h: Tensor, cond: Any) -> Tensor:
-        return branch.add(h, old, cond) if at == site else branch.compute(h, cond, seam)
-
-    return seam
-
-
-# -- the cosine
-
-
-def test_small_cosine_errors_keep_their_digits() -> None:
-    a = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
-    b = a + 1e-4 * torch.randn(2, 4096, generator=torch.Generator().manual_seed(1))
-    exact = 1 - torch.cosine_similarity(a.double(), b.double())
-    assert torch.allclose(cosine_error(a, b).double(), exact, rtol=1e-3, atol=0), (
-        "float32's own 1 - cos has no digit left"
-    )
-    assert torch.allclose(cosine_error(a, 3 * a), torch.zeros(2), atol=1e-6) and cosine_error(a, -a).tolist() == [2, 2]
-    wide = a.to(torch.bfloat16)
-    assert torch.equal(cosine_error(wide, b), cosine_error(wide.float(), b)), "in float32 whatever the type"
+def test_it_measures_what_soda_plans_with(measure: Measure, tmp_path: Path, calls: list[int]) -> None:
+    told: list[tuple[str, int, int]] = []
+    prior = measure(listener=lambda *event: told.append(event))
+    assert prior.path == tmp_path / "a.safetensors" and [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert {"soda.cache", "soda.prune", "soda.velocity", "influence.site", "influence.step"} <= prior.tables.keys()
+    assert set(prior.samples.values()) == {2} and not any(t.isnan().any() for t in prior.tables.values())
+    assert prior.setting["steps"] == 4 and prior.setting["size"] == [32, 32] and prior.setting["frames"] == 5
+    assert prior.info["samples"] == [[0, PROMPTS[0]], [1, PROMPTS[1]]] == prior.info["replayed"]
+    assert len(prior.info["influence_check"]) == 2 * 18 and -1 <= prior.info["influence_correlation"] <= 1
+    measured = [event for event in told if event[0] == "measure"]
+    total = measured[0][2]
+    assert [done for _, done, _ in measured] == list(range(total + 1)), "the bar counts up to its end"
+    # Two calls a sample show how large outputs are.
+    assert total <= len(calls) <= total + 2 * 2 + 2
 
 
-def test_each_sample_has_its_own_cosine() -> None:
-    a, b = torch.randn(3, 5, 7), torch.randn(3, 5, 7)
-    together = cosine_error(a, b)
-    assert torch.allclose(together, torch.cat([cosine_error(a[k : k + 1], b[k : k + 1]) for k in range(3)]))
-    assert torch.allclose(together, 1 - torch.cosine_similarity(a.flatten(1), b.flatten(1)), atol=1e-6)
+def test_a_prior_is_found_and_used(measure: Measure, make: Workshop, tmp_path: Path) -> None:
+    prior = measure("p.safetensors")
+    make(prior=str(prior.path), steps=4, frames=5, accel="soda", speedup=1.2)
+    assert make.record()["acceleration"]["method"] == "soda"
 
 
-def test_zero_vectors() -> None:
-    zero, one = torch.zeros(1, 4), torch.ones(1, 4)
-    assert float(cosine_error(zero, zero)) == 0 and float(cosine_error(zero, one)) == 1
+def test_a_stopped_run_goes_on_where_it_was(measure: Measure, tmp_path: Path, calls: list[int]) -> None:
+    whole = measure("whole.safetensors", samples=3, replay_samples=1)
+    needed = len(calls)
+    calls.clear()
+    stop = 0
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "measure" and done > stop > 0:
+            raise KeyboardInterrupt
+
+    measure("first.safetensors", samples=1, replay_samples=1)
+    one = len(calls)
+    calls.clear()
+    stop = one + 1
+    with pytest.raises(KeyboardInterrupt):
+        measure(samples=3, replay_samples=1, listener=interrupt)
+    assert sorted(path.name for path in tmp_path.glob("a*")) == ["a.part.safetensors"]
+    assert Prior.load(tmp_path / "a.part.safetensors").info["samples"] == whole.info["samples"][:1]
+    calls.clear()
+    notes: list[str] = []
+    again = measure(samples=3, replay_samples=1, note=notes.append)
+    assert notes == ["1 sample of 3 measured before"]
+    assert len(calls) == needed - one and same(again, whole, rtol=0, atol=0), "bit for bit as if never stopped"
+    assert again.info == whole.info and not part_path(tmp_path / "a.safetensors").exists()
 
 
-# -- influences
+def test_a_finished_prior_is_extended_and_not_measured_twice(measure: Measure, calls: list[int]) -> None:
+    measure(samples=1, replay_samples=0)
+    calls.clear()
+    again = measure(samples=1, replay_samples=0)
+    assert not calls and set(again.samples.values()) == {1} and "influence.site" not in again.tables
+    more = measure(samples=2, replay_samples=1)
+    assert more.samples["soda.cache"] == 2 and more.samples["influence.step"] == 1
+    whole = measure("whole.safetensors", samples=2, replay_samples=1)
+    assert same(more, whole, rtol=1e-5)
 
 
-@torch.inference_mode()
-def test_site_influence_is_the_change_of_the_velocity_per_error() -> None:
-    run = tiny_run(steps=5)
-    exact = by_hand(run, 0, run.z)
-    probe = SiteInfluence(run.job(), stride=2)
-    assert torch.allclose(run.denoise(probe), exact[-1], atol=1e-5), "measuring changes nothing"
-    table, m = probe.tables()["influence.site"], every_site(run.job()).index(MLP)
-    for i in (1, 2, 4):
-        old, new = (output_of(run, MLP, k, exact[k]) for k in (i - 1, i))
-        moved = network(run, i, exact[i], serving(MLP, old)) - network(run, i, exact[i])
-        error = float((1 - torch.cosine_similarity(old.flatten(1), new.flatten(1))).mean())
-        assert float(table[0, i, m]) == pytest.approx(float(moved.square().mean()) / error, rel=1e-2)
-    assert torch.allclose(table[:, 3], (table[:, 2] + table[:, 4]) / 2), "steps between are interpolated"
-    assert torch.equal(table[:, 0], table[:, 1])
+def test_two_halves_are_one_whole(measure: Measure, tmp_path: Path) -> None:
+    whole = measure("whole.safetensors", samples=4, replay_samples=4)
+    measure("b.safetensors", samples=2, replay_samples=2)
+    measure("c.safetensors", samples=2, replay_samples=2, first=2)
+    both = merge_files([tmp_path / "b.safetensors", tmp_path / "c.safetensors"], tmp_path / "d.safetensors")
+    assert same(both, whole, rtol=1e-5) and both.info == whole.info
+    assert same(Prior.load(tmp_path / "d.safetensors"), both, rtol=0, atol=0)
 
 
-@torch.inference_mode()
-def test_step_influence_is_the_change_of_the_result_per_error() -> None:
-    run = tiny_run(steps=5)
-    exact = by_hand(run, 0, run.z)
-    path = replay.dense_path(run)
-    assert torch.allclose(path.end, exact[-1], atol=1e-5) and len(path.latents) == 6 and len(path.velocities) == 5
-    table = replay.step_influence(run, path, stride=2)
-    for i in (1, 2, 4):
-        stale = network(run, i - 1, exact[i - 1])
-        error = float((stale - network(run, i, exact[i])).square().mean())
-        end = by_hand(run, i + 1, exact[i] + stale * 0.2)[-1]
-        assert float(table[0, i]) == pytest.approx(float((end - exact[-1]).square().mean()) / error, rel=1e-2)
-    assert float(table[0, 4]) == pytest.approx(0.04, rel=1e-3), "the last velocity's error is scaled by its step"
+def test_a_sample_counts_once(measure: Measure, tmp_path: Path) -> None:
+    measure("b.safetensors", replay_samples=0)
+    measure("c.safetensors", first=1, replay_samples=0)
+    with pytest.raises(ValueError, match=r"both hold the sample with seed 1 \('a city street"):
+        merge_files([tmp_path / "b.safetensors", tmp_path / "c.safetensors"], tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="two priors or more to merge, got 1"):
+        merge_files([tmp_path / "b.safetensors"], tmp_path / "d.safetensors")
 
 
-@torch.inference_mode()
-def test_stretches_are_served_by_what_all_blocks_added() -> None:
-    run = tiny_run(steps=4)
-    path = replay.dense_path(run)
-    calls: list[int] = []
-    table = replay.stretch_errors(run, path, gaps=3, tick=calls.append)
-    added: list[Tensor] = []
-
-    def keep(at: Site, branch: Any, h: Tensor, cond: Any) -> Tensor:
-        if at.kind == "body":
-            return branch.compute(h, cond, keep)
-        if (at.axis, at.layer) == ("space", 0):
-            added.append(h)
-        out = branch.compute(h, cond, direct)
-        if (at.axis, at.layer) == ("time", 1):
-            added.append(out)
-        return out
-
-    def serve(at: Site, branch: Any, h: Tensor, cond: Any) -> Tensor:
-        if at.kind == "body":
-            return branch.compute(h, cond, serve)
-        return h + added[1] - added[0] if (at.axis, at.layer) == ("space", 0) else h
-
-    x = path.latents[1] + 0.25 * network(run, 1, path.latents[1], keep)
-    x = x + 0.25 * network(run, 2, x, serve)
-    end = by_hand(run, 3, x)[-1]
-    assert float(table[0, 1, 1]) == pytest.approx(float((end - path.end).abs().mean()), rel=1e-2)
-    assert (
-        table[0, :, 0].eq(0).all() and table[0, 3, 1].isinf() and table[0, 2, 1].isfinite() and table[0, 2, 2].isinf()
-    )
-    assert sum(calls) == sum(4 - i - gap for i, gap in replay.stretches(4, 3))
+def test_memory_is_bounded_by_passes(measure: Measure, calls: list[int]) -> None:
+    whole = measure("whole.safetensors", samples=1, replay_samples=0)
+    passes = len(calls)
+    calls.clear()
+    # 6 modules whose output is [2, 2, 64, 48] in float32: 48 KiB each, 16 of each held.
+    part = measure(samples=1, replay_samples=0, memory="1600KiB")
+    assert len(calls) > passes + 4 and same(part, whole, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"more than the `memory` of 0.0 MiB; give at least that"):
+        measure("b.safetensors", memory="10KiB")
 
 
-def test_samples_of_a_batch_are_measured_apart() -> None:
-    both = tiny_run(steps=4, batch=2)
-
-    def alone(row: int) -> Denoising:
-        times, part = both.timesteps[:, row : row + 1], slice(row, row + 1)
-        rows = both.context.rows([row, 2 + row])
-        own = {"context": rows, "z": both.z[part], "timesteps": times, "sigmas": both.sigmas[part]}
-        return Denoising(**{**vars(both), **own, "update": euler(times)})
-
-    def measured(run: Denoising) -> list[Tensor]:
-        path = replay.dense_path(run)
-        site = run_probe(run, SiteInfluence)["influence.site"]
-        return [site, replay.step_influence(run, path), replay.stretch_errors(run, path, gaps=3)]
-
-    for whole, *parts in zip(measured(both), measured(alone(0)), measured(alone(1)), strict=True):
-        assert torch.allclose(whole, torch.cat(parts), rtol=2e-2, atol=1e-6)
+def test_a_file_of_another_setting_is_left_alone(measure: Measure) -> None:
+    prior = measure(samples=1, replay_samples=0)
+    assert prior.path is not None
+    before = prior.path.read_bytes()
+    with pytest.raises(FileExistsError, match="was begun for steps 4, here 5; choose another `output`"):
+        measure(steps=5)
+    with pytest.raises(FileExistsError, match=r"guidance 4\.0, here 2\.0"):
+        measure(guidance=2.0)
+    assert prior.path.read_bytes() == before
 
 
-# -- the product of both
+def test_without_an_output_it_goes_where_generate_looks(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline_folder: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fields: dict[str, Any] = {"steps": 4, "frames": 5, "samples": 1, "replay_samples": 0, "methods": "soda"}
+    prior = calibrate(CalibrateSettings(model=str(pipeline_folder), **fields))
+    assert prior.path is not None and prior.path.parent == shelf()[0]
+    assert prior.path.name.startswith(f"{pipeline_folder.name}-32x32-5f-4steps-g4-float32-")
+    assert prior.path.name.endswith("-soda.safetensors")
+    assert find_prior(prior.setting) is not None
 
 
-@torch.inference_mode()
-def test_a_replay_serves_one_module_once() -> None:
-    run = tiny_run(steps=4)
-    path = replay.dense_path(run)
-    session = replay.ServeOnce(run.job(start=1), site=MLP)
-    end = run.denoise(session, start=1, z=path.latents[1])
-    old, new = (output_of(run, MLP, k, path.latents[k]) for k in (1, 2))
-    x = path.latents[2] + 0.25 * network(run, 2, path.latents[2], serving(MLP, old))
-    assert torch.allclose(end, by_hand(run, 3, x)[-1], atol=1e-5)
-    assert session.error == pytest.approx(float(cosine_error(old, new).mean()), rel=1e-4)
+def test_prompts_of_the_demo_model_are_from_its_training_words() -> None:
+    prompts = builtin_prompts("demo")
+    assert len(set(prompts)) > 60 and builtin_prompts("opensora-v1.2") == PROMPTS
+    assert not any(is_held_out(actor) for prompt in prompts for actor in Scene.parse(prompt).actors)
 
 
-def test_influences_foretell_replays() -> None:
-    run = tiny_run(steps=6)
-    path = replay.dense_path(run)
-    tables = run_probe(run, lambda job: SiteInfluence(job, stride=1))
-    tables["influence.step"] = replay.step_influence(run, path, stride=1)
-    calls: list[int] = []
-    checked = replay.check_influence(run, path, tables, pairs=20, seed=1, tick=calls.append)
-    assert len(checked) == len(calls) == 20 and len({pair[:2] for pair in checked}) == 20
-    last = [pair for pair in checked if pair.step == 5]
-    assert all(pair.predicted == pytest.approx(pair.measured, rel=0.05) for pair in last), "exact in the last step"
-    found = replay.correlation(checked)
-    assert found is not None and found > 0.8
+def test_prompts_of_ones_own(measure: Measure) -> None:
+    prior = measure(prompts=("x", "y"), samples=3, replay_samples=0, seed=7)
+    assert prior.info["samples"] == [[7, "x"], [8, "y"], [9, "x"]]
 
 
-def test_correlation() -> None:
-    pairs = [replay.Checked(1, "x", 10.0**k, 3 * 10.0**k) for k in range(4)]
-    assert replay.correlation(pairs) == pytest.approx(1.0)
-    assert replay.correlation(pairs[:2]) is None and replay.correlation([]) is None
+def test_methods() -> None:
+    assert "soda" in chosen_methods(()) and chosen_methods(("soda",)) == ("soda",)
+    with pytest.raises(ValueError, match=r"fora needs no calibration; those that do are .*soda"):
+        chosen_methods(("fora",))
+    with pytest.raises(ValueError, match="unknown method 'sodda'; did you mean 'soda'"):
+        chosen_methods(("sodda",))
 
 
-# -- memory
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 2}, "steps"),
+        ({"samples": 0}, "samples"),
+        ({"memory": "much"}, "a size such as 2GiB or 500MB is wanted, got 'much'"),
+        ({"size": "64x64", "resolution": "240p"}, "give `size`, or `resolution`"),
+        ({"sample": 1}, "sample"),
+    ],
+)
+def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CalibrateSettings(**values)
 
 
-def test_groups_of_sites_fit_into_memory_and_measure_the_same() -> None:
-    run = tiny_run(steps=4)
-    sizes = output_bytes(run)
-    assert set(sizes) == set(every_site(run.job())) and len(set(sizes.values())) == 1
-    one = ErrorProbe.held * next(iter(sizes.values()))
-    peaks: list[int] = []
-
-    class Watched(ErrorProbe):
-        def network(self, *args: Any, **kwargs: Any) -> Any:
-            out = super().network(*args, **kwargs)
-            peaks.append(self.cache_bytes)
-            return out
-
-    whole = run_probe(run, Watched)
-    assert max(peaks) > 5 * one / 4, "more than the limit below"
-    peaks.clear()
-    calls: list[int] = []
-    parts = run_probe(run, Watched, memory=5 * one, tick=calls.append)
-    assert max(peaks) <= 5 * one and sum(calls) == 3 * 4, "12 sites, 5 at a time, take 3 passes"
-    assert whole.keys() == parts.keys() and all(torch.equal(parts[name], table) for name, table in whole.items())
-    influence = [run_probe(run, SiteInfluence, memory=limit) for limit in (None, 2 * one)]
-    assert torch.equal(influence[0]["influence.site"], influence[1]["influence.site"])
+def test_sizes_of_memory() -> None:
+    assert [parse_bytes(text) for text in ("2GiB", "500 MB", "1.5kib", 7)] == [2 << 30, 500_000_000, 1536, 7]
 
 
-def test_too_little_memory_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one module's outputs alone take .* MiB, more than the `memory` of 0.0 MiB"):
-        site_groups(tiny_run(), ErrorProbe(tiny_run().job()), 10)
+def test_a_pipeline_gives_a_run_to_measure(pipeline_folder: Path) -> None:
+    pipe = VideoPipeline.from_pretrained(pipeline_folder)
+    pipe.set_progress_bar_config(disable=True)
+    request = pipe.request(PROMPT, seed=3)
+    run = pipe.denoising(request)
+    from videoaccel.denoising import plain
 
-
-def test_probes_that_keep_nothing_run_once() -> None:
-    class Light(ErrorProbe):
-        held = 0
-
-    assert len(site_groups(tiny_run(), Light(tiny_run().job()), 10)) == 1
-
-
-def test_methods_give_their_tables_in_one_dense_run_each() -> None:
-    calls: list[int] = []
-    tables = measure(tiny_run(steps=4), ["soda", "fora"], tick=calls.append)
-    assert sum(calls) == 4 and {"soda.cache", "soda.velocity"} <= tables.keys()
-    assert all(table.shape[0] == 1 for table in tables.values())
-
-
-def test_steps_between_are_filled() -> None:
-    table = torch.tensor([math.nan, 1.0, math.nan, math.nan, 4.0, math.nan])[None, :, None]
-    assert fill_steps(table)[0, :, 0].tolist() == [1, 1, 2, 3, 4, 4]
-    assert fill_steps(torch.full((1, 2, 1), math.nan)).isnan().all()
-
-
-def test_a_plain_session_is_what_replays_run() -> None:
-    run = tiny_run(steps=3)
-    path = replay.dense_path(run)
-    assert torch.equal(run.denoise(Session(run.job(start=1)), run=direct, start=1, z=path.latents[1]), path.end)
+    with torch.inference_mode():
+        assert torch.equal(plain(run), pipe(PROMPT, seed=3, output_type="latent").frames)

@@ -24,6 +24,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "prepare": "prepare text",
         "compile": "compile",
         "denoise": "denoise",
+        "measure": "measure",
         "decode": "decode and write",
         "write": "decode and write",
         "quality": "measure quality",

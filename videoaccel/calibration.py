@@ -1,0 +1,337 @@
+"""The job of calibrating: samples measured one by one, and their mean in a file that grows with every one.
+
+A run that is stopped goes on where it was; runs of several machines add up (:func:`merge_files`).
+
+Shape legend: N steps, M module sites.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoaccel import __version__, replay
+from videoaccel.calibration_settings import PROMPTS, CalibrateSettings
+from videoaccel.denoising import Denoising
+from videoaccel.devices import cpu_threads, free_memory
+from videoaccel.eval.world import sample_scene
+from videoaccel.files import check_creatable
+from videoaccel.parts import encode_texts, load_pipeline
+from videoaccel.pipeline import VideoPipeline
+from videoaccel.policy import Probe
+from videoaccel.prior import PART, Prior, merge, setting_of, shelf
+from videoaccel.probing import SiteInfluence, Tick, default_methods, every_site, run_probe, site_groups
+from videoaccel.registry import policy_class
+from videoaccel.resolve import Sample, WorkOrder, resolve
+from videoaccel.stages import Listener, StageClock
+from videoaccel.text import PromptStates
+from videoaccel.wording import counted
+
+Note = Callable[[str], None]
+
+
+def calibrate(
+    settings: CalibrateSettings, *, listener: Listener | None = None, note: Note = lambda text: None
+) -> Prior:
+    """Measure a model at a setting, and write the prior.
+
+    After every sample what was measured so far is stored beside the output, ``OUTPUT.part.safetensors``; the same call
+    goes on from there. A finished prior is extended where more samples are asked for.
+
+    Args:
+        settings: What to measure.
+        listener: Told how far the work is: stages ``text``, ``load`` and ``measure``, which counts network calls.
+        note: Told in a sentence where it goes on.
+
+    Returns:
+        The prior; its ``path`` says where it is.
+
+    Raises:
+        ValueError: Settings or files do not fit; says which.
+        FileNotFoundError: The output's folder is not there.
+    """
+    methods = chosen_methods(settings.methods)
+    prompts = settings.prompts or builtin_prompts(settings.model)
+    numbers = range(settings.first, settings.first + settings.samples)
+    texts, seeds = [prompts[k % len(prompts)] for k in numbers], [settings.seed + k for k in numbers]
+    order = resolve(settings.generation(texts, seeds=seeds))
+    if (order.settings.steps or 0) < 3:
+        raise ValueError(f"`steps` must be at least 3 to calibrate, got {order.settings.steps}")
+    clock = StageClock(listener, device=str(order.settings.device))
+    with cpu_threads(order.settings.threads), torch.inference_mode():
+        if settings.output is not None:
+            check_creatable(settings.output)
+        with clock.stage("text"):
+            states = encode_texts(order)
+        with clock.stage("load"):
+            pipe = load_pipeline(order)
+        setting = setting_of_order(order, pipe)
+        out = output_path(settings, order, setting, methods)
+        memory = settings.memory or free_memory(str(order.settings.device)) // 2
+        run = _Run(order, pipe, states, _Measuring(methods, memory), setting, out, listener, note)
+        return run.finish(run.measure([batch[0] for batch in order.batches], replays=settings.replay_samples))
+
+
+def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The methods to measure for, all if none is named.
+
+    Raises:
+        ValueError: There is no such method, or it needs no calibration.
+    """
+    known = list(default_methods())
+    for name in names:
+        if not policy_class(name).needs:
+            raise ValueError(f"{name} needs no calibration; those that do are {', '.join(known)}")
+    return tuple(sorted(set(names) or known))
+
+
+def builtin_prompts(model: str) -> tuple[str, ...]:
+    """Prompts of the demo model from the words that it was trained on, of others the neutral list."""
+    if model != "demo":
+        return PROMPTS
+    rng = np.random.default_rng(2603)
+    return tuple(sample_scene(rng, held_out=False).sentence() for _ in range(100))
+
+
+def setting_of_order(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:
+    """What a prior for this work must have been made for."""
+    s = order.settings
+    assert s.steps is not None and isinstance(s.frames, int) and s.guidance is not None
+    size = (order.height, order.width)
+    return setting_of(pipe.transformer, pipe.scheduler, steps=s.steps, size=size, frames=s.frames, guidance=s.guidance)
+
+
+def output_path(
+    settings: CalibrateSettings, order: WorkOrder, setting: Mapping[str, Any], methods: Sequence[str]
+) -> Path:
+    """Where the prior goes: as told, or to the user's shelf under a name that says what it is for."""
+    if settings.output is not None:
+        return Path(settings.output)
+    folder = shelf()[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    s = order.settings
+    parts = [
+        Path(s.model).name,
+        f"{order.height}x{order.width}",
+        f"{s.frames}f",
+        f"{s.steps}steps",
+        f"g{s.guidance:g}",
+        str(s.dtype),
+        str(setting["model"])[:8],
+    ]
+    if settings.methods:
+        parts.append("+".join(methods))
+    return folder / f"{'-'.join(parts)}.safetensors"
+
+
+def part_path(out: Path) -> Path:
+    """Where a prior is while it is being made."""
+    return out.with_name(out.name.removesuffix(".safetensors") + PART)
+
+
+def merge_files(paths: Sequence[str | Path], out: str | Path) -> Prior:
+    """Add up what several runs or machines measured.
+
+    Raises:
+        ValueError: They were made for different settings, or two contain the same sample.
+        FileNotFoundError: One is not there.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"there must be two priors or more to merge, got {len(paths)}")
+    check_creatable(out)
+    priors = [Prior.load(path) for path in paths]
+    seen: dict[str, str | Path] = {}
+    for path, prior in zip(paths, priors, strict=True):
+        for seed, prompt in prior.info.get("samples", []):
+            for table in prior.tables:
+                if (other := seen.setdefault(f"{table} {seed} {prompt}", path)) != path:
+                    raise ValueError(
+                        f"{other} and {path} both hold the sample with seed {seed} ({prompt!r}), which would count "
+                        f"twice; `first` gives each machine samples of its own"
+                    )
+    merged = with_correlation(merge(priors))
+    merged.save(out)
+    return merged
+
+
+def with_correlation(prior: Prior) -> Prior:
+    """Say how well the product of both influences foretells replays."""
+    found = replay.correlation(prior.info.get("influence_check", []))
+    told = {} if found is None else {"influence_correlation": round(found, 4)}
+    return replace(prior, info={**prior.info, **told})
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What is measured of a sample."""
+
+    methods: tuple[str, ...]
+    memory: int
+
+    @property
+    def replayed(self) -> frozenset[str]:
+        """Tables that take replays."""
+        classes = [policy_class(name) for name in self.methods]
+        wanted = {table for found in classes for table in (*found.needs, *found.uses)}
+        return frozenset(wanted & {"influence.site", "influence.step", "lemica.error"})
+
+    def probes(self, run: Denoising) -> list[Callable[..., Probe]]:
+        """Probes of all methods that have one."""
+        found: list[Any] = [policy_class(name).probe for name in self.methods]
+        return [probe for probe in found if probe(run.job()) is not None]
+
+    def measure(self, run: Denoising, tick: Tick) -> dict[str, Tensor]:
+        """Tables of all probes."""
+        tables: dict[str, Tensor] = {}
+        for probe in self.probes(run):
+            tables |= run_probe(run, probe, memory=self.memory, tick=tick)
+        return tables
+
+    def replay(self, run: Denoising, tick: Tick, *, seed: int) -> tuple[dict[str, Tensor], list[replay.Checked]]:
+        """Tables that take replays, and what a check of the influences found."""
+        if not self.replayed:
+            return {}, []
+        tables: dict[str, Tensor] = {}
+        checked: list[replay.Checked] = []
+        path = replay.dense_path(run, tick=tick)
+        if "influence.site" in self.replayed:
+            tables |= run_probe(run, lambda job: SiteInfluence(job, tick=tick), memory=self.memory, tick=tick)
+            tables["influence.step"] = replay.step_influence(run, path, tick=tick)
+            checked = replay.check_influence(run, path, tables, seed=seed, tick=tick)
+        if "lemica.error" in self.replayed:
+            tables["lemica.error"] = replay.stretch_errors(run, path, tick=tick)
+        return tables, checked
+
+    def calls(self, run: Denoising) -> tuple[int, int]:
+        """Network calls that the probes take, and the replays."""
+        job = run.job()
+        steps, sites = job.steps, every_site(job)
+        probes = sum(steps * len(site_groups(run, probe(job), self.memory)) for probe in self.probes(run))
+        replays = steps if self.replayed else 0
+        if "influence.site" in self.replayed:
+            influence = SiteInfluence(job)
+            replays += steps * len(site_groups(run, influence, self.memory))
+            replays += len(sites) * sum(influence.measured(i) for i in range(steps))
+            replays += sum(steps - i - 1 for i in replay.influence_steps(steps))
+            replays += sum(steps - i + 1 for i, _ in replay.drawn_pairs(steps, len(sites)))
+        if "lemica.error" in self.replayed:
+            replays += sum(steps - i - gap for i, gap in replay.stretches(steps))
+        return probes, replays
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, ready to measure."""
+
+    order: WorkOrder
+    pipe: VideoPipeline
+    states: Mapping[str, PromptStates]
+    measuring: _Measuring
+    setting: Mapping[str, Any]
+    out: Path
+    listener: Listener | None
+    note: Note
+
+    def measure(self, samples: Sequence[Sample], *, replays: int) -> Prior:
+        """Measure what is not yet in the file; it is stored after every sample."""
+        prior = self._begun()
+        work = []
+        for place, sample in enumerate(samples):
+            key = [sample.seed, sample.prompt]
+            probe = prior is None or key not in prior.info["samples"]
+            again = place < replays and (prior is None or key not in prior.info["replayed"])
+            if probe or again:
+                work.append((sample, probe, again and bool(self.measuring.replayed)))
+        if prior is not None:
+            self.note(f"{counted(len(samples) - len(work), 'sample')} of {len(samples)} measured before")
+        tick = self._ticks(work)
+        for sample, probe, again in work:
+            found = self._sample(sample, tick, probe=probe, again=again)
+            prior = found if prior is None else prior.merged(found)
+            prior.save(part_path(self.out))
+        assert prior is not None
+        return prior
+
+    def finish(self, prior: Prior) -> Prior:
+        """Put the prior in its place."""
+        prior = with_correlation(prior)
+        prior.save(self.out)
+        part_path(self.out).unlink(missing_ok=True)
+        return replace(prior, path=self.out)
+
+    def _begun(self) -> Prior | None:
+        """What an earlier run left, finished or not.
+
+        Raises:
+            FileExistsError: It is of another setting, or of other methods.
+        """
+        path = next((path for path in (part_path(self.out), self.out) if path.exists()), None)
+        if path is None:
+            return None
+        prior = Prior.load(path)
+        wrong = prior.differences(self.setting)
+        if prior.info.get("methods") != ", ".join(self.measuring.methods):
+            wrong.append(f"methods {prior.info.get('methods')}, here {', '.join(self.measuring.methods)}")
+        if wrong:
+            raise FileExistsError(
+                f"{path} was begun for {', '.join(wrong)}; choose another `output`, or remove it to start anew"
+            )
+        return prior
+
+    def _ticks(self, work: Sequence[tuple[Sample, bool, bool]]) -> Tick:
+        done = 0
+        total = 0
+        if work and self.listener is not None:
+            probes, replays = self.measuring.calls(self._denoising(work[0][0]))
+            total = sum(probe * probes + again * replays for _, probe, again in work)
+            self.listener("measure", 0, total)
+
+        def tick(calls: int) -> None:
+            nonlocal done
+            for _ in range(calls if self.listener is not None else 0):
+                done += 1
+                assert self.listener is not None
+                self.listener("measure", done, total)
+
+        return tick
+
+    def _sample(self, sample: Sample, tick: Tick, *, probe: bool, again: bool) -> Prior:
+        run = self._denoising(sample)
+        tables = self.measuring.measure(run, tick) if probe else {}
+        checked: list[replay.Checked] = []
+        if again:
+            found, checked = self.measuring.replay(run, tick, seed=sample.seed)
+            tables |= found
+        if bad := [name for name, table in tables.items() if table.isnan().any()]:
+            raise FloatingPointError(f"{bad[0]} came out as not-a-number; a wider `dtype` (bfloat16, float32) may help")
+        key = [sample.seed, sample.prompt]
+        info = {
+            "videoaccel": __version__,
+            "torch": torch.__version__,
+            "model": self.order.source.name,
+            "methods": ", ".join(self.measuring.methods),
+            "samples": [key] if probe else [],
+            "replayed": [key] if again else [],
+            "influence_check": [list(pair) for pair in checked],
+        }
+        means = {name: table.float().mean(0) for name, table in tables.items()}
+        return Prior(self.setting, means, dict.fromkeys(means, 1), info)
+
+    def _denoising(self, sample: Sample) -> Denoising:
+        s, order = self.order.settings, self.order
+        request = self.pipe.request(
+            prompt_states=[self.states[sample.texts[0]]],
+            empty_prompt_states=self.states.get(""),
+            height=order.height,
+            width=order.width,
+            num_frames=s.frames,
+            fps=s.fps,
+            num_inference_steps=s.steps,
+            guidance_scale=s.guidance,
+            seed=[sample.seed],
+        )
+        return self.pipe.denoising(request)

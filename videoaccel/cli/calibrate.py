@@ -1,0 +1,128 @@
+"""``videoaccel calibrate``: measures what methods need to know, and merges what several machines measured."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videoaccel.calibration_settings import SHARED, CalibrateSettings
+from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.generate import _calm_libraries, _display, _keyword, _parameter, read_prompts
+from videoaccel.config import validate
+from videoaccel.reading import read_text
+from videoaccel.settings import Layer, assignments, merge
+from videoaccel.wording import counted
+
+if TYPE_CHECKING:
+    from videoaccel.prior import Prior
+
+PANEL = "Calibration"
+_OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "output")
+
+
+def command() -> Callable[..., None]:
+    """The command, with the options of generate that say for what the prior is made."""
+
+    def calibrate(**options: Any) -> None:
+        """Measure the errors that methods plan with; stopped, the same command goes on where it was.
+
+        The file holds no times: it can be made on one machine and used on another.
+        """
+        _calibrate(options)
+
+    shared = [_parameter(name) for name in SHARED if shown(name)["flag"] != "-"]
+    parameters = [_files(), *shared, *map(_own, _OWN), *_others()]
+    calibrate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    calibrate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return calibrate
+
+
+def _calibrate(options: dict[str, Any]) -> None:
+    if options["merge"] or options["files"]:
+        _merge(options)
+        return
+    settings = _settings(options)
+    with _display(quiet=options["quiet"]) as display:
+        from videoaccel.calibration import calibrate  # torch and all
+
+        _calm_libraries(quiet=options["quiet"])
+        prior = calibrate(settings, listener=display, note=(lambda text: None) if options["quiet"] else display.note)
+    if not options["quiet"]:
+        typer.echo(_summary(prior, str(prior.path)))
+
+
+def _settings(options: Mapping[str, Any]) -> CalibrateSettings:
+    given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
+    set_ = assignments(options["set_"] or [])
+    if wrong := [name for name in set_ if name not in SHARED]:
+        raise ValueError(f"--set {wrong[0]}: calibrate takes {', '.join(SHARED)}")
+    generation = merge([Layer(given, flag), Layer(set_, lambda name: f"--set {name}")])
+    values = {name: getattr(generation, name) for name in (*given, *set_)}
+    values |= {name: options[name] for name in _OWN if options[name] is not None}
+    if (file := options["prompts"]) is not None:
+        values["prompts"] = tuple(
+            read_prompts(read_text(Path(file).expanduser(), name=f"--prompts {file}"), source=file)
+        )
+    return validate(CalibrateSettings, values, source="calibrate")
+
+
+def _merge(options: Mapping[str, Any]) -> None:
+    files, out = options["files"] or [], options["output"]
+    if not options["merge"]:
+        raise ValueError(f"{files[0]!r} has no place here; --merge adds up priors, --prompts takes a file of prompts")
+    if out is None:
+        raise ValueError("--merge needs a file to write to, such as -o all.safetensors")
+    if given := [name for name in (*SHARED, *_OWN[:-1], "prompts") if options.get(name) is not None]:
+        raise ValueError(f"--{given[0].replace('_', '-')} changes nothing where priors are merged")
+    from videoaccel.calibration import merge_files
+
+    prior = merge_files(files, out)
+    if not options["quiet"]:
+        typer.echo(_summary(prior, out))
+
+
+def _summary(prior: Prior, path: str) -> str:
+    tables = ", ".join(f"{name} ({prior.samples[name]})" for name in sorted(prior.tables))
+    lines = [
+        f"{path}  {counted(len(prior.info.get('samples', [])), 'sample')}, {Path(path).stat().st_size / 2**20:.2f} MiB",
+        f"  tables, each with its samples: {tables}",
+    ]
+    if (found := prior.info.get("influence_correlation")) is not None:
+        pairs = len(prior.info["influence_check"])
+        lines.append(f"  influences against {pairs} replays: correlation {found:.3f} (of logarithms)")
+    return "\n".join(lines)
+
+
+def _own(name: str) -> inspect.Parameter:
+    """An option of calibrate's own."""
+    field = CalibrateSettings.model_fields[name]
+    texts = {"memory": "SIZE", "methods": "NAME,NAME,...", "output": "FILE"}
+    kind: Any = str | None if name in texts else int | None
+    flags = ["--output", "-o"] if name == "output" else [f"--{name.replace('_', '-')}"]
+    default = f" Default: {field.default}." if isinstance(field.default, int) else ""
+    made = typer.Option(
+        *flags, help=f"{field.description}{default}", metavar=texts.get(name, "N"), rich_help_panel=PANEL
+    )
+    return _keyword(name, Annotated[kind, made])
+
+
+def _files() -> inspect.Parameter:
+    made = typer.Argument(help="Priors to add up, with --merge.", metavar="FILE")
+    return _keyword("files", Annotated[list[str] | None, made])
+
+
+def _others() -> list[inspect.Parameter]:
+    def option(name: str, kind: Any, text: str, *, of: str | None = None, metavar: str | None = None) -> Any:
+        made = typer.Option(of or f"--{name}", help=text, metavar=metavar, rich_help_panel=PANEL)
+        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+
+    return [
+        option("prompts", str | None, "Prompts from a file, one a line, in place of those in the box.", metavar="FILE"),
+        option("merge", bool, "Add up what several runs or machines measured, instead of measuring."),
+        option("set_", list[str] | None, "Any setting, a.b=c; the value is YAML.", of="--set", metavar="NAME=VALUE"),
+        option("quiet", bool, "Print nothing but warnings and errors."),
+    ]
