@@ -3,6 +3,7 @@
 Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w latent rows and columns.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.costs import Costs, Unit, count_flops, measure_time
+from videoaccel.costs_cache import machine, measured
 from videoaccel.denoise import Network, StepCallback, Update, denoise
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
@@ -110,9 +112,36 @@ class Denoising:
 
     @torch.inference_mode()
     def costs(self, unit: Unit) -> Costs:
-        """Count or measure what this network's modules cost at this size and batch."""
-        count = count_flops if unit == "flops" else measure_time
-        return count(self.once, blocks=self.model.sites)
+        """What this network's modules cost at this size and batch: counted, or measured once on a machine and kept."""
+        if unit == "flops":
+            return count_flops(self.once, blocks=self.model.sites)
+        blocks = self.model.sites
+        return measured(self.costs_key(), lambda: measure_time(self.once, blocks=blocks), blocks=blocks)
+
+    def costs_key(self) -> dict[str, Any]:
+        """All that times depend on: machine, libraries, network, sizes."""
+        model: Any = self.model
+        config = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+        return {
+            **machine(self.z.device),
+            "network": type(model).__name__,
+            "config": config,
+            "dtype": str(model.dtype),
+            "compiled": getattr(model, "_compiled_call_impl", None) is not None,
+            "latent": list(self.z.shape),
+            "rows": len(self.z) * len(self.branches),
+            "text": _shapes(self.context),
+            "given_frames": self.mask is not None,
+        }
+
+
+def _shapes(context: Any) -> str:
+    """Shapes of a context's tensors, as a short hash: how long the text is, and what else the network is told."""
+    if isinstance(context, Tensor):
+        return str(list(context.shape))
+    if isinstance(context, tuple):
+        return hashlib.sha256(" ".join(map(_shapes, context)).encode()).hexdigest()[:16]
+    return type(context).__name__
 
 
 def plain(denoising: Denoising, callback: StepCallback | None = None) -> Tensor:

@@ -178,11 +178,15 @@ def setting_of(
     }
 
 
+def cache_folder(kind: str) -> Path:
+    """A folder of the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "videoaccel" / kind
+
+
 def shelf() -> list[Path]:
     """Folders in which priors are looked for: that of the user's cache, then that of the package."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
-    return [cache / "videoaccel" / "priors", Path(__file__).parent / "assets" / "priors"]
+    return [cache_folder("priors"), Path(__file__).parent / "assets" / "priors"]
 
 
 def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None) -> Prior | None:

@@ -1,9 +1,10 @@
-"""``videoaccel cache``: encoded prompts on disk."""
+"""``videoaccel cache``: encoded prompts and measured costs on disk."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -14,33 +15,53 @@ _DAY = 86400  # seconds
 
 def build() -> typer.Typer:
     """The group of commands."""
-    app = typer.Typer(help="Look at, or clear, the encoded prompts that --text-cache keeps.", no_args_is_help=True)
+    app = typer.Typer(
+        help="Look at, or clear, the prompts that --text-cache keeps and the times that plans were made with.",
+        no_args_is_help=True,
+    )
     app.command("list")(show)
     app.command("clear")(clear)
     return app
 
 
 def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
-    """List the prompts that are kept, the newest first."""
+    """List what is kept, the newest first."""
+    from videoaccel.costs_cache import CostsCache
     from videoaccel.text_cache import TextCache
 
-    cache = TextCache()
-    entries = cache.entries()
+    cache, costs = TextCache(), CostsCache()
+    entries, timed = cache.entries(), costs.entries()
     if as_json:
-        typer.echo(
-            json.dumps({"folder": str(cache.folder), "entries": [entry._asdict() for entry in entries]}, indent=2)
-        )
+        data: dict[str, Any] = {"folder": str(cache.folder), "entries": [entry._asdict() for entry in entries]}
+        data["costs"] = {"folder": str(costs.folder), "entries": [entry._asdict() for entry in timed]}
+        typer.echo(json.dumps(data, indent=2))
         return
     for entry in entries:
         prompt = "(damaged)" if entry.prompt is None else entry.prompt
-        typer.echo(f"{entry.size / 2**20:8.2f} MiB  {entry.age / _DAY:6.1f} days  {prompt}")
+        typer.echo(_line(entry.size, entry.age, prompt))
     total = sum(entry.size for entry in entries) / 2**20
     typer.echo(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {cache.folder}")
+    for time in timed:
+        typer.echo(_line(time.size, time.age, _timed(time.key)))
+    typer.echo(f"{counted(len(timed), 'measurement')} of costs in {costs.folder}")
 
 
 def clear() -> None:
     """Remove them all."""
+    from videoaccel.costs_cache import CostsCache
     from videoaccel.text_cache import TextCache
 
-    cache = TextCache()
+    cache, costs = TextCache(), CostsCache()
     typer.echo(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")
+    typer.echo(f"{counted(costs.clear(), 'measurement')} of costs removed from {costs.folder}")
+
+
+def _line(size: int, age: float, text: str) -> str:
+    return f"{size / 2**20:8.2f} MiB  {age / _DAY:6.1f} days  {text}"
+
+
+def _timed(key: Mapping[str, Any] | None) -> str:
+    if key is None:
+        return "(damaged)"
+    shape = "x".join(map(str, key.get("latent", [])))
+    return f"{key.get('network')} on {key.get('device')}: latent {shape}, {key.get('dtype')}"
