@@ -24,7 +24,7 @@ from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Probe
 from videoaccel.prior import PART, Prior, merge, setting_of, shelf
-from videoaccel.probing import SiteInfluence, Tick, default_methods, every_site, run_probe, site_groups
+from videoaccel.probing import SiteInfluence, Tick, average, default_methods, every_site, run_probe, site_groups
 from videoaccel.registry import policy_class
 from videoaccel.resolve import Sample, WorkOrder, resolve
 from videoaccel.stages import Listener, StageClock
@@ -144,14 +144,14 @@ def merge_files(paths: Sequence[str | Path], out: str | Path) -> Prior:
         raise ValueError(f"there must be two priors or more to merge, got {len(paths)}")
     check_creatable(out)
     priors = [Prior.load(path) for path in paths]
-    seen: dict[str, str | Path] = {}
-    for path, prior in zip(paths, priors, strict=True):
+    seen: dict[str, int] = {}
+    for number, prior in enumerate(priors):
         for seed, prompt in prior.info.get("samples", []):
             for table in prior.tables:
-                if (other := seen.setdefault(f"{table} {seed} {prompt}", path)) != path:
+                if (other := seen.setdefault(f"{table} {seed} {prompt}", number)) != number:
                     raise ValueError(
-                        f"{other} and {path} both hold the sample with seed {seed} ({prompt!r}), which would count "
-                        f"twice; `first` gives each machine samples of its own"
+                        f"{paths[other]} and {paths[number]} both hold the sample with seed {seed} ({prompt!r}), which "
+                        f"would count twice; `first` gives each machine samples of its own"
                     )
     merged = with_correlation(merge(priors))
     merged.save(out)
@@ -318,8 +318,7 @@ class _Run:
             "replayed": [key] if again else [],
             "influence_check": [list(pair) for pair in checked],
         }
-        means = {name: table.float().mean(0) for name, table in tables.items()}
-        return Prior(self.setting, means, dict.fromkeys(means, 1), info)
+        return average([tables], self.setting, info)
 
     def _denoising(self, sample: Sample) -> Denoising:
         s, order = self.order.settings, self.order

@@ -5,7 +5,7 @@ What takes replays is in :mod:`videoaccel.replay`. Whoever waits is told of netw
 Shape legend: B samples, N steps, M module sites.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from videoaccel.denoise import combine
 from videoaccel.denoising import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.policy import Call, Job, Probe, Velocities
+from videoaccel.prior import Prior
 from videoaccel.registry import policy_class, policy_names
 
 Tick = Callable[[int], None]
@@ -182,6 +183,14 @@ def output_bytes(denoising: Denoising) -> dict[Site, int]:
 
     denoising.once(run)
     return found
+
+
+def average(found: Sequence[Mapping[str, Tensor]], setting: Mapping[str, Any], info: Mapping[str, Any]) -> Prior:
+    """A prior of the tables of several runs, [B, ...] each."""
+    names = sorted({name for tables in found for name in tables})
+    stacked = {name: torch.cat([tables[name] for tables in found if name in tables]) for name in names}
+    means = {name: table.float().mean(0) for name, table in stacked.items()}
+    return Prior(setting, means, {name: len(table) for name, table in stacked.items()}, info)
 
 
 def every_site(job: Job) -> list[Site]:

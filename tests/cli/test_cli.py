@@ -31,7 +31,7 @@ import contextlib, io, sys
 from videoaccel.__main__ import main
 from videoaccel.cli.app import run
 import videoaccel.settings
-alone = [[name] for name in ("generate", "compare", "models", "doctor", "cache")]
+alone = [[name] for name in ("generate", "calibrate", "plan", "compare", "models", "doctor", "cache")]
 for command in ([], *alone, ["cache", "list"], ["cache", "clear"]):
     with contextlib.redirect_stdout(io.StringIO()) as text:
         assert run([*command, "--help"]) == 0

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.videoaccel.workshop import Workshop
-from videoaccel.calibrate import average, dense_path, measure, step_influence
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.prior import Prior
+from videoaccel.probing import average, measure
+from videoaccel.replay import dense_path, step_influence
 from videoaccel.resolve import resolve
 from videoaccel.stages import StageClock
 

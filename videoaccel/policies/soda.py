@@ -137,9 +137,7 @@ class Soda(Policy):
             served = served * tables["influence.step"][:, None]
         count = self.anchors or int(job.steps / (target or 2.0))
         try:
-            marks, error = best_anchors(
-                served, max(count, 1), objective=self.objective, distances=self.distances or None
-            )
+            marks, error = best_anchors(served, count, objective=self.objective, distances=self.distances or None)
         except UnreachableError:
             if target is None:
                 raise

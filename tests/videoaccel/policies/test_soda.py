@@ -148,6 +148,7 @@ def test_slots_no_longer_needed_are_dropped(prior: dict[str, Tensor]) -> None:
         ({"flops_ratio": 2.0}, {"steps": STEPS - 1}, "made for 10 steps, here are 9"),
         ({"flops_ratio": 99.0}, {}, "99 in flops cannot be reached: the largest possible is"),
         ({"flops_ratio": 99.0, "schedule": "sites"}, {}, "99 cannot be reached: the largest possible is"),
+        ({"flops_ratio": 5.5, "distances": (1, 2, 3, 4, 5)}, {}, r"5.5 in flops cannot .* possible is 5\.00"),
         ({"anchors": 1}, {}, "1 anchors of 10 steps are not possible"),
     ],
 )

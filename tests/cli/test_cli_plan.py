@@ -1,0 +1,134 @@
+"""``videoaccel calibrate`` and ``videoaccel plan`` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.commands import Cli, here
+from videoaccel.prior import Prior
+
+FEW = ["--steps", "6", "--frames", "5", "--samples", "1", "--replay-samples", "1", "--methods", "soda"]
+
+
+@pytest.fixture
+def calibrate(cli: Cli, pipeline_folder: Path) -> Cli:
+    return lambda *given, **stdin: cli("calibrate", "--model", pipeline_folder, *FEW, *given, **stdin)
+
+
+@pytest.fixture
+def plan(cli: Cli, pipeline_folder: Path) -> Cli:
+    return lambda *given, **stdin: cli(
+        "plan", "--model", pipeline_folder, *["--steps", "6", "--frames", "5"], *given, **stdin
+    )
+
+
+def test_calibrate_then_plan_then_generate(calibrate: Cli, plan: Cli, cli: Cli, pipeline_folder: Path) -> None:
+    done = calibrate()
+    assert done.code == 0 and "1 sample, 0." in done.out and "soda.cache (1)" in done.out
+    assert "influences against 20 replays: correlation " in done.out
+    lines = done.err.splitlines()
+    assert lines[0] == "encode text" and any(line.startswith("measure: ") for line in lines)
+    planned = plan("--flops-ratio", 1.5, "--no-time", "--quiet")
+    assert planned.code == 0 and planned.err == ""
+    first, second, *rest = planned.out.splitlines()
+    assert first.startswith("soda (flops_ratio 1.5, ") and second.startswith("  predicted: 1.50x fewer FLOPs")
+    assert any(line.startswith("  computed in full: 4 of 6 steps") for line in rest)
+    assert any(line.startswith("  calibrated errors: ") for line in rest), "found where calibrate put it"
+    options = ["--steps", "6", "--frames", "5", "--accel", "soda", "--set", "accel_options.flops_ratio=1.5"]
+    assert cli("generate", "--model", pipeline_folder, "a red circle", *options).code == 0
+    record = json.loads(Path("out.json").read_text())["acceleration"]
+    assert record["loops"][0]["network_calls"] == 4, "what was planned"
+
+
+def test_calibrate_goes_on_and_merges(calibrate: Cli, cli: Cli) -> None:
+    calibrate("-o", "a.safetensors", "--quiet")
+    again = calibrate("-o", "a.safetensors", "--samples", 2, "--replay-samples", 0)
+    assert again.code == 0 and "1 sample of 2 measured before" in again.err and "soda.cache (2)" in again.out
+    assert calibrate("-o", "b.safetensors", "--first", 2).code == 0
+    merged = cli("calibrate", "--merge", "a.safetensors", "b.safetensors", "-o", "c.safetensors")
+    assert merged.code == 0 and merged.out.startswith("c.safetensors  3 samples, ")
+    assert Prior.load("c.safetensors").samples["soda.cache"] == 3
+    twice = cli("calibrate", "--merge", "a.safetensors", "a.safetensors", "b.safetensors", "-o", "d.safetensors")
+    assert twice.code == 2 and here() == ["a.safetensors", "b.safetensors", "c.safetensors"]
+
+
+def test_own_prompts(calibrate: Cli) -> None:
+    Path("prompts.txt").write_text("# mine\na blue star\n")
+    assert calibrate("--prompts", "prompts.txt", "-o", "a.safetensors", "--quiet") == (0, "", "")
+    assert Prior.load("a.safetensors").info["samples"] == [[0, "a blue star"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", 2], "calibrate: steps = 2: input should be greater than or equal to 3"),
+        (["--steps", "x"], "--steps: 'x': "),
+        (["--memory", "lots"], "a size such as 2GiB or 500MB is wanted, got 'lots'"),
+        (["--methods", "fora"], "fora needs no calibration"),
+        (["-o", "no/where.safetensors"], "the folder"),
+        (["file.safetensors"], "--merge adds up priors"),
+        (["--set", "images=a.png"], "--set images: calibrate takes"),
+    ],
+)
+def test_refusals_of_calibrate(calibrate: Cli, options: list[object], message: str) -> None:
+    done = calibrate(*options)
+    assert done.code == 2 and message in done.err and here() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["a.safetensors"], "two priors or more to merge, got 1"),
+        (["a.safetensors", "b.safetensors"], "a.safetensors does not exist; videoaccel calibrate makes a prior"),
+        (["a.safetensors", "b.safetensors", "--samples", 3], "--samples changes nothing where priors are merged"),
+    ],
+)
+def test_refusals_of_merge(cli: Cli, options: list[object], message: str) -> None:
+    done = cli("calibrate", "--merge", *options, "-o", "c.safetensors")
+    assert done.code == 2 and message in done.err and here() == []
+    assert "--merge needs a file to write to" in cli("calibrate", "--merge", "a", "b").err
+
+
+def test_plan_as_data_and_picture(plan: Cli) -> None:
+    pytest.importorskip("matplotlib")
+    done = plan("--accel", "fora", "--json", "--png", "plan.png", "--no-time")
+    data = json.loads(done.out)
+    assert data["method"] == "fora" and len(data["steps"]) == 6 and data["speedup"] is None
+    assert Image.open("plan.png").size[0] > 300
+
+
+def test_plan_in_milliseconds(plan: Cli, cli: Cli) -> None:
+    done = plan("--accel", "fora")
+    assert done.code == 0 and "x faster here (" in done.out and "time" in done.err.splitlines()
+    assert "computed in full: 4 of 6 steps" in done.out and "  reuse: steps 3, 5" in done.out
+    listed = cli("cache", "list")
+    assert "1 measurement of costs" in listed.out and "STDiT3 on " in listed.out
+    assert json.loads(cli("cache", "list", "--json").out)["costs"]["entries"][0]["key"]["network"] == "STDiT3"
+    assert "1 measurement of costs removed" in cli("cache", "clear").out
+
+
+def test_methods_that_look_say_so(plan: Cli) -> None:
+    assert "decisions depend on the clip" in plan("--accel", "first_block", "--no-time").out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "there is nothing to plan without a method; name one, such as --accel soda"),
+        (["--speedup", 2, "--anchors", 3], "give one target, not --speedup and --anchors"),
+        (["--accel", "fora", "--anchors", 3], "fora has no field 'anchors'; it has period, warmup"),
+        (["--accel", "fora", "--speedup", 2], "--speedup is a target of soda; fora takes none"),
+        (["--flops-ratio", 2], "needs the calibrated table"),
+    ],
+)
+def test_refusals_of_plan(plan: Cli, options: list[object], message: str) -> None:
+    done = plan(*options, "--quiet")
+    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_target_out_of_reach_names_the_largest(calibrate: Cli, plan: Cli) -> None:
+    calibrate("--quiet")
+    done = plan("--flops-ratio", 50, "--quiet")
+    assert done.code == 2 and "a ratio of 50 in flops cannot be reached: the largest possible is 6.00" in done.err

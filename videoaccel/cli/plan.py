@@ -1,0 +1,114 @@
+"""``videoaccel plan``: what a method would do, without doing it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.generate import _calm_libraries, _display, _keyword, _parameter
+from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+
+if TYPE_CHECKING:
+    from videoaccel.planning import PlanReport
+
+PANEL = "Plan"
+SHARED = (
+    "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "batch_size",
+    "accel", "speedup", "prior", "allow_foreign_prior", "dtype", "device", "threads",
+)  # fmt: skip
+TARGETS = ("speedup", "flops_ratio", "anchors")
+
+
+def command() -> Callable[..., None]:
+    """The command, with those options of generate that a plan depends on."""
+
+    def plan(**options: Any) -> None:
+        """Show what a method would do at every step: predicted speed-up and error, nothing generated."""
+        _plan(options)
+
+    parameters = [*(_parameter(name) for name in SHARED), *_own()]
+    plan.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    plan.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return plan
+
+
+def _plan(options: Mapping[str, Any]) -> None:
+    settings = gather(options)
+    with _display(quiet=options["quiet"]) as display:
+        from videoaccel.planning import plan  # torch and all
+
+        _calm_libraries(quiet=options["quiet"])
+        report = plan(settings, time=not options["no_time"], listener=display)
+        if options["png"] is not None:
+            from videoaccel.plan_picture import draw
+
+            draw(report, options["png"])
+    typer.echo(json.dumps(report.as_data(), indent=2) if options["json"] else described(report))
+
+
+def gather(options: Mapping[str, Any]) -> GenerateSettings:
+    """Settings from options.
+
+    Raises:
+        ValueError: A value is wrong, or several targets are given.
+    """
+    targets = [name for name in TARGETS if options[name] is not None]
+    if len(targets) > 1:
+        raise ValueError(f"give one target, not {' and '.join('--' + name.replace('_', '-') for name in targets)}")
+    given = {name: options[name] for name in SHARED if options.get(name) is not None}
+    layers = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
+    fields = {name: options[name] for name in TARGETS[1:] if options[name] is not None}
+    settings = merge(layers)
+    if fields:
+        accel = settings.accel or "soda"
+        layers.append(Layer({"accel": accel, "accel_options": {**settings.accel_options, **fields}}))
+        settings = merge(layers)
+    return settings
+
+
+def described(report: PlanReport) -> str:
+    """The report as text."""
+    from videoaccel.planning import gathered
+
+    fields = ", ".join(f"{name} {value}" for name, value in report.fields.items() if value not in (None, [], ""))
+    lines = [f"{report.method} ({fields})", f"  predicted: {report.ratio(report.flops):.2f}x fewer FLOPs"]
+    if report.ms is not None:
+        dense, taken = (report.asked * report.ms.dense / 1000, report.ms.total(report.steps, report.shares) / 1000)
+        lines[-1] += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
+    if report.error is not None:
+        lines.append(f"  expected error: {report.error:.4g}, in the method's own unit")
+    if report.prior is not None:
+        lines.append(f"  calibrated errors: {report.prior}")
+    if report.interpolated:
+        lines.append(f"  interpolated: they were made for {', '.join(report.interpolated)}")
+    if report.adaptive:
+        lines.append("  decisions depend on the clip: what follows is decided on random numbers, one of many courses")
+    count, total = len(report.anchors), len(report.steps)
+    asked = "" if total == report.asked else f" ({report.asked} were asked for)"
+    lines.append(f"  computed in full: {count} of {total} steps{asked}")
+    lines += [
+        f"  {what}: {'steps' if not at.isdigit() else 'step'} {at}" for what, at in gathered(report.summary()).items()
+    ]
+    return "\n".join(lines)
+
+
+def _own() -> list[inspect.Parameter]:
+    def option(name: str, kind: Any, of: str, text: str, metavar: str | None = None, panel: str = PANEL) -> Any:
+        made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=panel)
+        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+
+    target = str(shown("accel")["panel"])
+    return [
+        option("flops_ratio", float | None, "--flops-ratio", "How many times fewer FLOPs.", "X", target),
+        option("anchors", int | None, "--anchors", "Steps computed in full.", "N", target),
+        option("set_", list[str] | None, "--set", "Any setting, such as accel_options.period=3.", "NAME=VALUE", target),
+        option("png", str | None, "--png", "Draw it: step by site, one colour an action.", "FILE"),
+        option("json", bool, "--json", "Machine-readable."),
+        option("no_time", bool, "--no-time", "Count FLOPs only; do not time this machine."),
+        option("quiet", bool, "--quiet", "No progress."),
+    ]
