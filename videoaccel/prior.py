@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from videoaccel import __version__
 from videoaccel.files import atomic_write_bytes
 
 FORMAT = "videoaccel-prior-1"
@@ -101,6 +102,7 @@ class Prior:
         Raises:
             ValueError: It was made for something else; says in what it differs.
         """
+        _warn_of_version(self)
         differences = self.differences(setting)
         if not differences:
             return self
@@ -202,6 +204,7 @@ def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = N
             if any(made_for.get(name) != setting.get(name) for name in MUST_MATCH):
                 continue
             prior = Prior.load(path)
+            _warn_of_version(prior)
         except (OSError, SafetensorError, ValueError) as error:
             warnings.warn(f"a prior is passed over: {path}: {error}", stacklevel=2)
             continue
@@ -228,6 +231,12 @@ def resample(table: Tensor, old: int, new: int) -> Tensor:
     # lerp makes NaN of what is infinite.
     endless = table[low].isinf() | (table[high].isinf() & (weight > 0))
     return torch.where(endless, torch.inf, torch.where(weight > 0, between, table[low]))
+
+
+def _warn_of_version(prior: Prior) -> None:
+    made = prior.info.get("videoaccel")
+    if made is not None and made != __version__:
+        warnings.warn(f"the prior was made by videoaccel {made}, this is {__version__}", stacklevel=3)
 
 
 def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -111,6 +111,15 @@ def test_its_own_setting_is_taken_as_it_is() -> None:
     assert prior.for_setting(dict(SETTING)) is prior
 
 
+def test_another_version_of_the_library_is_a_warning(tmp_path: Path) -> None:
+    prior = Prior(SETTING, {"soda.cache": torch.zeros(6, 3, 5)}, {"soda.cache": 1}, {"videoaccel": "0.0.1"})
+    with pytest.warns(UserWarning, match=r"made by videoaccel 0\.0\.1, this is "):
+        assert prior.for_setting(SETTING) is prior
+    prior.save(tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match=r"made by videoaccel 0\.0\.1"):
+        assert find_prior(SETTING, folders=[tmp_path]) is not None
+
+
 def test_tables_are_interpolated_in_normalised_time() -> None:
     line = torch.linspace(0, 1, 5)[:, None].expand(5, 3)
     assert torch.allclose(resample(line, 5, 9)[:, 0], torch.linspace(0, 1, 9))

@@ -11,7 +11,8 @@ import typer
 
 from videoaccel.calibration_settings import SHARED, CalibrateSettings
 from videoaccel.cli.flags import flag, shown
-from videoaccel.cli.generate import _calm_libraries, _display, _keyword, _parameter, read_prompts
+from videoaccel.cli.generate import keyword, parameter, read_prompts
+from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.config import validate
 from videoaccel.reading import read_text
 from videoaccel.settings import Layer, assignments, merge
@@ -34,7 +35,7 @@ def command() -> Callable[..., None]:
         """
         _calibrate(options)
 
-    shared = [_parameter(name) for name in SHARED if shown(name)["flag"] != "-"]
+    shared = [parameter(name) for name in SHARED if shown(name)["flag"] != "-"]
     parameters = [_files(), *shared, *map(_own, _OWN), *_others()]
     calibrate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     calibrate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -46,10 +47,10 @@ def _calibrate(options: dict[str, Any]) -> None:
         _merge(options)
         return
     settings = _settings(options)
-    with _display(quiet=options["quiet"]) as display:
+    with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.calibration import calibrate  # torch and all
 
-        _calm_libraries(quiet=options["quiet"])
+        calm_libraries(quiet=options["quiet"])
         prior = calibrate(settings, listener=display, note=(lambda text: None) if options["quiet"] else display.note)
     if not options["quiet"]:
         typer.echo(_summary(prior, str(prior.path)))
@@ -107,18 +108,18 @@ def _own(name: str) -> inspect.Parameter:
     made = typer.Option(
         *flags, help=f"{field.description}{default}", metavar=texts.get(name, "N"), rich_help_panel=PANEL
     )
-    return _keyword(name, Annotated[kind, made])
+    return keyword(name, Annotated[kind, made])
 
 
 def _files() -> inspect.Parameter:
     made = typer.Argument(help="Priors to add up, with --merge.", metavar="FILE")
-    return _keyword("files", Annotated[list[str] | None, made])
+    return keyword("files", Annotated[list[str] | None, made])
 
 
 def _others() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, text: str, *, of: str | None = None, metavar: str | None = None) -> Any:
         made = typer.Option(of or f"--{name}", help=text, metavar=metavar, rich_help_panel=PANEL)
-        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+        return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     return [
         option("prompts", str | None, "Prompts from a file, one a line, in place of those in the box.", metavar="FILE"),

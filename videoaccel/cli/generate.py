@@ -36,7 +36,7 @@ def command() -> Callable[..., None]:
         _generate(options)
 
     names = [name for name in GenerateSettings.model_fields if shown(name)["flag"] != "-"]
-    parameters = [_parameter(name) for name in names] + _job_options()
+    parameters = [parameter(name) for name in names] + _job_options()
     generate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     generate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return generate
@@ -120,12 +120,13 @@ def read_prompts(text: str, *, source: str) -> list[str]:
     raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
 
 
-def _parameter(name: str) -> inspect.Parameter:
+def parameter(name: str) -> inspect.Parameter:
+    """A setting as an option."""
     field, look = GenerateSettings.model_fields[name], shown(name)
     if name == "prompt":
         text = f"{str(field.description).rstrip('.')}; - reads them from stdin."
         argument = typer.Argument(help=text, metavar="PROMPT")
-        return _keyword(name, Annotated[list[str] | None, argument])
+        return keyword(name, Annotated[list[str] | None, argument])
     flags = [flag(name)] + ([str(look["flag"])] if len(str(look["flag"])) == 2 else [])
     annotation: Any = str | None
     if field.annotation is bool:
@@ -136,7 +137,7 @@ def _parameter(name: str) -> inspect.Parameter:
     text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"
     # Everything arrives as text; the settings turn it into values, and say what is wrong with it in one way.
     option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(look["panel"]))
-    return _keyword(name, Annotated[annotation, option])
+    return keyword(name, Annotated[annotation, option])
 
 
 def _metavar(name: str) -> str | None:
@@ -151,7 +152,7 @@ def _metavar(name: str) -> str | None:
 def _job_options() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, flag: str, text: str, metavar: str | None = None) -> inspect.Parameter:
         made = typer.Option(flag, help=text, metavar=metavar, rich_help_panel="Job")
-        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+        return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     texts = list[str] | None
     return [
@@ -165,7 +166,8 @@ def _job_options() -> list[inspect.Parameter]:
     ]
 
 
-def _keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Parameter:
+def keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Parameter:
+    """A keyword of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videoaccel.cli.flags import flag, shown
-from videoaccel.cli.generate import _calm_libraries, _display, _keyword, _parameter
+from videoaccel.cli.generate import keyword, parameter
+from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def command() -> Callable[..., None]:
         """Show what a method would do at every step: predicted speed-up and error, nothing generated."""
         _plan(options)
 
-    parameters = [*(_parameter(name) for name in SHARED), *_own()]
+    parameters = [*(parameter(name) for name in SHARED), *_own()]
     plan.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     plan.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return plan
@@ -39,10 +40,10 @@ def command() -> Callable[..., None]:
 
 def _plan(options: Mapping[str, Any]) -> None:
     settings = gather(options)
-    with _display(quiet=options["quiet"]) as display:
+    with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.planning import plan  # torch and all
 
-        _calm_libraries(quiet=options["quiet"])
+        calm_libraries(quiet=options["quiet"])
         report = plan(settings, time=not options["no_time"], listener=display)
         if options["png"] is not None:
             from videoaccel.plan_picture import draw
@@ -100,7 +101,7 @@ def described(report: PlanReport) -> str:
 def _own() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, of: str, text: str, metavar: str | None = None, panel: str = PANEL) -> Any:
         made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=panel)
-        return _keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+        return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     target = str(shown("accel")["panel"])
     return [
