@@ -15,9 +15,11 @@ def draw(report: PlanReport, path: str | Path) -> None:
     """Write the picture, a png.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        ValueError: matplotlib is not installed, or there is no plan, since decisions depend on the clip.
         OSError: The file cannot be written.
     """
+    if report.adaptive:
+        raise ValueError(f"there is no plan of {report.method} to draw: its decisions depend on the clip")
     try:
         import matplotlib
 
@@ -92,8 +94,6 @@ def _title(report: PlanReport) -> str:
     parts = [report.method, f"{report.ratio(report.flops):.2f}x fewer FLOPs"]
     if report.ms is not None:
         parts.append(f"{report.ratio(report.ms):.2f}x faster (predicted)")
-    if report.adaptive:
-        parts.append("one of many: decisions depend on the clip")
     return ", ".join(parts)
 
 

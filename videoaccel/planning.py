@@ -41,7 +41,7 @@ class PlanReport:
         flops: Counted costs.
         ms: Measured costs; None if nothing was measured.
         error: The error that the planner expects, in its own unit; None of a method that plans none.
-        adaptive: Whether decisions depend on the clip, so that this is one of many.
+        adaptive: Whether decisions depend on the clip: the actions are then those on random numbers, and predict nothing.
         prior: Where the calibrated errors are from; None if there are none.
         interpolated: In what the prior was made for something else.
     """
@@ -89,12 +89,12 @@ class PlanReport:
             "fields": dict(self.fields),
             "steps_asked": self.asked,
             "adaptive": self.adaptive,
-            "flops_ratio": round(self.ratio(self.flops), 4),
+            "flops_ratio": None if self.adaptive else round(self.ratio(self.flops), 4),
             "flops_dense": self.asked * self.flops.dense,
-            "speedup": None if self.ms is None else round(self.ratio(self.ms), 4),
+            "speedup": None if self.ms is None or self.adaptive else round(self.ratio(self.ms), 4),
             "ms_dense": None if self.ms is None else round(self.asked * self.ms.dense, 3),
             "predicted_error": self.error,
-            "anchors": self.anchors,
+            "anchors": None if self.adaptive else self.anchors,
             "prior": None if self.prior is None else str(self.prior),
             "prior_interpolated": list(self.interpolated),
         }
@@ -102,6 +102,7 @@ class PlanReport:
         data["steps"] = [
             {"rows": share, "actions": {str(place): str(action) for place, action in step.items()}}
             for step, share in rows
+            if not self.adaptive
         ]
         return data
 

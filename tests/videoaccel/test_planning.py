@@ -103,13 +103,21 @@ def test_it_is_data() -> None:
 @pytest.mark.parametrize("ms", [True, False])
 def test_it_is_drawn(tmp_path: Path, ms: bool) -> None:
     pytest.importorskip("matplotlib")
-    made = report({}, {MLP: Partial(0.25)}, {EVERYTHING: REUSE}, {BODY: Forecast(2)}, ms=ms, adaptive=True)
+    made = report({}, {MLP: Partial(0.25)}, {EVERYTHING: REUSE}, {BODY: Forecast(2)}, ms=ms)
     draw(made, tmp_path / "plan.png")
     picture = Image.open(tmp_path / "plan.png").convert("RGB")
     assert min(picture.size) > 300
     colours = {colour for _, colour in picture.getcolors(1 << 24) or []}
     for text in ("#1b3a6b", "#9dd6b8", "#d9d9d9", "#e08e2b"):
         assert tuple(int(text[k : k + 2], 16) for k in (1, 3, 5)) in colours
+
+
+def test_where_decisions_depend_on_the_clip_nothing_is_foretold(tmp_path: Path) -> None:
+    made = report({}, {MLP: REUSE}, adaptive=True)
+    data = made.as_data()
+    assert [data[name] for name in ("flops_ratio", "speedup", "anchors", "steps")] == [None, None, None, []]
+    with pytest.raises(ValueError, match="no plan of soda to draw: its decisions depend on the clip"):
+        draw(made, tmp_path / "plan.png")
 
 
 def test_without_matplotlib_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

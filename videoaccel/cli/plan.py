@@ -77,25 +77,31 @@ def described(report: PlanReport) -> str:
     from videoaccel.planning import gathered
 
     fields = ", ".join(f"{name} {value}" for name, value in report.fields.items() if value not in (None, [], ""))
-    lines = [f"{report.method} ({fields})", f"  predicted: {report.ratio(report.flops):.2f}x fewer FLOPs"]
+    lines = [f"{report.method} ({fields})", *_prior_lines(report)]
+    if report.adaptive:
+        return "\n".join(
+            [*lines, "  its decisions depend on the clip, so nothing is foretold; videoaccel compare measures it"]
+        )
+    gain = f"  predicted: {report.ratio(report.flops):.2f}x fewer FLOPs"
     if report.ms is not None:
         dense, taken = (report.asked * report.ms.dense / 1000, report.ms.total(report.steps, report.shares) / 1000)
-        lines[-1] += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
+        gain += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
+    lines.append(gain)
     if report.error is not None:
         lines.append(f"  expected error: {report.error:.4g}, in the method's own unit")
-    if report.prior is not None:
-        lines.append(f"  calibrated errors: {report.prior}")
+    total = len(report.steps)
+    asked = "" if total == report.asked else f" ({report.asked} were asked for)"
+    lines.append(f"  computed in full: {len(report.anchors)} of {total} steps{asked}")
+    for what, at in gathered(report.summary()).items():
+        lines.append(f"  {what}: {'step' if at.isdigit() else 'steps'} {at}")
+    return "\n".join(lines)
+
+
+def _prior_lines(report: PlanReport) -> list[str]:
+    lines = [] if report.prior is None else [f"  calibrated errors: {report.prior}"]
     if report.interpolated:
         lines.append(f"  interpolated: they were made for {', '.join(report.interpolated)}")
-    if report.adaptive:
-        lines.append("  decisions depend on the clip: what follows is decided on random numbers, one of many courses")
-    count, total = len(report.anchors), len(report.steps)
-    asked = "" if total == report.asked else f" ({report.asked} were asked for)"
-    lines.append(f"  computed in full: {count} of {total} steps{asked}")
-    lines += [
-        f"  {what}: {'steps' if not at.isdigit() else 'step'} {at}" for what, at in gathered(report.summary()).items()
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def _own() -> list[inspect.Parameter]:
