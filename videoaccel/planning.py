@@ -41,7 +41,7 @@ class PlanReport:
         flops: Counted costs.
         ms: Measured costs; None if nothing was measured.
         error: The error that the planner expects, in its own unit; None of a method that plans none.
-        adaptive: Whether decisions depend on the clip: the actions are then those on random numbers, and predict nothing.
+        adaptive: Whether decisions depend on the clip; the actions, decided on random numbers, then foretell nothing.
         prior: Where the calibrated errors are from; None if there are none.
         interpolated: In what the prior was made for something else.
     """
@@ -129,7 +129,7 @@ def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | 
         with clock.stage("plan"):
             prior = _prior(order, run)
             made = _made(order.policy, run, prior, steps=order.settings.steps or 1)
-        if not time:
+        if not time or made.adaptive:
             return made
         with clock.stage("time"):
             return _timed(made, run)

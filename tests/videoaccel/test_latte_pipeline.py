@@ -17,6 +17,7 @@ from tests.models.test_frame_vae import FIELDS
 from tests.tiny_pipeline import text_encoder, tokenizer
 from tests.videoaccel.test_ddim import RELEASED
 from tests.videoaccel.workshop import Workshop
+from videoaccel import CalibrateSettings, GenerateSettings, calibrate
 from videoaccel.ddim import DDIMSchedule
 from videoaccel.denoising import plain
 from videoaccel.loading import find_model, network_class, transformer_class
@@ -24,6 +25,7 @@ from videoaccel.models.frame_vae import FrameAutoencoder
 from videoaccel.models.latte import Latte
 from videoaccel.models.seam import direct
 from videoaccel.pipeline import VideoPipeline
+from videoaccel.planning import plan
 from videoaccel.policy import Session
 from videoaccel.references import first_frame
 from videoaccel.registry import make_policy
@@ -178,3 +180,14 @@ def test_the_command_line_makes_a_clip_and_makes_it_again(folder: Path, tmp_path
 def test_what_it_cannot_make_is_refused(pipe: VideoPipeline, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         latents(pipe, **options)
+
+
+def test_it_is_calibrated_and_planned(folder: Path, tmp_path: Path) -> None:
+    """DDIM's steps are no Euler steps, the null text is a prompt's, and temporal blocks have no cross-attention."""
+    setting: dict[str, Any] = {"model": str(folder), "steps": 4, "frames": 4, "size": "16x24", "dtype": "float32"}
+    measured: dict[str, Any] = {"samples": 1, "replay_samples": 1, "methods": ("soda",)}
+    prior = calibrate(CalibrateSettings(**setting, **measured, output=str(tmp_path / "a.safetensors")))
+    assert prior.info["influence_correlation"] > 0.5
+    options = {"accel": "soda", "prior": str(prior.path), "accel_options": {"flops_ratio": 2.0}}
+    made = plan(GenerateSettings(**setting, **options), time=False)
+    assert made.ratio(made.flops) >= 2.0
