@@ -53,3 +53,18 @@ def test_default_clip(demo: VideoPipeline) -> None:
     d = demo.defaults
     assert frames.shape == (1, d.num_frames, 3, d.height, d.width)
     assert torch.equal(frames, demo(PROMPT, seed=0, num_inference_steps=2, output_type="pt").frames)
+
+
+def test_the_prior_in_the_box_belongs_to_these_weights(
+    demo: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--speedup 2` works at once; a prior is found by the weights, so new ones need a new one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exact = demo(PROMPT, seed=1, output_type="latent").frames
+    demo.accelerate("soda", speedup=2.0)
+    try:
+        fast = demo(PROMPT, seed=1, output_type="latent").frames
+    finally:
+        demo.accelerate(None)
+    error = (fast - exact).square().mean() / exact.square().mean()
+    assert 0 < error < 0.01

@@ -295,6 +295,7 @@ def test_one_prompt_can_be_encoded_without_a_list(pipe: VideoPipeline) -> None:
 def test_a_cast_says_only_what_matters(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, before = tiny_pipeline(), list(logging.getLogger("diffusers.models.modeling_utils").filters)
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="diffusers")  # a command line run before may have turned it down
     pipe.to(torch.bfloat16)
     pipe.transformer.to(torch.bfloat16)
     assert pipe.transformer.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16
