@@ -28,7 +28,7 @@ def compare(cli: Cli, pipeline_folder: Path) -> Compare:
 def test_tables_files_and_progress(compare: Compare) -> None:
     done = compare("--setting", "fora.period=2,3", "--speedup", "1.2,90", accel="exact, off,fora")
     assert done.code == 0, done.err
-    assert here() == ["prompts.txt", "run"]
+    assert set(here()) - {".cache"} == {"prompts.txt", "run"}  # matplotlib may keep its fonts there
     assert sorted(path.name for path in Path("run").iterdir()) == ["results.csv", "results.json", "rows.jsonl"]
     for text in ("speed and quality against exact", "period=3", "inf", "90x", "not reached", "wrote run/results.json"):
         assert text in done.out
