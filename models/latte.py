@@ -154,6 +154,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         return [block for pair in pairs for block in pair]  # type: ignore[misc]
 
     @property
+    def width(self) -> int:
+        """Channels of the residual stream."""
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+    @property
     def sites(self) -> dict[Site, tuple[Site, ...]]:
         """Where the blocks stand, in the order in which they run, each with its modules."""
         return {block.site: block.sites for block in self.blocks}

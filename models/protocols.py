@@ -51,6 +51,11 @@ class Transformer(Protocol):
         ...
 
     @property
+    def width(self) -> int:
+        """Channels of the residual stream."""
+        ...
+
+    @property
     def sites(self) -> Mapping[Site, tuple[Site, ...]]:
         """Where the blocks stand, in the order in which they run, each with its modules."""
         ...

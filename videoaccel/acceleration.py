@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
+from videoaccel.reading import parse_bytes
 from videoaccel.registry import make_policy
 
 
@@ -14,6 +15,7 @@ class Accelerated(Protocol):
     policy: Policy | None
     prior: Prior | None
     foreign_prior: bool
+    cache_memory: int | None
 
 
 P = TypeVar("P", bound=Accelerated)
@@ -25,6 +27,7 @@ def accelerate(
     *,
     prior: Prior | str | Path | None = None,
     foreign_prior: bool = False,
+    cache_memory: int | str | None = None,
     **fields: Any,
 ) -> P:
     """Accelerate all that a pipeline generates from now on.
@@ -34,6 +37,7 @@ def accelerate(
         method: Name of a method (see :func:`videoaccel.registry.policy_names`); None turns acceleration off.
         prior: Calibrated errors, or their file; default those found for the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+        cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
         **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
 
     Returns:
@@ -46,8 +50,9 @@ def accelerate(
     if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:
         raise ValueError(f"{type(pipe).__name__} takes no acceleration: it has no {missing[0]}; VideoPipeline does")
     policy = None if method is None else make_policy(method, **fields)
-    if policy is None and (fields or prior is not None or foreign_prior):
+    if policy is None and (fields or prior is not None or foreign_prior or cache_memory is not None):
         raise ValueError("without a method there is nothing for fields or a prior to change")
     loaded = Prior.load(prior) if isinstance(prior, str | Path) else prior
-    pipe.policy, pipe.prior, pipe.foreign_prior = policy, loaded, foreign_prior
+    limit = None if cache_memory is None else parse_bytes(cache_memory)
+    pipe.policy, pipe.prior, pipe.foreign_prior, pipe.cache_memory = policy, loaded, foreign_prior, limit
     return pipe

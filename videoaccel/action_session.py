@@ -44,6 +44,7 @@ class ActionSession(Session):
 
     Attributes:
         i: The present step.
+        sizes: Bytes that the slot of each place takes at most, of the places that had something to keep.
     """
 
     decides_network = False
@@ -79,6 +80,8 @@ class ActionSession(Session):
         self._span: tuple[Span, Action, Tensor] | None = None
         self._entries: dict[Place, Tensor] = {}
         self._generator = torch.Generator().manual_seed(job.seed)
+        self.sizes: dict[Place, int] = {}
+        self._reserved: dict[Place, int] = {}
 
     # What a method overrides ---------------------------------------------------------------------------------------
 
@@ -212,6 +215,9 @@ class ActionSession(Session):
         self.computed(place, seen, delta)
         if not self.keeps(place):
             self.slots.pop(place, None)
+            self._reserved.pop(place, None)
+            return
+        if not self._has_room(place, delta):
             return
         if self.select == "change" and isinstance(place, Site):
             self._entries[place] = seen.x
@@ -219,6 +225,18 @@ class ActionSession(Session):
             rows = self.job.sigmas.shape[0] * len(self.job.branches)
             self.slots[place] = Slot(rows, order=self.order)
         self.slots[place].write(self.i, delta, self.rows)
+
+    def _has_room(self, place: Place, delta: Tensor) -> bool:
+        """Reserve what the slot of a place will take at most; a place without room is computed in every step."""
+        if place in self._reserved:
+            return True
+        entry = 1 if self.select == "change" and isinstance(place, Site) else 0
+        self.sizes[place] = delta[0].nbytes * self.job.rows * (1 + self.order + entry)
+        limit, taken = self.job.cache_memory, sum(self._reserved.values())
+        if limit is not None and taken + self.sizes[place] > limit:
+            return False
+        self._reserved[place] = self.sizes[place]
+        return True
 
     # Some columns --------------------------------------------------------------------------------------------------
 

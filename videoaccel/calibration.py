@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videoaccel import __version__, replay
+from videoaccel import __version__, quality_curve, replay
 from videoaccel.calibration_settings import PROMPTS, CalibrateSettings
 from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads, free_memory
@@ -22,6 +22,7 @@ from videoaccel.eval.world import sample_scene
 from videoaccel.files import check_creatable
 from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.pipeline import VideoPipeline
+from videoaccel.policies.soda import Soda
 from videoaccel.policy import Probe
 from videoaccel.prior import PART, Prior, merge, setting_of, shelf
 from videoaccel.probing import SiteInfluence, Tick, average, default_methods, every_site, run_probe, site_groups
@@ -44,7 +45,8 @@ def calibrate(
 
     Args:
         settings: What to measure.
-        listener: Told how far the work is: stages ``text``, ``load`` and ``measure``, which counts network calls.
+        listener: Told how far the work is: stages ``text``, ``load``, ``measure`` and ``curve``; the last two count
+            network calls.
         note: Told in a sentence where it goes on.
 
     Returns:
@@ -73,7 +75,9 @@ def calibrate(
         out = output_path(settings, order, setting, methods)
         memory = settings.memory or free_memory(str(order.settings.device)) // 2
         run = _Run(order, pipe, states, _Measuring(methods, memory), setting, out, listener, note)
-        return run.finish(run.measure([batch[0] for batch in order.batches], replays=settings.replay_samples))
+        samples = [batch[0] for batch in order.batches]
+        prior = run.measure(samples, replays=settings.replay_samples)
+        return run.finish(run.draw_curve(prior, samples[: settings.replay_samples]))
 
 
 def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:
@@ -163,6 +167,22 @@ def with_correlation(prior: Prior) -> Prior:
     found = replay.correlation(prior.info.get("influence_check", []))
     told = {} if found is None else {"influence_correlation": round(found, 4)}
     return replace(prior, info={**prior.info, **told})
+
+
+def _counted(listener: Listener | None, stage: str, total: int) -> Tick:
+    """Tells a listener of network calls as they are made."""
+    done = 0
+
+    def tick(calls: int) -> None:
+        nonlocal done
+        for _ in range(calls if listener is not None else 0):
+            done += 1
+            assert listener is not None
+            listener(stage, done, total)
+
+    if listener is not None and total:
+        listener(stage, 0, total)
+    return tick
 
 
 @dataclass(frozen=True)
@@ -256,6 +276,24 @@ class _Run:
         assert prior is not None
         return prior
 
+    def draw_curve(self, prior: Prior, samples: Sequence[Sample]) -> Prior:
+        """Measure the speed-quality curve that ``min_psnr`` is read off, where SODA was measured."""
+        if "soda" not in self.measuring.methods or not {*Soda.needs, *Soda.uses} <= set(prior.tables):
+            return prior
+        work = [s for s in samples if [s.seed, s.prompt] not in prior.info.get("curved", [])]
+        if work and not quality_curve.available():
+            self.note("no speed-quality curve: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
+            return prior
+        steps = self.order.settings.steps or 0
+        tick = _counted(self.listener, "curve", len(work) * (steps + sum(quality_curve.counts(steps))))
+        for sample in work:
+            run, frames = self._denoising(sample), int(self.order.settings.frames or 1)
+            tables = quality_curve.measure(run, self.pipe.vae, frames, prior.tables, tick=tick)
+            curve = average([tables], self.setting, {"curved": [[sample.seed, sample.prompt]]})
+            prior = prior.merged(curve)
+            prior.save(part_path(self.out))
+        return prior
+
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""
         prior = with_correlation(prior)
@@ -283,21 +321,10 @@ class _Run:
         return prior
 
     def _ticks(self, work: Sequence[tuple[Sample, bool, bool]]) -> Tick:
-        done = 0
-        total = 0
-        if work and self.listener is not None:
-            probes, replays = self.measuring.calls(self._denoising(work[0][0]))
-            total = sum(probe * probes + again * replays for _, probe, again in work)
-            self.listener("measure", 0, total)
-
-        def tick(calls: int) -> None:
-            nonlocal done
-            for _ in range(calls if self.listener is not None else 0):
-                done += 1
-                assert self.listener is not None
-                self.listener("measure", done, total)
-
-        return tick
+        if not work or self.listener is None:
+            return _counted(None, "measure", 0)
+        probes, replays = self.measuring.calls(self._denoising(work[0][0]))
+        return _counted(self.listener, "measure", sum(probe * probes + again * replays for _, probe, again in work))
 
     def _sample(self, sample: Sample, tick: Tick, *, probe: bool, again: bool) -> Prior:
         run = self._denoising(sample)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from videoaccel.config import Config
+from videoaccel.reading import parse_bytes
 from videoaccel.settings import GenerateSettings
 
 SHARED = (
@@ -17,8 +17,6 @@ SHARED = (
     "dtype", "device", "threads", "text_cache",
 )  # fmt: skip
 """Settings of a generation that are settings of its calibration, too."""
-
-_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 # Calibration needs what is usual, not what is beautiful: still and moving, near and far, dark and bright.
 PROMPTS = (
@@ -36,21 +34,6 @@ PROMPTS = (
     "a musician plays the piano on a dim stage",
 )
 """Prompts of models that we know nothing of."""
-
-
-def parse_bytes(text: int | str) -> int:
-    """A size in bytes.
-
-    Raises:
-        ValueError: It is none.
-
-    >>> parse_bytes("2GiB"), parse_bytes("1.5 MB"), parse_bytes(4096)
-    (2147483648, 1500000, 4096)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b|b)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {text!r}")
-    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
 def _names(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,12 +72,13 @@ def compare(
     pipe: VideoPipeline,
     prompts: Sequence[str],
     *,
-    methods: Sequence[str],
+    methods: Sequence[str] = (),
     out: str | Path,
     seeds: Sequence[int] = (0,),
     speedups: Sequence[float] = (),
     values: Mapping[str, Values] | None = None,
     controls: bool = True,
+    settings: Sequence[Setting] = (),
     prior: Prior | None = None,
     foreign_prior: bool = False,
     timed_clips: int = TIMED_CLIPS,
@@ -101,6 +103,7 @@ def compare(
         speedups: Where every method's PSNR is read off its curve.
         values: By method fields in place of its sweep, see :func:`videoaccel.comparison_settings.choose_settings`.
         controls: Add the two methods that others have to beat.
+        settings: Further ones, such as one method in several forms; their ``method`` is what curves are drawn for.
         prior: Calibrated errors for the methods that need some; None looks for those of the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         timed_clips: How many clips, of the first, are timed.
@@ -118,9 +121,10 @@ def compare(
     """
     if other := sorted(set(options) - set(OPTIONS)):
         raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(OPTIONS)}")
-    settings, clips = _checked(
+    chosen, clips = _checked(
         prompts,
         methods=methods,
+        settings=settings,
         out=out,
         seeds=seeds,
         speedups=speedups,
@@ -132,12 +136,12 @@ def compare(
     )
     out = Path(out)
     bench = Bench(pipe, states or _encoded(pipe, prompts), options, prior=prior, foreign_prior=foreign_prior)
-    request = bench.maker(clips[0], settings[0]).request
+    request = bench.maker(clips[0], chosen[0]).request
     holds = bench.holds(request)
     about = {"model": name, "command": command, "machine": machine(bench.device), "versions": versions()}
     log = Log(out, holds=holds, about=about | {"date": time.strftime("%Y-%m-%d %H:%M:%S")})
-    skipped = {s.key: reason for s in settings if (reason := bench.why_not(s, clips[0])) is not None}
-    run = [setting for setting in settings if setting.key not in skipped]
+    skipped = {s.key: reason for s in chosen if (reason := bench.why_not(s, clips[0])) is not None}
+    run = [setting for setting in chosen if setting.key not in skipped]
     timed = clips[:timed_clips]
     measure_quality(bench, run, clips, log=log, tick=_counter(listener, "quality", len(run) * len(clips)))
     total = len(run) * len(timed) * repeats
@@ -149,7 +153,7 @@ def compare(
     ]
     hashes = {setting.key: bench.prior_hash(setting, clips[0]) for setting in run}
     rows = [row for row in rows if hashes.get((row["method"], row["setting"])) == row["prior"]]
-    results = summarise(settings, rows, skipped=skipped)
+    results = summarise(chosen, rows, skipped=skipped)
     return _write(out, results, at_speedups(results, speedups), about | {"holds": holds}, picture)
 
 
@@ -201,19 +205,22 @@ def compare_settings(settings: GenerateSettings, *, listener: Listener | None = 
 def _checked(
     prompts: Sequence[str],
     *,
-    methods: Sequence[str],
+    methods: Sequence[str] = (),
     out: str | Path,
     seeds: Sequence[int] = (0,),
     speedups: Sequence[float] = (),
     values: Mapping[str, Values] | None = None,
     controls: bool = True,
+    settings: Sequence[Setting] = (),
     timed_clips: int = TIMED_CLIPS,
     repeats: int = REPEATS,
     picture: bool = True,
     **others: Any,
 ) -> tuple[tuple[Setting, ...], list[Clip]]:
     """Settings and clips of a comparison that can be made, as far as can be told without a model."""
-    settings = choose_settings(methods, values=values, controls=controls)
+    chosen = (*choose_settings(methods, values=values, controls=controls), *settings)
+    if len({setting.key for setting in chosen}) < len(chosen):
+        raise ValueError(f"a setting is there twice: {Counter(map(str, chosen)).most_common(1)[0][0]}")
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list with at least one text, got {prompts!r}")
     if not seeds:
@@ -227,7 +234,7 @@ def _checked(
     if picture:
         _need("matplotlib", "report", "drawing the picture")
     check_folder(Path(out))
-    return settings, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(seeds)]
+    return chosen, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(seeds)]
 
 
 def _need(package: str, extra: str, what: str) -> None:

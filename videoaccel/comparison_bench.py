@@ -25,11 +25,12 @@ from videoaccel.comparison_settings import Setting
 from videoaccel.costs import Costs, Unit
 from videoaccel.denoising import Denoising
 from videoaccel.maker import Maker
-from videoaccel.media import Frames, to_uint8
+from videoaccel.media import Frames
 from videoaccel.models.seam import direct
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Job, Session, kernel_mix, local_mix
 from videoaccel.prior import Prior, find_prior, fingerprint, setting_of
+from videoaccel.quality_curve import decoded
 from videoaccel.request import Request
 from videoaccel.sidecar import device_name
 from videoaccel.stages import StageClock, peak_memory
@@ -133,10 +134,7 @@ class Bench:
         Raises:
             FloatingPointError: They are not numbers.
         """
-        clip = torch.cat(list(self.pipe.vae.decode_chunks(made.latents, made.frames)), dim=2)[0]
-        if clip.isnan().any():
-            raise FloatingPointError("the clip has values that are not a number")
-        return to_uint8(clip)
+        return decoded(self.pipe.vae, made.latents, made.frames)
 
     def holds(self, request: Request) -> dict[str, Any]:
         """What must be the same for all measurements that stand in one table."""

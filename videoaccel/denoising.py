@@ -53,7 +53,7 @@ class Denoising:
     seed: int
     setting: Mapping[str, Any] = field(default_factory=dict)
 
-    def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None) -> Job:
+    def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""
         _, rows, columns = self.model.token_grid(self.z.shape[2:])
         mask = None if self.mask is None else active_frames(self.mask, self.timesteps)
@@ -69,6 +69,7 @@ class Denoising:
             blocks=self.model.sites,
             prior=prior,
             costs=cache(self.costs),
+            cache_memory=cache_memory,
         )
 
     def network(self, run: Run) -> Network:

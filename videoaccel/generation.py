@@ -188,6 +188,7 @@ class _Run:
             policy=order.policy,
             prior=None if s.prior is None else Prior.load(s.prior),
             foreign_prior=s.allow_foreign_prior,
+            cache_memory=s.cache_memory,
         )
 
 
@@ -227,14 +228,15 @@ def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, An
     if order.policy is None:
         return None
     return {
-        "method": type(order.policy).__module__.rsplit(".", 1)[-1],
-        "fields": order.policy.model_dump(mode="json"),
+        "method": order.policy.name,
+        "fields": (sessions[0].made_by or order.policy).model_dump(mode="json"),
         "loops": [
             {
                 "steps": len(session.trace),
                 "network_calls": round(sum(session.shares), 3),
                 "actions": session.counts(),
                 "decisions": session.digest(),
+                "cache_foretold_bytes": session.foretold_bytes,
                 "cache_peak_bytes": session.peak_bytes,
             }
             for session in sessions

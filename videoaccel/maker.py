@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.attention import NATIVE, attention_kernel
+from videoaccel.cache_memory import fit
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.denoise import StepCallback
 from videoaccel.denoising import Denoising
@@ -186,7 +187,10 @@ class Maker:
             session = Session(denoising.job(), mix=mix)
         else:
             with self.clock.stage("plan"):
-                session = policy.session(denoising.job(prior=self._tables(denoising.setting)), mix=mix)
+                tables = self._tables(denoising.setting)
+                job = denoising.job(prior=tables, cache_memory=self.request.cache_memory)
+                frames, _, _ = self.transformer.token_grid(self.size)
+                session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
         self.sessions.append(session)
         return session
 

@@ -27,6 +27,7 @@ from videoaccel.maker import Maker
 from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
 from videoaccel.policy import Policy, Session
 from videoaccel.prior import Prior
+from videoaccel.reading import parse_bytes
 from videoaccel.references import References, references_of_prompts
 from videoaccel.request import (
     Request,
@@ -74,6 +75,7 @@ class VideoPipeline(DiffusionPipeline):
         self.policy: Policy | None = None
         self.prior: Prior | None = None
         self.foreign_prior = False
+        self.cache_memory: int | None = None
         self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
 
     @classmethod
@@ -169,6 +171,7 @@ class VideoPipeline(DiffusionPipeline):
         policy: Policy | None = None,
         prior: Prior | None = None,
         foreign_prior: bool = False,
+        cache_memory: int | str | None = None,
         attention_backend: str = NATIVE,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
     ) -> Request:
@@ -215,6 +218,7 @@ class VideoPipeline(DiffusionPipeline):
             policy=policy or self.policy,
             prior=prior or self.prior,
             foreign_prior=foreign_prior or self.foreign_prior,
+            cache_memory=self.cache_memory if cache_memory is None else parse_bytes(cache_memory),
             attention=attention_backend,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
@@ -257,6 +261,7 @@ class VideoPipeline(DiffusionPipeline):
                 policy: Acceleration, see :func:`videoaccel.registry.make_policy`; default that of :meth:`accelerate`.
                 prior: Calibrated errors for policies that need them; default those found for this model and setting.
                 foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+                cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
                 attention_backend: Attention kernel by name.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.

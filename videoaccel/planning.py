@@ -5,13 +5,14 @@ Shape legend: B samples, N steps, L text tokens.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videoaccel.actions import COMPUTE, SKIP, Action, Compute, Place, Span
+from videoaccel.cache_memory import fit, foretell
 from videoaccel.costs import Costs
 from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads
@@ -20,7 +21,7 @@ from videoaccel.parts import load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior, find_prior
-from videoaccel.rehearsal import depends_on_clip, rehearse
+from videoaccel.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.resolve import WorkOrder, resolve
 from videoaccel.settings import GenerateSettings
 from videoaccel.stages import Listener, StageClock
@@ -42,6 +43,7 @@ class PlanReport:
         ms: Measured costs; None if nothing was measured.
         error: The error that the planner expects, in its own unit; None of a method that plans none.
         adaptive: Whether decisions depend on the clip; the actions, decided on random numbers, then foretell nothing.
+        cache_bytes: Most memory that stored values will take.
         prior: Where the calibrated errors are from; None if there are none.
         interpolated: In what the prior was made for something else.
     """
@@ -56,6 +58,7 @@ class PlanReport:
     ms: Costs | None
     error: float | None
     adaptive: bool
+    cache_bytes: int = 0
     prior: Path | None = None
     interpolated: tuple[str, ...] = ()
 
@@ -95,6 +98,7 @@ class PlanReport:
             "ms_dense": None if self.ms is None else round(self.asked * self.ms.dense, 3),
             "predicted_error": self.error,
             "anchors": None if self.adaptive else self.anchors,
+            "cache_bytes": self.cache_bytes,
             "prior": None if self.prior is None else str(self.prior),
             "prior_interpolated": list(self.interpolated),
         }
@@ -128,7 +132,8 @@ def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | 
         run = pipe.denoising(pipe.request(policy=order.policy, **_request(order, pipe)))
         with clock.stage("plan"):
             prior = _prior(order, run)
-            made = _made(order.policy, run, prior, steps=order.settings.steps or 1)
+            s = order.settings
+            made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
         if not time or made.adaptive:
             return made
         with clock.stage("time"):
@@ -162,14 +167,18 @@ def _prior(order: WorkOrder, run: Denoising) -> Prior | None:
     return Prior.load(order.settings.prior).for_setting(run.setting, foreign=order.settings.allow_foreign_prior)
 
 
-def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int) -> PlanReport:
-    job = run.job(prior=None if prior is None else prior.tables)
-    session = policy.session(job)
+def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, cache_memory: int | None) -> PlanReport:
+    job, width = run.job(prior=None if prior is None else prior.tables, cache_memory=cache_memory), run.model.width
     frames, _, _ = run.model.token_grid(run.z.shape[2:])
+    policy = fit(policy, job, frames=frames, width=width).made_by or policy
+    stored = foretell(policy, job, frames=frames, width=width).peak
+    # The network that computes nothing is narrower, and what is stored of it is smaller.
+    limit = None if cache_memory is None else cache_memory * CHANNELS // width
+    session = policy.session(replace(job, cache_memory=limit))
     rehearse(session, job, frames=frames)
     planned = getattr(session, "plan", None)
     return PlanReport(
-        method=type(policy).__module__.rsplit(".", 1)[-1],
+        method=policy.name,
         fields=policy.model_dump(mode="json"),
         asked=steps,
         steps=tuple(session.trace),
@@ -179,6 +188,7 @@ def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int) ->
         ms=None,
         error=None if planned is None else planned.error,
         adaptive=depends_on_clip(session),
+        cache_bytes=stored if cache_memory is None else min(stored, cache_memory),
         prior=None if prior is None else prior.path,
         interpolated=() if prior is None else tuple(prior.info.get("interpolated", ())),
     )

@@ -76,6 +76,7 @@ class Job:
         blocks: The network's blocks in the order in which they run, each with its modules.
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
         costs: Counts FLOPs or measures milliseconds of the network at this size and batch, once; for planners.
+        cache_memory: Bytes that stored values may take; None for any number.
     """
 
     sigmas: Tensor
@@ -90,6 +91,7 @@ class Job:
     blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
     prior: Mapping[str, Tensor] | None = None
     costs: Callable[[Unit], Costs] | None = None
+    cache_memory: int | None = None
 
     @property
     def steps(self) -> int:
@@ -121,6 +123,8 @@ class Session:
         shares: For every step the number of rows that ran over all rows.
         reads: For every step how often a number was brought from the device to the host.
         peak_bytes: Most memory that the session held after a step.
+        made_by: What made it; None for the machinery with nothing changed.
+        foretold_bytes: Peak memory as it was foretold, where it was.
     """
 
     def __init__(self, job: Job, *, mix: Mix = local_mix) -> None:
@@ -130,6 +134,8 @@ class Session:
         self.shares: list[float] = []
         self.reads: list[int] = []
         self.peak_bytes = 0
+        self.made_by: Policy | None = None
+        self.foretold_bytes: int | None = None
 
     def begin(self, i: int) -> None:
         """Called first in step ``i``."""
@@ -225,6 +231,14 @@ class Policy(BaseModel):
     uses: ClassVar[tuple[str, ...]] = ()
     """Further tables that it uses unless told not to."""
 
+    all_or_nothing: ClassVar[bool] = False
+    """Whether it holds what it promises only if all that it wants to store is stored."""
+
+    @property
+    def name(self) -> str:
+        """The method's name: that of its file."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
     def steps(self, steps: int) -> int:
         """Sampling steps to run where ``steps`` were asked for."""
         return steps
@@ -232,6 +246,10 @@ class Policy(BaseModel):
     @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe | None:
         """A session that measures the tables in ``needs`` during a dense run; None where there are none."""
+        return None
+
+    def coarser(self) -> "Policy | None":
+        """The same with fewer, larger slots, which take less memory; None if there is no such form."""
         return None
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:

@@ -1,10 +1,13 @@
 """Reading what users wrote, text files and YAML; what goes wrong is one sentence."""
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 def read_text(path: Path, *, name: str | None = None) -> str:
@@ -50,6 +53,21 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"{told}{place}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def parse_bytes(text: int | str) -> int:
+    """A size in bytes.
+
+    Raises:
+        ValueError: It is none.
+
+    >>> parse_bytes("2GiB"), parse_bytes("1.5 MB"), parse_bytes(4096)
+    (2147483648, 1500000, 4096)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b|b)?\s*", str(text), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {text!r}")
+    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -15,10 +15,11 @@ from videoaccel.models.seam import BODY, Attend, Run, Site
 from videoaccel.policy import Job, Session, Velocities
 
 CHANNELS = 4
+"""Channels of the network that computes nothing, unless told otherwise."""
 
 
 @torch.inference_mode()
-def rehearse(session: Session, job: Job, *, frames: int) -> None:
+def rehearse(session: Session, job: Job, *, frames: int, channels: int = CHANNELS) -> None:
     """Take a session through all steps; its trace then says what it does.
 
     What it decides on numbers from inside the network it decides on random ones: :func:`depends_on_clip` says whether.
@@ -27,6 +28,7 @@ def rehearse(session: Session, job: Job, *, frames: int) -> None:
         session: Fresh.
         job: Its job.
         frames: T, which need not be that of the latent.
+        channels: C.
     """
     generator = torch.Generator().manual_seed(job.seed)
     body = _Body(job.blocks)
@@ -35,7 +37,7 @@ def rehearse(session: Session, job: Job, *, frames: int) -> None:
     def call(rows: Sequence[int] | None = None, branches: Sequence[str] | None = None) -> Velocities:
         names = job.branches if branches is None else tuple(branches)
         count = job.samples if rows is None else len(rows)
-        tokens = torch.randn(count * len(names), frames, job.places, CHANNELS, generator=generator)
+        tokens = torch.randn(count * len(names), frames, job.places, channels, generator=generator).to(job.dtype)
         session.run(BODY, body, tokens, None)
         return {name: torch.randn(count, *job.latent_shape, generator=generator) for name in names}
 

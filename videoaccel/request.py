@@ -49,6 +49,7 @@ class Request:
         policy: Acceleration; None runs the model as it is.
         prior: Calibrated errors for policies that need them; None looks for those of this model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+        cache_memory: Bytes that stored values may take; None for any number.
         attention: Name of the attention kernel.
         callback: Called after every step.
     """
@@ -71,6 +72,7 @@ class Request:
     policy: Policy | None
     prior: Prior | None
     foreign_prior: bool
+    cache_memory: int | None
     attention: str
     callback: StepCallback | None
 

@@ -18,11 +18,13 @@ from videoaccel.noise import sample_seeds
 from videoaccel.policy import Policy
 from videoaccel.registry import make_policy, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
-from videoaccel.settings import NONE, GenerateSettings
+from videoaccel.settings import NONE, TARGETS, GenerateSettings
 from videoaccel.sizes import resolve_size
 
 BEST = "soda"
 """The method that ``speedup`` alone uses: the one that won the comparison."""
+
+_WITH_METHOD = ("accel_options", "prior", "allow_foreign_prior", "cache_memory")
 
 
 @dataclass(frozen=True)
@@ -244,19 +246,19 @@ def _policy(s: GenerateSettings) -> Policy | None:
     Raises:
         ValueError: There is no such method or field, or a value is out of range.
     """
-    if s.accel is None and s.speedup is None:
-        if given := [f"`{name}`" for name in ("accel_options", "prior", "allow_foreign_prior") if getattr(s, name)]:
+    targets = {name: value for name in TARGETS if (value := getattr(s, name)) is not None}
+    if s.accel is None and not targets:
+        if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:
             raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
         return None
     method, fields = _method(s.accel or BEST)
     fields |= s.accel_options
-    if s.speedup is not None:
+    if targets:
         known = policy_class(method)
-        if "speedup" not in known.model_fields:
+        if missing := [name for name in targets if name not in known.model_fields]:
             knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
-            raise ValueError(f"`speedup` is a target of {BEST}; {method} takes none: {knob}")
-        fields = {name: value for name, value in fields.items() if name not in ("anchors", "flops_ratio")}
-        fields["speedup"] = s.speedup
+            raise ValueError(f"`{missing[0]}` is a target of {BEST}; {method} takes none: {knob}")
+        fields = {name: value for name, value in fields.items() if name not in TARGETS} | targets
     policy = make_policy(method, **fields)
     if s.prior and not policy.needs:
         raise ValueError(f"{method} uses no prior; leave out `prior`")

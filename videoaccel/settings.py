@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from typing_extensions import Self
 
 from videoaccel.config import Config
-from videoaccel.reading import parse_yaml
+from videoaccel.reading import parse_bytes, parse_yaml
 from videoaccel.sizes import resolve_frames, resolve_size
 from videoaccel.wording import counted
 
@@ -46,6 +46,10 @@ def _aspect(value: Any) -> Any:
     return f"{value // 60}:{value % 60}" if isinstance(value, int) else value
 
 
+def _bytes(value: Any) -> Any:
+    return value if value is None else parse_bytes(value)
+
+
 def _size(value: Any) -> Any:
     if isinstance(value, str):
         resolve_size(value)
@@ -57,6 +61,9 @@ def _option(default: Any, panel: str, text: str, *, flag: str = "", metavar: str
     shown: dict[str, Any] = {"panel": panel, "flag": flag, "metavar": metavar}
     return Field(default, description=text, json_schema_extra=shown, **checks)
 
+
+TARGETS = ("speedup", "flops_ratio", "anchors", "min_psnr", "max_lpips")
+"""What a method that plans can be told to reach, one of them."""
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Score = float | Literal["none"] | None
@@ -155,12 +162,26 @@ class GenerateSettings(Config):
         ge=1,
         allow_inf_nan=False,
     )
+    flops_ratio: float | None = _option(
+        None, _ACCEL, "How many times fewer FLOPs, in place of a speed-up.", ge=1, metavar="X", allow_inf_nan=False
+    )
+    min_psnr: float | None = _option(
+        None, _ACCEL, "As fast as clips keep this PSNR (dB) on average, as calibrated.", metavar="DB", gt=0,
+        allow_inf_nan=False,
+    )  # fmt: skip
+    max_lpips: float | None = _option(
+        None, _ACCEL, "As fast as clips keep within this LPIPS, likewise.", metavar="X", gt=0, allow_inf_nan=False
+    )
+    anchors: int | None = _option(None, _ACCEL, "Steps that run in full, in place of a speed-up.", metavar="N", ge=1)
     accel_options: dict[str, Any] = _option({}, _ACCEL, "Fields of the method.", flag="-")
     prior: str | None = _option(
         None, _ACCEL, "Calibrated errors; default those found for model and setting.", metavar="FILE"
     )
     allow_foreign_prior: bool = _option(
         False, _ACCEL, "Take a prior made for other steps, size, frames, guidance or type, interpolated."
+    )
+    cache_memory: Annotated[int | None, BeforeValidator(_bytes)] = _option(
+        None, _ACCEL, "What a method may store, such as 2GiB; it stores less, or is refused.", metavar="SIZE", ge=1
     )
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = _option(
@@ -199,6 +220,7 @@ class GenerateSettings(Config):
         known = [name for name in ("images", "video", "references") if getattr(self, name)]
         clip = self.extend is not None or self.edit is not None
         count = len(self.prompt) * self.samples
+        targets = [f"`{name}`" for name in TARGETS if getattr(self, name) is not None]
         return [
             (bool(self.size and (self.resolution or self.aspect)),
              "give `size`, or `resolution` and `aspect`, not both"),
@@ -220,6 +242,7 @@ class GenerateSettings(Config):
              f"{counted(len(self.seeds), 'seed')} for {counted(count, 'clip')}; give one for each, or a single `seed`"),
             (self.keep is not None and self.keep >= count,
              f"`keep` must be below the number of clips, {count}, got {self.keep}"),
+            (len(targets) > 1, f"give one target, not {' and '.join(targets)}"),
             (self.loops == 1 and self.condition_edit > 0, "`condition_edit` is for `loops` above 1"),
             (self.loops == 1 and self.condition_latents is not None and (self.video is None or self.edit is not None
              or self.mask_strategy is not None),
@@ -241,6 +264,7 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     "seed": ("seeds", "keep"),
     "samples": ("seeds", "keep"),
     "prompt": ("keep",),
+    **{name: tuple(other for other in TARGETS if other != name) for name in TARGETS},
 }
 
 

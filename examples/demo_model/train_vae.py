@@ -23,7 +23,8 @@ from examples.demo_model.recipe import FRAMES, VAE_CONFIG, save_checkpoint, seed
 from videoaccel.models.video_vae import LOGVAR_RANGE, VideoAutoencoder
 
 KL_WEIGHT = 1e-5
-SHAPE_WEIGHT = 4.0
+SHAPE_WEIGHT = {"frames": 4.0, "clips": 4.0, "decoder": 1.0}  # shapes are learnt first, the rest last
+STILL_SHARE = 0.25  # of the decoders' steps: single frames, which the stages on clips never show them
 STAGES = {"frames": 1200, "latents": 1500, "clips": 1500, "decoder": 3000}
 LEARNING = {
     "frames": 1.0,
@@ -78,9 +79,20 @@ def batches(seed: int, *, clips: bool, count: int) -> Iterator[Tensor]:
     """Endless batches in [-1, 1]: ``count`` clips [B, 3, T, H, W], or four single frames of each, [4B, 3, 1, H, W]."""
     for video in seeded_clips(seed, count):
         if not clips:
-            pick = np.random.default_rng(seed + int(video[0, 0, 0, 0, 0])).integers(0, FRAMES, size=(len(video), 4))
-            video = np.concatenate([video[row, pick[row]] for row in range(len(video))])[:, None]
-        yield torch.from_numpy(video).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            yield single_frames(as_tensor(video), np.random.default_rng(seed + int(video[0, 0, 0, 0, 0])))
+        else:
+            yield as_tensor(video)
+
+
+def as_tensor(video: np.ndarray) -> Tensor:
+    """uint8 [B, T, H, W, 3] -> [B, 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(video).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def single_frames(video: Tensor, rng: np.random.Generator) -> Tensor:
+    """Four random frames of each clip, [B, 3, T, H, W] -> [4B, 3, 1, H, W]."""
+    pick = rng.integers(0, video.shape[2], size=(len(video), 4))
+    return torch.cat([video[row, :, pick[row]].transpose(0, 1) for row in range(len(video))])[:, :, None]
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -122,7 +134,7 @@ def stage_loss(vae: VideoAutoencoder, video: Tensor, stage: str) -> tuple[Tensor
         return error + KL_WEIGHT * kl, {"relative_error": error.item(), "kl": kl.item()}
     # A shape covers little of the picture: without a weight its colour hardly counts.
     shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.1
-    weight = 1 + SHAPE_WEIGHT * shape
+    weight = 1 + SHAPE_WEIGHT[stage] * shape
     loss = (weight * (difference.square() + 0.1 * difference.abs())).mean()
     return loss + KL_WEIGHT * kl, {"psnr": psnr(out.detach().float(), target), "kl": kl.item()}
 
@@ -144,12 +156,16 @@ def train(args: argparse.Namespace) -> None:
         first = saved["step"]
     stages = [name for name in STAGES for _ in range(args.steps[name])]
     streams = {name: batches(args.seed + first, clips=name != "frames", count=BATCH[name]) for name in STAGES}
+    stills = np.random.default_rng(args.seed + first)
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:
         left = 1 - (step - stages.index(stage)) / args.steps[stage]
         for group in optimizer.param_groups:
             group["lr"] = args.lr * LEARNING[stage] * min(1.0, (step + 1) / 100) * max(0.02, left**0.7)
-        loss, log = stage_loss(vae, next(streams[stage]).to(args.device), stage)
+        video = next(streams[stage])
+        if stage == "decoder" and stills.random() < STILL_SHARE:
+            video = single_frames(video, stills)
+        loss, log = stage_loss(vae, video.to(args.device), stage)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()

@@ -101,7 +101,7 @@ def test_a_yaml_file_names_method_and_fields(make: Workshop) -> None:
     path = make.folder / "mine.yaml"
     path.write_text("method: fora\nperiod: 4\nwarmup: 1\n")
     policy = resolve(make.settings(accel=str(path), accel_options={"warmup": 2})).policy
-    assert policy is not None and policy.model_dump() == {"period": 4, "warmup": 2}
+    assert policy is not None and policy.model_dump() == {"period": 4, "warmup": 2, "slots": "modules"}
     path.write_text("period: 4\n")
     with pytest.raises(ValueError, match="must say its method, one of"):
         resolve(make.settings(accel=str(path)))

@@ -1,6 +1,7 @@
 """The job of calibrating: files that grow, stop, go on and add up."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from videoaccel.calibration import builtin_prompts, chosen_methods, merge_files,
 from videoaccel.calibration_settings import PROMPTS, parse_bytes
 from videoaccel.denoise import Network
 from videoaccel.eval.world import Scene, is_held_out
+from videoaccel.policies.soda import fewest_calls
 from videoaccel.prior import Prior, find_prior, shelf
 
 PROMPT = "a red circle"
@@ -54,7 +56,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def same(one: Prior, other: Prior, **tolerance: float) -> bool:
     assert one.tables.keys() == other.tables.keys() and one.samples == other.samples
-    return all(torch.allclose(one.tables[name], table, **tolerance) for name, table in other.tables.items())
+    pairs = [(one.tables[name], table) for name, table in other.tables.items()]
+    return all(torch.allclose(a, b, equal_nan=True, **tolerance) for a, b in pairs)
+
+
+def without_curve(prior: Prior) -> Prior:
+    tables = {name: table for name, table in prior.tables.items() if name != "soda.psnr"}
+    return replace(prior, tables=tables, samples={name: prior.samples[name] for name in tables})
 
 
 def test_it_measures_what_soda_plans_with(measure: Measure, tmp_path: Path, calls: list[int]) -> None:
@@ -62,15 +70,17 @@ def test_it_measures_what_soda_plans_with(measure: Measure, tmp_path: Path, call
     prior = measure(listener=lambda *event: told.append(event))
     assert prior.path == tmp_path / "a.safetensors" and [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     assert {"soda.cache", "soda.prune", "soda.velocity", "influence.site", "influence.step"} <= prior.tables.keys()
-    assert set(prior.samples.values()) == {2} and not any(t.isnan().any() for t in prior.tables.values())
+    assert set(prior.samples.values()) == {2}
+    assert not any(table.isnan().any() for name, table in prior.tables.items() if name != "soda.psnr")
     assert prior.setting["steps"] == 4 and prior.setting["size"] == [32, 32] and prior.setting["frames"] == 5
     assert prior.info["samples"] == [[0, PROMPTS[0]], [1, PROMPTS[1]]] == prior.info["replayed"]
     assert len(prior.info["influence_check"]) == 2 * 18 and -1 <= prior.info["influence_correlation"] <= 1
     measured = [event for event in told if event[0] == "measure"]
     total = measured[0][2]
     assert [done for _, done, _ in measured] == list(range(total + 1)), "the bar counts up to its end"
-    # Two calls a sample show how large outputs are.
-    assert total <= len(calls) <= total + 2 * 2 + 2
+    # Two calls a sample show how large outputs are; then the curve is drawn.
+    drawn = max(done for stage, done, _ in told if stage == "curve")
+    assert total + drawn <= len(calls) <= total + drawn + 2 * 2 + 2
 
 
 def test_a_prior_is_found_and_used(measure: Measure, make: Workshop, tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_a_stopped_run_goes_on_where_it_was(measure: Measure, tmp_path: Path, ca
             raise KeyboardInterrupt
 
     measure("first.safetensors", samples=1, replay_samples=1)
-    one = len(calls)
+    one = len(calls) - (4 + 3 + 2 + 1)  # the curve is drawn at the end, not for each sample
     calls.clear()
     stop = one + 1
     with pytest.raises(KeyboardInterrupt):
@@ -121,7 +131,9 @@ def test_two_halves_are_one_whole(measure: Measure, tmp_path: Path) -> None:
     measure("b.safetensors", samples=2, replay_samples=2)
     measure("c.safetensors", samples=2, replay_samples=2, first=2)
     both = merge_files([tmp_path / "b.safetensors", tmp_path / "c.safetensors"], tmp_path / "d.safetensors")
-    assert same(both, whole, rtol=1e-5) and both.info == whole.info
+    for prior in (both, whole):  # a half's curve is that of its own plans
+        assert prior.samples["soda.psnr"] == 4
+    assert same(without_curve(both), without_curve(whole), rtol=1e-5) and both.info == whole.info
     assert same(Prior.load(tmp_path / "d.safetensors"), both, rtol=0, atol=0)
 
 
@@ -215,3 +227,23 @@ def test_a_pipeline_gives_a_run_to_measure(pipeline_folder: Path) -> None:
 
     with torch.inference_mode():
         assert torch.equal(plain(run), pipe(PROMPT, seed=3, output_type="latent").frames)
+
+
+def test_the_curve_says_what_calls_buy(measure: Measure, make: Workshop, calls: list[int]) -> None:
+    told: list[tuple[str, int, int]] = []
+    prior = measure(steps=8, replay_samples=1, listener=lambda *event: told.append(event))
+    curve = prior.tables["soda.psnr"]
+    assert [k for k in range(1, 9) if not curve[k - 1].isnan()] == [1, 2, 3, 4, 5, 6]
+    assert curve[5] > curve[1] > 0 and prior.samples["soda.psnr"] == 1 and prior.info["curved"] == [[0, PROMPTS[0]]]
+    counted = [done for stage, done, _ in told if stage == "curve"]
+    assert counted[-1] == 8 + 1 + 2 + 3 + 4 + 5 + 6
+
+    before = len(calls)
+    again = measure(steps=8, replay_samples=1)
+    assert len(calls) == before, "a curve that is there is not measured again"
+    assert torch.equal(again.tables["soda.psnr"].nan_to_num(), curve.nan_to_num())
+
+    for target in (float(curve[2]), float(curve[5])):
+        make(prior=str(prior.path), steps=8, frames=5, min_psnr=target)
+        fewest = fewest_calls(curve.tolist(), target, what="min_psnr")
+        assert make.record()["acceleration"]["loops"][0]["network_calls"] == fewest <= 6

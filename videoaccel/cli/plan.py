@@ -12,7 +12,8 @@ import typer
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
+from videoaccel.wording import as_bytes
 
 if TYPE_CHECKING:
     from videoaccel.planning import PlanReport
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 PANEL = "Plan"
 SHARED = (
     "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "batch_size",
-    "accel", "speedup", "prior", "allow_foreign_prior", "dtype", "device", "threads",
+    "accel", *TARGETS, "prior", "allow_foreign_prior",
+    "cache_memory", "dtype", "device", "threads",
 )  # fmt: skip
-TARGETS = ("speedup", "flops_ratio", "anchors")
 
 
 def command() -> Callable[..., None]:
@@ -58,18 +59,8 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     Raises:
         ValueError: A value is wrong, or several targets are given.
     """
-    targets = [name for name in TARGETS if options[name] is not None]
-    if len(targets) > 1:
-        raise ValueError(f"give one target, not {' and '.join('--' + name.replace('_', '-') for name in targets)}")
     given = {name: options[name] for name in SHARED if options.get(name) is not None}
-    layers = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
-    fields = {name: options[name] for name in TARGETS[1:] if options[name] is not None}
-    settings = merge(layers)
-    if fields:
-        accel = settings.accel or "soda"
-        layers.append(Layer({"accel": accel, "accel_options": {**settings.accel_options, **fields}}))
-        settings = merge(layers)
-    return settings
+    return merge([Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")])
 
 
 def described(report: PlanReport) -> str:
@@ -79,6 +70,7 @@ def described(report: PlanReport) -> str:
     fields = ", ".join(f"{name} {value}" for name, value in report.fields.items() if value not in (None, [], ""))
     lines = [f"{report.method} ({fields})", *_prior_lines(report)]
     if report.adaptive:
+        lines.append(f"  stores about {as_bytes(report.cache_bytes)}")
         return "\n".join(
             [*lines, "  its decisions depend on the clip, so nothing is foretold; videoaccel compare measures it"]
         )
@@ -87,6 +79,7 @@ def described(report: PlanReport) -> str:
         dense, taken = (report.asked * report.ms.dense / 1000, report.ms.total(report.steps, report.shares) / 1000)
         gain += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
     lines.append(gain)
+    lines.append(f"  stores at most {as_bytes(report.cache_bytes)}")
     if report.error is not None:
         lines.append(f"  expected error: {report.error:.4g}, in the method's own unit")
     total = len(report.steps)
@@ -109,11 +102,9 @@ def _own() -> list[inspect.Parameter]:
         made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=panel)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
-    target = str(shown("accel")["panel"])
+    accel = str(shown("accel")["panel"])
     return [
-        option("flops_ratio", float | None, "--flops-ratio", "How many times fewer FLOPs.", "X", target),
-        option("anchors", int | None, "--anchors", "Steps computed in full.", "N", target),
-        option("set_", list[str] | None, "--set", "Any setting, such as accel_options.period=3.", "NAME=VALUE", target),
+        option("set_", list[str] | None, "--set", "Any setting, such as accel_options.period=3.", "NAME=VALUE", accel),
         option("png", str | None, "--png", "Draw it: step by site, one colour an action.", "FILE"),
         option("json", bool, "--json", "Machine-readable."),
         option("no_time", bool, "--no-time", "Count FLOPs only; do not time this machine."),

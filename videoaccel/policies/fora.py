@@ -4,7 +4,7 @@ Source: FORA (arXiv 2407.01425); period and warm-up as in its Open-Sora port in 
 are computed, then every ``period``-th (period 2: 16 of 30 steps, 1.875x fewer FLOPs).
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,16 @@ class Fora(Policy):
     knob: ClassVar[str] = "period"
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
-    period: int = Field(2, ge=1)
-    warmup: int = Field(3, ge=1)
+    period: int = Field(2, ge=1, description="Steps from one computed step to the next.")
+    warmup: int = Field(3, ge=1, description="Steps, at the start, that are always computed.")
+
+    slots: Literal["modules", "trunk"] = Field(
+        "modules", description="Serve every module's output as published, or one residual of all blocks."
+    )
+
+    def coarser(self) -> "Fora | None":
+        """One residual of all blocks."""
+        return self.model_copy(update={"slots": "trunk"}) if self.slots == "modules" else None
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
@@ -29,7 +37,9 @@ class Fora(Policy):
 
 class _ForaSession(ActionSession):
     def __init__(self, policy: Fora, job: Job, mix: Mix) -> None:
-        super().__init__(job, mix=mix)
+        whole = policy.slots == "trunk"
+        super().__init__(job, mix=mix, spans=[job.trunk] if whole else ())
+        self.decides_modules = not whole
         self.policy = policy
 
     def decide(self, place: Place, seen: Seen) -> Action:

@@ -7,7 +7,8 @@ influence weights, per-site schedules, forecasts, minimax, budgets in millisecon
 Shape legend: R generation rows, B samples, N steps, M sites, K shares, A ages, T frames, S places, C channels.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,11 +37,17 @@ from videoaccel.policies._soda_errors import ORDERS, SHARES, ErrorProbe
 from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
 from videoaccel.wording import counted
 
+CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
+"""Targets in quality: the calibrated table, quality by number of network calls, and whether more is better."""
+
+_DRAWN_FOR = ("schedule", "order", "distances", "objective", "influence")
+
 
 class Soda(Policy):
     """Compute anchors in full; between them serve each module or compute some of its columns, as calibrated errors say.
 
-    One target is given: ``anchors``, ``flops_ratio`` or ``speedup``.
+    One target is given, ``anchors``, ``flops_ratio``, ``speedup``, ``min_psnr`` or ``max_lpips``; if none is, a
+    ``flops_ratio`` of 2.
     """
 
     knob: ClassVar[str] = "flops_ratio"
@@ -48,9 +55,13 @@ class Soda(Policy):
     needs: ClassVar[tuple[str, ...]] = ("soda.cache", "soda.prune", "soda.forecast", "soda.velocity")
     uses: ClassVar[tuple[str, ...]] = ("influence.site", "influence.step")
 
+    all_or_nothing: ClassVar[bool] = True
+
     anchors: int | None = Field(None, ge=1, description="Steps computed in full.")
     flops_ratio: float | None = Field(None, ge=1, description="How many times fewer FLOPs.")
     speedup: float | None = Field(None, ge=1, description="How many times faster on this machine.")
+    min_psnr: float | None = Field(None, gt=0, description="As fast as calibrated clips keep this PSNR on average, dB.")
+    max_lpips: float | None = Field(None, gt=0, description="As fast as calibrated clips keep within this LPIPS.")
     schedule: Literal["network", "modules", "sites"] = Field(
         "network",
         description="Between anchors serve the velocity, or every module by its own rule; or a schedule for each site.",
@@ -73,9 +84,14 @@ class Soda(Policy):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        given = [name for name in ("anchors", "flops_ratio", "speedup") if getattr(self, name) is not None]
+        targets = ("anchors", "flops_ratio", "speedup", *CURVES)
+        given = [name for name in targets if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of anchors, flops_ratio and speedup, not {' and '.join(given)}")
+            raise ValueError(f"give one target, not {' and '.join(given)}")
+        fields = type(self).model_fields
+        changed = [name for name in _DRAWN_FOR if getattr(self, name) != fields[name].default]
+        if given and given[0] in CURVES and changed:
+            raise ValueError(f"{given[0]} holds for the default {changed[0]} only: its curve was measured with that")
         if self.schedule == "sites" and self.anchors is not None:
             raise ValueError("a schedule for each site has no anchors; give flops_ratio or speedup")
         return self
@@ -84,6 +100,12 @@ class Soda(Policy):
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:
         """Measures cache, prune and forecast errors."""
         return ErrorProbe(job, mix=mix)
+
+    def coarser(self) -> "Soda | None":
+        """One residual where a block is served alike; then one velocity in place of all modules' outputs."""
+        if self.schedule != "network" and self.slots == "modules":
+            return self.model_copy(update={"slots": "coarsest"})
+        return None if self.schedule == "network" else self.model_copy(update={"schedule": "network"})
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
@@ -98,7 +120,8 @@ class Soda(Policy):
         assert job.costs is not None
         sites = [site for modules in job.blocks.values() for site in modules]
         unit: Unit = "flops" if self.speedup is None else "ms"
-        target = self.flops_ratio or self.speedup or (None if self.anchors else 2.0)
+        aimed = self.anchors or self.min_psnr or self.max_lpips
+        target = self.flops_ratio or self.speedup or (None if aimed else 2.0)
         if self.schedule == "network":
             return self._whole_steps(job, unit, target)
         errors, costs = self._errors(job), job.costs(unit)
@@ -128,14 +151,15 @@ class Soda(Policy):
 
     def _whole_steps(self, job: Job, unit: Unit, target: float | None) -> Plan:
         """Anchors are network calls; what is between them costs nothing."""
-        needed = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
+        needed: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
+        needed += tuple(table for name, (table, _) in CURVES.items() if getattr(self, name) is not None)
         tables = tables_of(job, needed, method="soda")
         served = tables["soda.velocity"][:, self.order]
         if len(served) != job.steps:
             raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {job.steps}")
         if self.influence:
             served = served * tables["influence.step"][:, None]
-        count = self.anchors or int(job.steps / (target or 2.0))
+        count = self.anchors or self._calls_for_quality(tables) or int(job.steps / (target or 2.0))
         try:
             marks, error = best_anchors(served, count, objective=self.objective, distances=self.distances or None)
         except UnreachableError:
@@ -149,6 +173,13 @@ class Soda(Policy):
             {BODY: COMPUTE if i in marks else Forecast(self.order)} for i in range(job.steps)
         ]
         return Plan(tuple(steps), error)
+
+    def _calls_for_quality(self, tables: Mapping[str, Tensor]) -> int | None:
+        """Network calls that keep the quality asked for; None if none is."""
+        for name, (table, sign) in CURVES.items():
+            if (target := getattr(self, name)) is not None:
+                return fewest_calls((sign * tables[table]).tolist(), sign * target, what=name)
+        return None
 
     def _anchored(self, errors: Errors, sites: list[Site], costs: Costs, target: float | None) -> Plan:
         cheapest = torch.minimum(errors.cache, errors.forecast) if self.forecast else errors.cache
@@ -216,6 +247,32 @@ def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, 
             f"videoaccel calibrate measures it"
         )
     return prior
+
+
+def fewest_calls(quality: Sequence[float], target: float, *, what: str) -> int:
+    """Network calls that reach a quality, on a curve measured at some numbers of calls.
+
+    Args:
+        quality: By number of calls, the first of one call; NaN where it was not measured. More is better.
+        target: The quality wanted.
+        what: The target's name.
+
+    Raises:
+        UnreachableError: Nothing measured reaches it.
+
+    >>> fewest_calls([math.nan, 20.0, math.nan, math.nan, 32.0], 28.0, what="min_psnr")
+    4
+    """
+    known = [(calls, value) for calls, value in enumerate(quality, start=1) if not math.isnan(value)]
+    short = [point for point in known if point[1] < target]
+    enough = [point for point in known if not short or point[0] > short[-1][0]]
+    if not enough:
+        best = abs(max((value for _, value in known), default=math.nan))
+        raise UnreachableError(f"{what} {abs(target):g} cannot be kept: the best in calibration was {best:.4g}")
+    (calls, value), (below, less) = enough[0], short[-1] if short else (0, math.nan)
+    if not short:
+        return calls
+    return min(calls, below + math.ceil((calls - below) * (target - less) / (value - less)))
 
 
 def _possible(served: Tensor, count: int, distances: tuple[int, ...]) -> bool:

@@ -32,6 +32,10 @@ class TaylorSeer(Policy):
         "trunk", description="Forecast all blocks as one, or every module's output as published."
     )
 
+    def coarser(self) -> "TaylorSeer | None":
+        """All blocks as one."""
+        return self.model_copy(update={"scope": "trunk"}) if self.scope == "modules" else None
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, self.warmup + 1, f"taylorseer with a warm-up of {self.warmup}")

@@ -1,5 +1,6 @@
 """SODA: its calibrated errors against direct arithmetic, its plans against their targets."""
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.videoaccel.policies.rollout import costs_of, rollout
 from videoaccel.actions import Compute, Forecast, Partial, Reuse
 from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._soda_errors import SHARES, ErrorProbe
+from videoaccel.policies.soda import fewest_calls
 from videoaccel.policy import Session
 from videoaccel.registry import make_policy
 
@@ -126,6 +128,28 @@ def test_network_plan_calls_the_network_at_anchors_only(prior: dict[str, Tensor]
     assert all(isinstance(action, Compute) or action == Forecast(1) for action in taken)
 
 
+@pytest.mark.parametrize(("target", "calls"), [(20.0, 2), (24.0, 3), (30.0, 4), (32.0, 5), (40.0, 8)])
+def test_a_quality_is_kept_with_the_fewest_calls_that_calibration_says(
+    prior: dict[str, Tensor], target: float, calls: int
+) -> None:
+    curve = torch.full((STEPS,), math.nan)
+    for count, value in {2: 20.0, 4: 30.0, 6: 34.0, 8: 40.0}.items():
+        curve[count - 1] = value
+    _, session = rollout(make_policy("soda", min_psnr=target), steps=STEPS, prior={**prior, "soda.psnr": curve})
+    assert sum(session.shares) == calls
+    _, session = rollout(
+        make_policy("soda", max_lpips=1.0001 / target), steps=STEPS, prior={**prior, "soda.lpips": 1 / curve}
+    )
+    assert calls <= sum(session.shares) <= calls + 1
+    with pytest.raises(ValueError, match="min_psnr 41 cannot be kept: the best in calibration was 40"):
+        rollout(make_policy("soda", min_psnr=41.0), steps=STEPS, prior={**prior, "soda.psnr": curve})
+
+
+def test_a_dip_in_the_curve_counts(prior: dict[str, Tensor]) -> None:
+    assert fewest_calls([math.nan, 30.0, 25.0, 31.0, 33.0], 28.0, what="min_psnr") == 4
+    assert fewest_calls([10.0, 11.0], 5.0, what="min_psnr") == 1
+
+
 def test_a_modules_plan_uses_serve_and_prune(prior: dict[str, Tensor]) -> None:
     _, session = rollout(make_policy("soda", flops_ratio=1.5, schedule="modules"), steps=STEPS, prior=prior)
     kinds = {type(action) for step in session.trace for action in step.values()}
@@ -149,6 +173,7 @@ def test_slots_no_longer_needed_are_dropped(prior: dict[str, Tensor]) -> None:
         ({"flops_ratio": 99.0}, {}, "99 in flops cannot be reached: the largest possible is"),
         ({"flops_ratio": 99.0, "schedule": "sites"}, {}, "99 cannot be reached: the largest possible is"),
         ({"flops_ratio": 5.5, "distances": (1, 2, 3, 4, 5)}, {}, r"5.5 in flops cannot .* possible is 5\.00"),
+        ({"min_psnr": 30.0}, {}, r"needs the calibrated table soda\.psnr"),
         ({"anchors": 1}, {}, "1 anchors of 10 steps are not possible"),
     ],
 )
@@ -160,8 +185,10 @@ def test_refusals(prior: dict[str, Tensor], fields: dict[str, Any], job: dict[st
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"anchors": 5, "speedup": 2.0}, "give one of anchors, flops_ratio and speedup, not anchors and speedup"),
+        ({"anchors": 5, "speedup": 2.0}, "give one target, not anchors and speedup"),
         ({"anchors": 5, "schedule": "sites"}, "has no anchors"),
+        ({"min_psnr": 30.0, "max_lpips": 0.1}, "give one target, not min_psnr and max_lpips"),
+        ({"min_psnr": 30.0, "order": 1}, "min_psnr holds for the default order only"),
         ({"speedup": 0.5}, "speedup: Input should be greater than or equal to 1, got 0.5"),
         ({"speedups": 2}, "soda has no field 'speedups'; it has anchors, flops_ratio, speedup"),
     ],

@@ -1,0 +1,75 @@
+"""What quality a number of network calls buys: SODA's whole-step plans, carried out on calibration clips.
+
+Measured when all errors are, since plans are made from them. PSNR is over decoded bytes, against the plain run.
+
+Shape legend: N steps, T frames, H, W pixels.
+"""
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from videoaccel.denoising import Denoising, plain
+from videoaccel.media import Frames, to_uint8
+from videoaccel.models.protocols import Autoencoder
+from videoaccel.plan import UnreachableError
+from videoaccel.policies.soda import CURVES, Soda
+from videoaccel.probing import Tick
+
+RATIOS = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+PSNR = CURVES["min_psnr"][0]
+
+
+def available() -> bool:
+    """Whether what measures quality is installed, the extra [eval]."""
+    return importlib.util.find_spec("torchmetrics") is not None
+
+
+def counts(steps: int) -> list[int]:
+    """Numbers of network calls at which the curve is measured."""
+    return sorted({max(1, round(steps / ratio)) for ratio in RATIOS})
+
+
+def measure(
+    run: Denoising, vae: Autoencoder, num_frames: int, tables: Mapping[str, Tensor], *, tick: Tick
+) -> dict[str, Tensor]:
+    """Quality of one clip by number of calls, [1, N], the first of one call; NaN where it was not measured.
+
+    Args:
+        run: The clip's denoising run.
+        vae: Decodes.
+        num_frames: Frames of the clip.
+        tables: The finished prior's.
+        tick: Told of network calls.
+    """
+    from videoaccel.eval.fidelity import frame_psnr, mean_psnr
+
+    wanted = torch.from_numpy(decoded(vae, plain(run), num_frames))
+    job = run.job(prior=tables)
+    tick(job.steps)
+    curve = torch.full((job.steps,), math.nan)
+    for calls in counts(job.steps):
+        try:
+            session = Soda(anchors=calls).session(replace(job))
+        except UnreachableError:  # so few calls that no forecast reaches from one to the next
+            continue
+        clip = torch.from_numpy(decoded(vae, run.denoise(session), num_frames))
+        curve[calls - 1] = mean_psnr(frame_psnr(clip, wanted).tolist())
+        tick(calls)
+    return {PSNR: curve[None]}
+
+
+def decoded(vae: Autoencoder, latents: Tensor, num_frames: int) -> Frames:
+    """Frames uint8 [T, H, W, 3] of latents [1, Z, t, h, w].
+
+    Raises:
+        FloatingPointError: They are not numbers.
+    """
+    clip = torch.cat(list(vae.decode_chunks(latents, num_frames)), dim=2)[0]
+    if clip.isnan().any():
+        raise FloatingPointError("the clip has values that are not a number")
+    return to_uint8(clip)
