@@ -1,4 +1,4 @@
-"""Reads a clip with decord, in a process of its own: ``python -m videoaccel.decord_door CLIP``.
+"""Reads a clip with decord, in a process of its own, which runs this file.
 
 decord crashes when a process ends in which torch was imported first (dmlc/decord issues 293 and 324), so it never
 meets torch. What comes out of stdout is one line of JSON, ``{"shape": [T, H, W, 3], "fps": ...}``, then the bytes.
@@ -22,7 +22,8 @@ def read_with_decord(path: Path) -> tuple[NDArray[np.uint8], float]:
     Raises:
         ValueError: decord is not installed, or cannot read the file.
     """
-    done = subprocess.run([sys.executable, "-m", "videoaccel.decord_door", str(path)], capture_output=True, check=False)
+    command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
     head, _, data = done.stdout.partition(b"\n")
     if done.returncode or not head:
         told = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation_clips import ClipFile, read_clip
 from videoaccel.evaluation_rows import Row
@@ -165,12 +166,14 @@ def _lists(record: Mapping[str, Any]) -> str:
 def _shown_clips(
     results: Sequence[MetricResult], rows: Mapping[str, Sequence[Row]], clips: Sequence[ClipFile]
 ) -> list[ClipFile]:
-    """Those that are worst in most metrics, first."""
-    count: dict[str, int] = {}
+    """Those that are worst over all metrics: the sum of their places, from the worst on."""
+    places: dict[str, int] = {}
     for result in results:
-        if result.worst is not None and any(row.score for row in rows[result.metric]):
-            count[result.worst] = count.get(result.worst, 0) + 1
-    names = sorted(count, key=lambda name: (-count[name], name))[:_WORST]
+        kind = metric_class(result.metric)
+        found = [(kind.badness(row.score.value), row.clip) for row in rows[result.metric] if row.score is not None]
+        for place, (_, name) in enumerate(sorted(found)):  # a tie goes by name
+            places[name] = places.get(name, 0) + place
+    names = sorted(places, key=lambda name: (-places[name], name))[:_WORST]
     by_name = {clip.name: clip for clip in clips}
     return [by_name[name] for name in names]
 

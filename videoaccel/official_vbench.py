@@ -89,7 +89,8 @@ def run_official(
         ValueError: That Python does not run, or has no ``vbench``.
     """
     info = _info_file(python) if full_info is None else full_info
-    refused = {} if full_info else {name: "needs --prompts VBench_full_info.json" for name in _CUSTOM_REFUSED}
+    custom = [] if full_info else [name for name in dimensions if name in _CUSTOM_REFUSED]
+    refused = dict.fromkeys(custom, "needs --prompts VBench_full_info.json")
     wanted = [name for name in dimensions if name not in refused]
     with tempfile.TemporaryDirectory(prefix="videoaccel-vbench-") as temporary:
         out = Path(temporary)

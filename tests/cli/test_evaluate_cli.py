@@ -1,7 +1,11 @@
 """``videoaccel evaluate`` as a user meets it."""
 
+import base64
 import csv
+import io
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli.commands import Cli, Result
 from tests.eval import standin
@@ -93,6 +98,25 @@ def test_fidelity_names_the_worst_and_lists_what_is_missing(evaluate: Evaluate) 
     standin.save("alexnet", place)
     again = evaluate("--reference", "exact", suite="fidelity")
     assert again.code == 0 and scores()["lpips"]["score"] > 0 and scores()["lpips"]["worst"] == f"{SENTENCES[1]}-0"
+
+
+def test_the_report_is_one_page(evaluate: Evaluate) -> None:
+    """Nothing is fetched from anywhere; frames of the worst clip stand beside the reference's and their difference."""
+    assert evaluate("--reference", "exact", suite="psnr,ssim,demo").code == 0
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", page)
+    assert page.count("<h3>") == 2 and page.count(">reference<") == 2 and page.count(">4x difference<") == 2
+    pairs = json.loads(re.search(r"id=pairs>(.*?)</script>", page, re.S).group(1))
+    assert [pair["name"] for pair in pairs] == [f"{SENTENCES[1]}-0", f"{SENTENCES[0]}-0"]
+    for side in ("clip", "reference"):
+        frames = [Image.open(io.BytesIO(base64.b64decode(film.split(",")[1]))) for film in pairs[1][side]]
+        assert len(frames) == 9
+        assert np.array_equal(np.array(frames[4].convert("RGB")), drawn(SENTENCES[0])[4])  # equal, and without loss
+    assert page.count("<svg") == 1 and page.count("<text") == 5  # the demo world's five axes
+    Path("clips/<b>.mp4").write_bytes(b"")
+    assert evaluate(suite="demo").code == 1
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;.mp4: clips/&lt;b&gt;.mp4 is empty" in page and "<b>" not in page
 
 
 def test_vbench_without_networks_withholds_the_total(evaluate: Evaluate) -> None:
@@ -233,7 +257,7 @@ def test_the_official_package_runs_in_its_own_python(evaluate: Evaluate, tmp_pat
     assert found["score"] == pytest.approx(0.405) and found["measured"] == 2
     assert whole["official_scores"] == {"imaging_quality": 0.405}
     assert "RuntimeError: no GPU" in whole["not_run"]["motion_smoothness"][0]
-    assert whole["not_run"]["scene"] == ["needs --prompts VBench_full_info.json"]
+    assert whole["not_run"]["scene"] == ["needs --prompts VBench_full_info.json"] and len(whole["not_run"]) == 2
 
 
 def on_a_rank(folder: str, out: str) -> list[tuple[str, float | None]]:
@@ -259,7 +283,8 @@ def test_decord_reads_the_same_frames(evaluate: Evaluate) -> None:
     (a, fps), (b, other) = (read_clip(Path("clips/x.mp4"), name) for name in ("pyav", "decord"))
     assert np.array_equal(a, b) and fps == pytest.approx(other)
     code = "import torch; from videoaccel.decord_door import read_with_decord; read_with_decord('clips/x.mp4')"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0
     Path("clips/x.mp4").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"decord cannot read clips/x\.mp4"):
         read_clip(Path("clips/x.mp4"), "decord")
