@@ -111,6 +111,22 @@ def check_frame_folder(path: Path) -> None:
             )
 
 
+def make_clip_folders(clips: Path, sidecars: Path) -> None:
+    """Make a folder for clips alone, as VBench's scripts want it, and one for what is written about them.
+
+    Raises:
+        FileExistsError: The first is there and holds something else.
+        OSError: As `told` words it.
+    """
+    for folder in (clips, sidecars):
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    if other := sorted(path.name for path in clips.iterdir() if path.suffix != ".mp4"):
+        raise FileExistsError(
+            f"{clips} holds {other[0]!r}, on which VBench's scripts fail; choose a new or empty folder"
+        )
+
+
 def check_creatable(path: str | Path) -> None:
     """Make sure that something can be made at ``path``: makes and removes a temporary file beside it.
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
-from videoaccel.files import check_creatable
+from videoaccel.files import check_creatable, make_clip_folders
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
@@ -88,6 +88,8 @@ def generate(
     clock = StageClock(told, device=str(order.settings.device))
     paths: list[Path] = []
     with _memory_advice(order, told), _cpu_threads(order.settings.threads), torch.inference_mode():
+        if order.settings.vbench is not None:
+            make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
         for outputs in order.outputs:
             check_writable(outputs.clip)
             for path in outputs.all[1:]:

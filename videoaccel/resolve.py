@@ -11,11 +11,13 @@ import torch
 from videoaccel.attention import attention_kernel
 from videoaccel.config import Defaults, config_folder, config_names, read_yaml
 from videoaccel.devices import check_device
+from videoaccel.eval.vbench import read_full_info
 from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
 from videoaccel.policy import Policy
+from videoaccel.reading import read_text
 from videoaccel.registry import make_policy, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, TARGETS, GenerateSettings
@@ -175,9 +177,19 @@ def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
             "device": str(device),
             "threads": s.threads or torch.get_num_threads(),
             **_absolute(s),
-            "output": s.output or ("out.png" if frames == s.loops == 1 else "out.mp4"),
+            "vbench": s.vbench and _absolute_path(s.vbench),
+            "output": _output(s, frames),
         }
     )
+
+
+def _output(s: GenerateSettings, frames: int) -> str:
+    if s.vbench is None:
+        return s.output or ("out.png" if frames == s.loops == 1 else "out.mp4")
+    folder = s.output or "vbench/"
+    if Path(folder).suffix and not folder.endswith("/"):
+        raise ValueError(f"`vbench` fills a folder with clips; `output` must name one, got {folder!r}")
+    return f"{folder.rstrip('/')}/"
 
 
 def _absolute(s: GenerateSettings) -> dict[str, object]:
@@ -218,26 +230,42 @@ def _score(given: float | str | None, default: float | str | None) -> float | st
 def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
     scores = {name: getattr(s, name) for name in ("aes", "flow", "camera_motion")}
     told = defaults.model_copy(update={name: None if score == NONE else score for name, score in scores.items()})
-    texts = prompt_texts(s.prompt, told, loops=s.loops, clean=s.clean_prompt)
+    prompts = s.prompt if s.vbench is None else _suite_prompts(s.vbench)
+    texts = prompt_texts(prompts, told, loops=s.loops, clean=s.clean_prompt)
     count = len(texts) * s.samples
     seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(texts), samples=s.samples)
     assert s.output is not None
-    names = numbered(s.output, count) if s.keep is None else [s.output] * count
+    if s.vbench is not None:
+        names = [f"{s.output}{prompt}-{k}.mp4" for prompt in prompts for k in range(s.samples)]
+    else:
+        names = numbered(s.output, count) if s.keep is None else [s.output] * count
+    sidecars = None if s.vbench is None else Path(f"{s.output.rstrip('/')}-sidecars")
     return [
         Sample(
-            prompt=s.prompt[index // s.samples],
+            prompt=prompts[index // s.samples],
             texts=tuple(texts[index // s.samples]),
             seed=seeds[index],
-            outputs=_outputs(names[index], s.contact_sheet) if s.keep in (None, index) else None,
+            outputs=_outputs(names[index], s.contact_sheet, sidecars) if s.keep in (None, index) else None,
         )
         for index in range(count)
     ]
 
 
-def _outputs(clip: str, sheet: bool) -> Outputs:
+def _suite_prompts(path: str) -> tuple[str, ...]:
+    """Every prompt of a ``VBench_full_info.json`` once, in its order."""
+    rows = read_full_info(read_text(Path(path), name=f"`vbench` {path}"), source=path)
+    texts = tuple(dict.fromkeys(row.text for row in rows))
+    if wrong := next((text for text in texts if "/" in text), None):
+        raise ValueError(f"`vbench` {path}: the prompt {wrong!r} cannot name a file")
+    return texts
+
+
+def _outputs(clip: str, sheet: bool, sidecars: Path | None) -> Outputs:
+    """A clip's files; sidecars of a VBench run lie in a folder of their own, since its scripts choke on other files."""
     path = Path(clip)
     name = path.name if clip.endswith("/") else path.stem
-    return Outputs(clip, path.with_name(f"{name}.json"), path.with_name(f"{name}-sheet.png") if sheet else None)
+    sidecar = (sidecars or path.parent) / f"{name}.json"
+    return Outputs(clip, sidecar, path.with_name(f"{name}-sheet.png") if sheet else None)
 
 
 def _policy(s: GenerateSettings) -> Policy | None:

@@ -96,6 +96,10 @@ class GenerateSettings(Config):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
+    vbench: str | None = _option(
+        None, _WHAT, "VBench_full_info.json in place of prompts; `output` becomes the folder that VBench's scripts "
+        "expect.", metavar="FILE",
+    )  # fmt: skip
     negative_prompt: str | None = _option(None, _WHAT, "What to stay away from, in place of the null text.")
     model: str = _option("demo", _WHAT, "Name (see videoaccel models), pipeline folder or hub id.", metavar="NAME")
     vae: str | None = _option(None, _WHAT, "VAE in place of the released model's: folder or hub id.")
@@ -222,6 +226,11 @@ class GenerateSettings(Config):
         count = len(self.prompt) * self.samples
         targets = [f"`{name}`" for name in TARGETS if getattr(self, name) is not None]
         return [
+            (self.vbench is not None and bool(self.prompt), "give `vbench` or prompts, not both"),
+            (self.vbench is not None and bool(self.seeds),
+             "`vbench` seeds its clips itself, sample k of every prompt with `seed` + k; leave out `seeds`"),
+            (self.vbench is not None and self.contact_sheet,
+             "`contact_sheet` writes beside the clip, but VBench's folder may hold clips only; leave it out"),
             (bool(self.size and (self.resolution or self.aspect)),
              "give `size`, or `resolution` and `aspect`, not both"),
             (len(known) > 1, "give only one of `images`, `video` and `references`, "
@@ -240,6 +249,7 @@ class GenerateSettings(Config):
              "give a `mask_strategy` with `references`, to say where they go; `mask_strategy=0` starts with the first"),
             (bool(self.seeds) and len(self.seeds) != count,
              f"{counted(len(self.seeds), 'seed')} for {counted(count, 'clip')}; give one for each, or a single `seed`"),
+            (self.keep is not None and self.vbench is not None, "give `vbench` or `keep`, not both"),
             (self.keep is not None and self.keep >= count,
              f"`keep` must be below the number of clips, {count}, got {self.keep}"),
             (len(targets) > 1, f"give one target, not {' and '.join(targets)}"),
@@ -263,8 +273,9 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     "edit": ("extend", "mask_strategy"),
     "seed": ("seeds", "keep"),
     "samples": ("seeds", "keep"),
-    "prompt": ("keep",),
     **{name: tuple(other for other in TARGETS if other != name) for name in TARGETS},
+    "prompt": ("keep", "vbench"),
+    "vbench": ("prompt", "keep", "seeds", "contact_sheet"),
 }
 
 

@@ -112,6 +112,7 @@ def recipe(settings: GenerateSettings, batch: Sequence[Sample], row: int) -> dic
     assert outputs is not None
     update = {
         "prompt": tuple(sample.prompt for sample in batch),
+        "vbench": None,
         "samples": 1,
         "batch_size": len(batch),
         "output": outputs.clip,

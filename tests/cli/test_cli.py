@@ -275,3 +275,25 @@ def test_methods_are_listed_with_their_fields(cli: Cli) -> None:
     assert one.code == 0 and "period" in one.out and "2, 3, 4, 5, 6, 8" in one.out
     wrong = cli("methods", "forra")
     assert wrong.code == 2 and "did you mean 'fora'" in wrong.err
+
+
+def test_a_folder_for_vbench(generate: Cli) -> None:
+    rows = [
+        {"prompt_en": "a red circle.", "dimension": ["color"], "auxiliary_info": {"color": "red"}},
+        {"prompt_en": "a ç", "dimension": ["scene"]},
+    ]
+    Path("info.json").write_text(json.dumps(rows), encoding="utf-8")
+    options = ("--vbench", "info.json", "--samples", 2, "--frames", 1, "--steps", 2, "--seed", 3)
+    done = generate(*options, "-o", "suite")
+    assert done.code == 0, done.err
+    names = ["a red circle.-0", "a red circle.-1", "a ç-0", "a ç-1"]
+    assert sorted(path.name for path in Path("suite").iterdir()) == sorted(f"{name}.mp4" for name in names)
+    beside = {path.stem: json.loads(path.read_text()) for path in Path("suite-sidecars").iterdir()}
+    assert {name: beside[name]["seed"] for name in names} == dict(zip(names, (3, 4, 3, 4), strict=True))
+    assert beside["a ç-1"]["settings"]["prompt"] == ["a ç"] and beside["a ç-1"]["settings"]["vbench"] is None
+    Path("suite/notes.txt").write_text("x")
+    assert "suite holds 'notes.txt'" in generate(*options, "-o", "suite").err
+    both = generate("a", "--vbench", "info.json")
+    assert both.code == 2 and "give --vbench or prompts, not both" in both.err
+    wrong = generate("--vbench", "info.json", "--frames", 1, "--steps", 2, "-o", "x.mp4")
+    assert wrong.code == 2 and "--output must name one, got 'x.mp4'" in wrong.err

@@ -4,9 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from videoaccel.eval.fidelity import CEILING, ClipPSNR, ClipSSIM, frame_psnr, frame_ssim, mean_psnr
+from videoaccel.eval.fidelity import (
+    CEILING,
+    difference_mae,
+    difference_psnr,
+    flicker,
+    frame_ms_ssim,
+    frame_psnr,
+    frame_ssim,
+    mean_psnr,
+)
 
 
 def flat(*greys: int, side: int = 16) -> Tensor:
@@ -59,18 +69,41 @@ def test_ssim_of_one_window_is_that_of_the_formula() -> None:
     assert frame_ssim(a, b).item() == pytest.approx(by_channel.mean().item(), abs=1e-4)
 
 
-def test_metrics_average_clips_and_merge() -> None:
-    clips, wanted = torch.stack([flat(10, 20), flat(7, 7)]), torch.stack([flat(0, 0), flat(7, 7)])
-    first = (20 * math.log10(255 / 10) + 20 * math.log10(255 / 20)) / 2
-    a, b = ClipPSNR(), ClipPSNR()
-    a.update(clips[:1], wanted[:1])
-    b.update(clips[1:], wanted[1:])
-    assert b.compute() == math.inf
-    a.merge_state(b)
-    assert a.compute().item() == pytest.approx((first + CEILING) / 2, abs=1e-4)
-    similar = ClipSSIM()
-    similar.update(clips[1:], wanted[1:])
-    assert similar.compute().item() == pytest.approx(1.0)
+def test_ms_ssim_of_plain_frames_compares_their_means() -> None:
+    """Without structure only the luminance of the coarsest scale counts, with its published weight."""
+    c1 = (0.01 * 255) ** 2
+    expected = ((2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)) ** 0.1333
+    found = frame_ms_ssim(flat(100, 80, side=176), flat(150, 80, side=176)).tolist()
+    assert found == pytest.approx([expected, 1.0], abs=1e-4)
+
+
+def test_ssim_is_that_of_a_plain_convolution() -> None:
+    """Against windows of 11x11 slid over the picture, at every scale."""
+    a, b = noise(2, 176, 0), noise(2, 176, 1)
+    b = (0.7 * a + 0.3 * b).to(torch.uint8)
+    x = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = (x[:, None] * x / x.sum() ** 2).expand(3, 1, 11, 11)
+    p, q = (clip.movedim(-1, 1).double() for clip in (a, b))
+    product = torch.ones(2, 3, dtype=torch.float64)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        m, n, mm, nn, mn = (F.conv2d(z, window, groups=3) for z in (p, q, p * p, q * q, p * q))
+        structure = (2 * (mn - m * n) + c2) / (mm - m * m + nn - n * n + c2)
+        full = structure * (2 * m * n + c1) / (m * m + n * n + c1)
+        if scale == 0:
+            assert torch.allclose(frame_ssim(a, b), full.flatten(1).mean(1), rtol=1e-10)
+        product *= (full if scale == 4 else structure).flatten(2).mean(2).clamp(min=0) ** weight
+        p, q = F.avg_pool2d(p, 2), F.avg_pool2d(q, 2)
+    assert torch.allclose(frame_ms_ssim(a, b), product.mean(1), rtol=1e-10)
+
+
+def test_changes_are_compared_and_not_levels() -> None:
+    """A clip that is 20 levels too bright throughout changes like its reference."""
+    assert difference_psnr(flat(30, 40, 60), flat(10, 20, 40)).tolist() == [math.inf, math.inf]
+    late, wanted = flat(0, 0, 51), flat(0, 51, 51)
+    assert difference_mae(late, wanted).tolist() == pytest.approx([0.2, 0.2])
+    assert difference_psnr(late, wanted).tolist() == pytest.approx([-20 * math.log10(0.2)] * 2)
+    assert flicker(late) == pytest.approx(0.1)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -80,3 +113,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         frame_psnr(flat(0).float(), flat(0))
     with pytest.raises(ValueError, match="at least 11x11"):
         frame_ssim(flat(0, side=10), flat(0, side=10))
+    with pytest.raises(ValueError, match="at least 176x176 pixels, got 1 frames of 16x16"):
+        frame_ms_ssim(flat(0), flat(0))
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        difference_psnr(flat(0), flat(0))

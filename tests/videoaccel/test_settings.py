@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videoaccel.resolve import numbered, pick_device, resolve
-from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
 
 
 def settings(**values: Any) -> GenerateSettings:
@@ -130,7 +130,7 @@ def test_everything_is_filled_in(pipeline_folder: Path) -> None:
     empty = {name for name, value in s.model_dump().items() if value is None}
     assert empty == {
         "negative_prompt", "vae", "text_encoder", "resolution", "aspect", "condition_latents", "keep", "video",
-        "extend", "edit", "mask_strategy", "accel", "speedup", "prior",
+        "extend", "edit", "mask_strategy", "accel", *TARGETS, "cache_memory", "prior", "vbench",
     }  # fmt: skip
     assert (s.size, s.frames, s.fps, s.steps, s.guidance, s.dtype, s.aes) == ("32x32", 17, 8, 3, 4, "float32", "none")
     made = [sample for batch in order.batches for sample in batch]
@@ -144,6 +144,8 @@ def test_everything_is_filled_in(pipeline_folder: Path) -> None:
         ({}, "there is no prompt"),
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": ["a", "page 12"]}, "prompt 2 of 2 is empty once cleaned: 'page 12'"),
+        ({"prompt": "a", "cache_memory": "1GiB"}, "`cache_memory` change nothing without `accel` or `speedup`"),
+        ({"prompt": "a", "accel": "fora", "min_psnr": 30}, "`min_psnr` is a target of soda; fora takes none: set its"),
         ({"prompt": "a", "aspect": "1:1"}, "`aspect` '1:1' is one of a named resolution, but .* 32x32"),
         ({"prompt": "a", "resolution": "240q"}, "no resolution '240q'; there are 144p"),
         ({"prompt": "a", "resolution": "512", "aspect": "1:1"}, "512 has no aspect '1:1'"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from videoaccel import __version__
-from videoaccel.cli import cache, calibrate, compare, doctor, generate, methods, models, plan
+from videoaccel.cli import cache, calibrate, compare, doctor, evaluate, generate, methods, models, plan
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     app.command("compare")(compare.compare)
     app.command("calibrate")(calibrate.command())
     app.command("plan")(plan.command())
+    app.command("evaluate")(evaluate.evaluate)
     app.command("models")(models.models)
     app.command("methods")(methods.methods)
     app.command("doctor")(doctor.doctor)
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line.
 
     Returns:
-        0 if it worked, 2 for bad input, 1 for failures, 130 after Ctrl-C.
+        0 if it worked, 2 for bad input, 1 for failures, 3 if networks for an evaluation are missing, 130 after Ctrl-C.
     """
     given, debug = _without_debug(arguments)
     return exit_code(lambda: build_app()(given, prog_name="videoaccel", standalone_mode=False), debug=debug)

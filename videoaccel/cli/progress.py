@@ -29,6 +29,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "write": "decode and write",
         "quality": "measure quality",
         "timing": "measure time",
+        "evaluate": "measure clips",
     }
 )
 """What stages are called; decoding and writing take turns."""

@@ -1,0 +1,122 @@
+"""``videoaccel evaluate``: what clips are worth."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.wording import counted
+
+if TYPE_CHECKING:
+    from videoaccel.evaluation import Evaluation
+    from videoaccel.evaluation_table import MetricResult
+
+INCOMPLETE = 3
+"""Exit code: files of networks are missing, so that not everything could be measured."""
+
+_WIDTH = 160
+
+
+def evaluate(
+    folder: Annotated[str, typer.Argument(help="Folder of clips (mp4, gif, ...) or of folders of frames.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results; gone on with.", metavar="DIR")],
+    reference: Annotated[
+        str | None, typer.Option(help="Clips of the same names that these should equal.", metavar="DIR")
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="vbench, fidelity, demo, all, or metrics; comma-separated.", metavar="NAMES")
+    ] = "all",
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="VBench_full_info.json, a JSON object {file: prompt}, or lines of text.", metavar="FILE"),
+    ] = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option(help="Folder of networks; default VBENCH_CACHE_DIR, then ~/.cache/vbench.", metavar="DIR"),
+    ] = None,
+    reader: Annotated[str, typer.Option(help="pyav or decord.")] = "pyav",
+    device: Annotated[str, typer.Option(help="Where networks run.")] = "cpu",
+    official: Annotated[
+        str | None,
+        typer.Option(help="A Python with the vbench package, for dimensions not built in.", metavar="PYTHON"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""
+    quiet = quiet or os.environ.get("RANK", "0") != "0"
+    with shown_progress(quiet=quiet) as display:
+        from videoaccel import evaluation  # torch and all
+
+        calm_libraries(quiet=quiet)
+        found = evaluation.evaluate(
+            Path(folder).expanduser(),
+            out=Path(out).expanduser(),
+            reference=None if reference is None else Path(reference).expanduser(),
+            suite=[name.strip() for name in suite.split(",") if name.strip()],
+            prompts=None if prompts is None else Path(prompts).expanduser(),
+            backbones=None if backbones is None else Path(backbones).expanduser(),
+            reader=reader,
+            device=device,
+            official=official,
+            command=shlex.join(["videoaccel", *sys.argv[1:]]),
+            listener=display,
+        )
+    if found.files:
+        _show(found)
+    if found.failures:
+        typer.echo(f"videoaccel: {counted(len(found.failures), 'clip')} could not be measured", err=True)
+        raise typer.Exit(1)
+    if not found.complete:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _show(found: Evaluation) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    table = Table(title="scores")
+    for name in ("metric", "score", "clips", "worst clip", "its value"):
+        table.add_column(name, justify="left" if name in ("metric", "worst clip") else "right", overflow="fold")
+    for result in found.results:
+        table.add_row(*_cells(result))
+    if found.results:
+        console.print(table)
+    if found.totals:
+        parts = [f"{name} {_number(found.totals[name])}" for name in ("quality", "semantic", "total")]
+        reason = f" (withheld: {found.totals['withheld']})" if found.totals.get("withheld") else ""
+        console.print(f"VBench: {', '.join(parts)}{reason}", soft_wrap=True)
+    for name, lacking in found.not_run.items():
+        for text in lacking:
+            console.print(f"not run: {name}: {text}", soft_wrap=True)
+    for clip, reasons in found.failures.items():
+        metrics: dict[str, list[str]] = {}
+        for metric, reason in reasons.items():
+            metrics.setdefault(reason, []).append(metric)
+        for reason, names in metrics.items():
+            console.print(f"failed: {clip}: {reason} ({', '.join(names)})", soft_wrap=True)
+    console.print("\n".join(f"wrote {path}" for path in found.files), soft_wrap=True)
+
+
+def _cells(result: MetricResult) -> list[str]:
+    unit = f" {result.unit}" if result.unit else ""
+    score = _number(result.score)
+    if result.score is None and result.score_of_measured is not None:
+        score = f"withheld ({_number(result.score_of_measured)} of those measured)"
+    clips = str(result.measured)
+    for count, what in ((result.failed, "failed"), (result.not_applicable, "n/a"), (result.identical, "identical")):
+        clips += f", {count} {what}" if count else ""
+    worst = "identical" if result.worst and result.worst_value is None else _number(result.worst_value)
+    return [f"{result.title}{unit and ','}{unit}", score, clips, result.worst or "", worst if result.worst else ""]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
