@@ -19,6 +19,7 @@ STEPS = 12
 
 FIRING: dict[str, dict[str, Any]] = {
     "adacache": {},
+    "delta_dit": {"share": 0.5},
     "duca": {},
     "fastercache": {},
     "first_block": {"threshold": 0.6},
