@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videoaccel.acceleration import accelerate
     from videoaccel.calibration import calibrate
     from videoaccel.calibration_settings import CalibrateSettings
     from videoaccel.generation import generate
@@ -14,12 +15,21 @@ if TYPE_CHECKING:
     from videoaccel.settings import GenerateSettings
 
 __version__ = "0.1.0"
-__all__ = ["CalibrateSettings", "GenerateSettings", "VideoPipeline", "__version__", "calibrate", "generate"]
+__all__ = [
+    "CalibrateSettings",
+    "GenerateSettings",
+    "VideoPipeline",
+    "__version__",
+    "accelerate",
+    "calibrate",
+    "generate",
+]
 
 _HOMES = (
     ("CalibrateSettings", "calibration_settings"),
     ("GenerateSettings", "settings"),
     ("VideoPipeline", "pipeline"),
+    ("accelerate", "acceleration"),
     ("calibrate", "calibration"),
     ("generate", "generation"),
 )

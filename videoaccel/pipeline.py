@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
 
+from videoaccel.acceleration import accelerate
 from videoaccel.attention import NATIVE
 from videoaccel.config import Defaults
 from videoaccel.denoising import Denoising
@@ -27,7 +28,6 @@ from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
 from videoaccel.policy import Policy, Session
 from videoaccel.prior import Prior
 from videoaccel.references import References, references_of_prompts
-from videoaccel.registry import make_policy
 from videoaccel.request import (
     Request,
     check_numbers,
@@ -276,24 +276,9 @@ class VideoPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def accelerate(
-        self, method: str | None, *, prior: Prior | str | Path | None = None, foreign_prior: bool = False, **fields: Any
-    ) -> Self:
-        """Accelerate all that is generated from now on.
-
-        Args:
-            method: Name of a method (see :func:`videoaccel.registry.policy_names`); None turns acceleration off.
-            prior: Calibrated errors, or their file; default those found for the model and setting.
-            foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
-            **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
-
-        Raises:
-            ValueError: There is no such method or field, or a value is out of range.
-        """
-        self.policy = None if method is None else make_policy(method, **fields)
-        self.prior = Prior.load(prior) if isinstance(prior, str | Path) else prior
-        self.foreign_prior = foreign_prior
-        return self
+    def accelerate(self, method: str | None, **options: Any) -> Self:
+        """Accelerate all that is generated from now on: :func:`videoaccel.accelerate` with this pipeline."""
+        return accelerate(self, method, **options)
 
     @torch.inference_mode()
     def latents(self, request: Request, *, clock: StageClock | None = None) -> Tensor:

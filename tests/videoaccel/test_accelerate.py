@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import videoaccel
 from tests.videoaccel.workshop import Workshop
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.prior import Prior
@@ -126,3 +127,26 @@ def test_refusals(make: Workshop, values: dict[str, Any], message: str) -> None:
 def test_fewer_steps_runs_fewer_steps(make: Workshop) -> None:
     make(steps=STEPS, accel="fewer_steps", accel_options={"share": 0.5})
     assert make.record()["acceleration"]["loops"][0]["steps"] == STEPS // 2
+
+
+def test_the_function_does_what_the_method_does(pipe: VideoPipeline) -> None:
+    assert videoaccel.accelerate(pipe, "fora", period=4) is pipe
+    by_function = latents(pipe)
+    assert torch.equal(latents(pipe.accelerate("fora", period=4)), by_function)
+    videoaccel.accelerate(pipe, None)
+    assert pipe.policy is None
+
+
+def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> None:
+    pipe.accelerate("fora", period=4)
+    policy = pipe.policy
+    with pytest.raises(ValueError, match="fora has no field 'anchors'"):
+        videoaccel.accelerate(pipe, "fora", anchors=4)
+    with pytest.raises(ValueError, match="without a method there is nothing"):
+        videoaccel.accelerate(pipe, None, period=4)
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist"):
+        videoaccel.accelerate(pipe, "soda", prior="none.safetensors")
+    assert pipe.policy is policy
+    pipe.accelerate(None)
+    with pytest.raises(ValueError, match="object takes no acceleration: it has no policy"):
+        videoaccel.accelerate(object(), "fora")  # type: ignore[type-var]
