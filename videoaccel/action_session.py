@@ -76,12 +76,12 @@ class ActionSession(Session):
         self.i = -1
         self._index = {site: number for number, site in enumerate(job.blocks)}
         self._starts: dict[int, Span] = {}
-        self.watch(spans)
+        self.decide_spans(spans)
         self._span: tuple[Span, Action, Tensor] | None = None
         self._entries: dict[Place, Tensor] = {}
         self._generator = torch.Generator().manual_seed(job.seed)
 
-    def watch(self, spans: Sequence[Span]) -> None:
+    def decide_spans(self, spans: Sequence[Span]) -> None:
         """From the next block on decide these disjoint ranges of blocks, and no others, as one."""
         self._starts = {span.start: span for span in spans}
 

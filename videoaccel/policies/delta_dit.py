@@ -90,7 +90,7 @@ class _DeltaSession(ActionSession):
             return
         ahead = self.span(min(i + 1, self.job.steps - 1))
         self._full = self._due(i)
-        self.watch([ahead if self._full else self.span(i)])
+        self.decide_spans([ahead if self._full else self.span(i)])
 
     def _due(self, i: int) -> bool:
         """Whether a step is full whatever its stream is like."""
