@@ -76,6 +76,8 @@ class Job:
         blocks: The network's blocks in the order in which they run, each with its modules.
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
         costs: Counts FLOPs or measures milliseconds of the network at this size and batch, once; for planners.
+        patch: Latent rows and columns to a place; None if that is not known.
+        fingerprint: Identity of the network's weights, see :func:`videoaccel.prior.fingerprint`.
     """
 
     sigmas: Tensor
@@ -90,6 +92,8 @@ class Job:
     blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
     prior: Mapping[str, Tensor] | None = None
     costs: Callable[[Unit], Costs] | None = None
+    patch: tuple[int, int] | None = None
+    fingerprint: Callable[[], str] | None = None
 
     @property
     def steps(self) -> int:
@@ -121,6 +125,7 @@ class Session:
         shares: For every step the number of rows that ran over all rows.
         reads: For every step how often a number was brought from the device to the host.
         peak_bytes: Most memory that the session held after a step.
+        channels: C of the stream that it has to be shown; None if any will do.
     """
 
     def __init__(self, job: Job, *, mix: Mix = local_mix) -> None:
@@ -130,6 +135,7 @@ class Session:
         self.shares: list[float] = []
         self.reads: list[int] = []
         self.peak_bytes = 0
+        self.channels: int | None = None
 
     def begin(self, i: int) -> None:
         """Called first in step ``i``."""
@@ -142,14 +148,17 @@ class Session:
         self.begin(i)
         return self.network(call)
 
-    def network(self, call: Call, branches: Sequence[str] | None = None) -> Velocities:
-        """Run the network on all guidance branches, or some, and remember which rows these are."""
+    def network(
+        self, call: Call, branches: Sequence[str] | None = None, *, samples: Sequence[int] | None = None
+    ) -> Velocities:
+        """Run the network on all guidance branches and samples, or some, and remember which rows these are."""
         names = self.job.branches if branches is None else tuple(branches)
         count = self.job.samples
-        rows = tuple(self.job.branches.index(name) * count + row for name in names for row in range(count))
+        chosen = range(count) if samples is None else samples
+        rows = tuple(self.job.branches.index(name) * count + row for name in names for row in chosen)
         self.rows = None if len(rows) == self.job.rows else rows
         self.shares[-1] += len(rows) / self.job.rows
-        out = call(branches=branches)
+        out = call(branches=branches) if samples is None else call(rows=samples, branches=branches)
         self.peak_bytes = max(self.peak_bytes, self.cache_bytes)
         return out
 
