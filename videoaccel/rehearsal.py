@@ -35,7 +35,8 @@ def rehearse(session: Session, job: Job, *, frames: int) -> None:
     def call(rows: Sequence[int] | None = None, branches: Sequence[str] | None = None) -> Velocities:
         names = job.branches if branches is None else tuple(branches)
         count = job.samples if rows is None else len(rows)
-        tokens = torch.randn(count * len(names), frames, job.places, CHANNELS, generator=generator)
+        channels = session.channels or CHANNELS
+        tokens = torch.randn(count * len(names), frames, job.places, channels, generator=generator)
         session.run(BODY, body, tokens, None)
         return {name: torch.randn(count, *job.latent_shape, generator=generator) for name in names}
 
@@ -71,6 +72,9 @@ class _Module:
 
     def add(self, x: Tensor, delta: Tensor, cond: Any) -> Tensor:
         return x + delta
+
+    def ordered(self, order: Tensor) -> "_Module":
+        return self
 
     def compute(self, x: Tensor, cond: Any, run: Run) -> Tensor:
         return self.add(x, self.mix(self.pre(x, cond), cond), cond)
