@@ -163,6 +163,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         """Where the blocks stand, in the order in which they run, each with its modules."""
         return {block.site: block.sites for block in self.blocks}
 
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Latent rows and columns to a place."""
+        return self.config.patch_size, self.config.patch_size
+
     def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
         """Frames, rows and columns of tokens for a latent of T, H', W'.
 

@@ -7,6 +7,7 @@ Shape legend: B batch, T frames, S places in a frame, C hidden size, L text toke
 [B, T, S, C].
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoaccel.models.layers import layer_norm
+from videoaccel.models.layers import layer_norm, neuron_importance, reorder_neurons
 from videoaccel.models.seam import Attend, Axis, Branch, Kind, Run, Site, attention
 
 AXES: tuple[Axis, Axis] = ("space", "time")
@@ -159,6 +160,18 @@ class FeedForwardLayers(nn.Module):
         inner = F.gelu(F.linear(x, first.weight[:hidden], first.bias[:hidden]), approximate=self.approximate)
         return F.linear(inner, second.weight[:, :hidden], second.bias)
 
+    def ordered(self, order: Tensor) -> "FeedForwardLayers":
+        """A copy whose hidden neurons stand in another order [4C]: the same function, other prefixes."""
+        made = copy.copy(self)
+        first, second = reorder_neurons(self.net["0"].proj, self.net["2"], order)  # type: ignore[arg-type]
+        made._modules = {"net": nn.ModuleDict({"0": nn.ModuleDict({"proj": first}), "2": second})}
+        return made
+
+    def importance(self, x: Tensor) -> Tensor:
+        """How much each hidden neuron matters over inputs [..., C], float32 [4C]."""
+        inner = F.gelu(cast(nn.Linear, self.net["0"].proj)(x), approximate=self.approximate)
+        return neuron_importance(inner, cast(nn.Linear, self.net["2"]))
+
 
 class _Branch:
     """Common part of the branches: compute is add(mix(pre))."""
@@ -245,6 +258,14 @@ class FeedForward(_Branch):
     ) -> Tensor:
         """Two linear maps around a GELU, on the first ``width`` share of the hidden neurons."""
         return self.layers(h, width)
+
+    def ordered(self, order: Tensor) -> "FeedForward":
+        """A copy whose hidden neurons stand in another order [hidden]: the same function, other prefixes."""
+        return FeedForward(self.norm, self.layers.ordered(order))
+
+    def importance(self, h: Tensor) -> Tensor:
+        """How much each hidden neuron matters over the outputs h [..., C] of ``pre``, float32 [hidden]."""
+        return self.layers.importance(h)
 
     def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
         """Gated residual."""

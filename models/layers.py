@@ -3,6 +3,7 @@
 Shape legend: B batch, T frames, S = H*W places, C hidden size, L text tokens, N heads, D head size.
 """
 
+import copy
 import math
 
 import torch
@@ -35,6 +36,22 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+@torch.no_grad()
+def reorder_neurons(first: nn.Linear, second: nn.Linear, order: Tensor) -> tuple[nn.Linear, nn.Linear]:
+    """Copies of an MLP's two maps with its hidden neurons in another order [hidden]: the same function."""
+    pair = copy.deepcopy(first), copy.deepcopy(second)
+    pair[0].weight.copy_(first.weight[order])
+    pair[0].bias.copy_(first.bias[order])
+    pair[1].weight.copy_(second.weight[:, order])
+    return pair
+
+
+def neuron_importance(inner: Tensor, second: nn.Linear) -> Tensor:
+    """Mean square of what each hidden neuron adds to the output, over activations [..., hidden]; float32 [hidden]."""
+    used = inner.float().square().flatten(0, -2).mean(0)
+    return used * second.weight.float().square().sum(0)
 
 
 class ScalarEmbedder(nn.Module):

@@ -60,6 +60,11 @@ class Transformer(Protocol):
         """Where the blocks stand, in the order in which they run, each with its modules."""
         ...
 
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Latent rows and columns to a place."""
+        ...
+
     def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
         """Frames, rows and columns of tokens for a latent of t, h, w; ValueError for one that it cannot make."""
         ...

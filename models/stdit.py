@@ -144,6 +144,12 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         """Where the blocks stand, in the order in which they run, each with its modules."""
         return {block.site: block.sites for block in self.blocks}
 
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Latent rows and columns to a place."""
+        _, rows, columns = self.patch_size
+        return rows, columns
+
     def token_grid(self, latent_size: Sequence[int]) -> tuple[int, int, int]:
         """Frames, rows and columns of tokens for a latent of T', H', W' (padded up to whole patches)."""
         t, h, w = (-(-size // patch) for size, patch in zip(latent_size, self.patch_size, strict=True))

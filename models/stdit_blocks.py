@@ -4,6 +4,7 @@ Shape legend: B batch, T latent frames, S places in a frame, C hidden size, L te
 where a conditioning differs from frame to frame, else 1. The stream x is [B, T, S, C].
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoaccel.models.layers import Mlp, RMSNorm, Rotary, layer_norm
+from videoaccel.models.layers import Mlp, RMSNorm, Rotary, layer_norm, neuron_importance, reorder_neurons
 from videoaccel.models.seam import Attend, Axis, Run, Site, attention
 
 AXES: tuple[Axis, Axis] = ("space", "time")
@@ -235,6 +236,17 @@ class FeedForward(Mlp, _Branch):
         hidden = math.ceil(width * self.fc1.out_features)
         inner = F.gelu(F.linear(h, self.fc1.weight[:hidden], self.fc1.bias[:hidden]), approximate="tanh")
         return F.linear(inner, self.fc2.weight[:, :hidden], self.fc2.bias)
+
+    def ordered(self, order: Tensor) -> "FeedForward":
+        """A copy whose hidden neurons stand in another order [hidden]: the same function, other prefixes."""
+        made = copy.copy(self)
+        made._modules = dict(self._modules)
+        made.fc1, made.fc2 = reorder_neurons(self.fc1, self.fc2, order)
+        return made
+
+    def importance(self, h: Tensor) -> Tensor:
+        """How much each hidden neuron matters over the outputs h [..., C] of ``pre``, float32 [hidden]."""
+        return neuron_importance(F.gelu(self.fc1(h), approximate="tanh"), self.fc2)
 
     def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
         """Gated residual."""

@@ -1,8 +1,10 @@
 """Turning acceleration on from Python."""
 
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from videoaccel.outside import attach, denoisers, detach
+from videoaccel.policies.sada import Sada
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
 from videoaccel.reading import parse_bytes
@@ -18,41 +20,59 @@ class Accelerated(Protocol):
     cache_memory: int | None
 
 
-P = TypeVar("P", bound=Accelerated)
-
-
 def accelerate(
-    pipe: P,
+    pipe: Any,
     method: str | None,
     *,
     prior: Prior | str | Path | None = None,
     foreign_prior: bool = False,
     cache_memory: int | str | None = None,
+    guidance_scale: float | None = None,
     **fields: Any,
-) -> P:
+) -> Any:
     """Accelerate all that a pipeline generates from now on.
 
     Args:
-        pipe: The pipeline.
+        pipe: A :class:`videoaccel.VideoPipeline`, for which all methods work, or a pipeline of diffusers, for which
+            ``sada`` does.
         method: Name of a method (see :func:`videoaccel.registry.policy_names`); None turns acceleration off.
         prior: Calibrated errors, or their file; default those found for the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
+        guidance_scale: Of a pipeline of diffusers that does not keep its guidance scale, the one you generate with.
         **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
 
     Returns:
-        The same pipeline.
+        The same pipeline; of a pipeline of diffusers an :class:`videoaccel.outside.Attached`, whose ``remove`` puts
+        everything back (None if ``method`` is).
 
     Raises:
         ValueError: There is no such method or field, a value is out of range, or the pipeline takes no method.
         FileNotFoundError: The prior's file is not there.
     """
-    if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:
-        raise ValueError(f"{type(pipe).__name__} takes no acceleration: it has no {missing[0]}; VideoPipeline does")
     policy = None if method is None else make_policy(method, **fields)
-    if policy is None and (fields or prior is not None or foreign_prior or cache_memory is not None):
+    others = (prior, cache_memory, guidance_scale)
+    if policy is None and (fields or foreign_prior or any(other is not None for other in others)):
         raise ValueError("without a method there is nothing for fields or a prior to change")
+    if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:
+        if not denoisers(pipe):
+            raise ValueError(f"{type(pipe).__name__} takes no acceleration: it has no {missing[0]}; VideoPipeline does")
+        if cache_memory is not None:
+            raise ValueError("cache_memory is for VideoPipeline; sada keeps a few predictions of what diffusers runs")
+        return _outside(pipe, policy, guidance_scale=guidance_scale, uses_prior=prior is not None or foreign_prior)
+    if guidance_scale is not None:
+        raise ValueError("guidance_scale is for pipelines of diffusers; this one is told when it generates")
     loaded = Prior.load(prior) if isinstance(prior, str | Path) else prior
     limit = None if cache_memory is None else parse_bytes(cache_memory)
     pipe.policy, pipe.prior, pipe.foreign_prior, pipe.cache_memory = policy, loaded, foreign_prior, limit
     return pipe
+
+
+def _outside(pipe: Any, policy: Policy | None, *, guidance_scale: float | None, uses_prior: bool) -> Any:
+    if policy is None:
+        return detach(pipe)
+    if not isinstance(policy, Sada):
+        raise ValueError(f"{policy.name} is for VideoPipeline; of {type(pipe).__name__} only sada can be told")
+    if uses_prior:
+        raise ValueError("sada uses no prior")
+    return attach(pipe, policy, guidance_scale=guidance_scale)

@@ -76,12 +76,17 @@ class ActionSession(Session):
         self.slots: dict[Place, Slot] = {}
         self.i = -1
         self._index = {site: number for number, site in enumerate(job.blocks)}
-        self._starts = {span.start: span for span in spans}
+        self._starts: dict[int, Span] = {}
+        self.decide_spans(spans)
         self._span: tuple[Span, Action, Tensor] | None = None
         self._entries: dict[Place, Tensor] = {}
         self._generator = torch.Generator().manual_seed(job.seed)
         self.sizes: dict[Place, int] = {}
         self._reserved: dict[Place, int] = {}
+
+    def decide_spans(self, spans: Sequence[Span]) -> None:
+        """From the next block on decide these disjoint ranges of blocks, and no others, as one."""
+        self._starts = {span.start: span for span in spans}
 
     # What a method overrides ---------------------------------------------------------------------------------------
 

@@ -48,12 +48,8 @@ def _bytes(value: Any) -> Any:
     return value if value is None else parse_bytes(value)
 
 
-class CalibrateSettings(Config):
-    """Everything that ``videoaccel calibrate`` can be told; what is not said the model's defaults say.
-
-    Raises:
-        ValueError: A field is unknown or a value out of range.
-    """
+class ModelSettings(Config):
+    """A model and the clips that something is measured on; what is not said the model's defaults say."""
 
     model: str = "demo"
     vae: str | None = None
@@ -75,16 +71,6 @@ class CalibrateSettings(Config):
         (), description="In place of those in the box; sample k has prompt k, and after the last one the first again."
     )
     seed: int = Field(0, ge=0, description="Sample k has seed + k.")
-    samples: int = Field(10, ge=1, description="Samples to measure.")
-    first: int = Field(0, ge=0, description="Number of the first sample, where several machines share the work.")
-    replay_samples: int = Field(2, ge=0, description="Samples, of these, of which replays are made.")
-    methods: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
-        (), description="Measure what these need; all by default."
-    )
-    memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(
-        None, ge=1, description="Bytes that module outputs may take, such as 2GiB; half of what is free by default."
-    )
-    output: str | None = Field(None, description="Where to; by default where generate looks.")
 
     @model_validator(mode="after")
     def _as_for_a_clip(self) -> Self:
@@ -96,3 +82,22 @@ class CalibrateSettings(Config):
         shared = {name: getattr(self, name) for name in SHARED}
         output = "calibration.png" if str(self.frames) == "1" else "calibration.mp4"
         return GenerateSettings(**shared, prompt=tuple(prompts), seeds=tuple(seeds), output=output)
+
+
+class CalibrateSettings(ModelSettings):
+    """Everything that ``videoaccel calibrate`` can be told.
+
+    Raises:
+        ValueError: A field is unknown or a value out of range.
+    """
+
+    samples: int = Field(10, ge=1, description="Samples to measure.")
+    first: int = Field(0, ge=0, description="Number of the first sample, where several machines share the work.")
+    replay_samples: int = Field(2, ge=0, description="Samples, of these, of which replays are made.")
+    methods: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Measure what these need; all by default."
+    )
+    memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None, ge=1, description="Bytes that module outputs may take, such as 2GiB; half of what is free by default."
+    )
+    output: str | None = Field(None, description="Where to; by default where generate looks.")

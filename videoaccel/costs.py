@@ -81,7 +81,8 @@ class Costs:
             actions: By place; what is not named is computed.
             share: Rows that ran over all rows; 0 if the network was not called.
         """
-        if share == 0 or not isinstance(actions.get(BODY, COMPUTE), Compute):
+        whole = actions.get(BODY, COMPUTE)
+        if share == 0 or not isinstance(whole, Compute | Partial):
             return 0.0
         served = {
             number
@@ -93,7 +94,7 @@ class Costs:
         for number, (block, modules) in enumerate(self.blocks.items()):
             if number in served or not isinstance(actions.get(block, COMPUTE), Compute):
                 continue
-            cost += sum(self.module(site, actions.get(site, COMPUTE)) for site in modules)
+            cost += sum(self.module(site, actions.get(site, whole)) for site in modules)
         return share * cost
 
     def total(self, steps: Sequence[Mapping[Place, Action]], shares: Sequence[float] | None = None) -> float:

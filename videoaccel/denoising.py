@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videoaccel.costs import Costs, Unit, count_flops, measure_time
 from videoaccel.costs_cache import machine, measured
@@ -18,6 +18,7 @@ from videoaccel.denoise import Network, StepCallback, Update, denoise
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
 from videoaccel.policy import Job, Session
+from videoaccel.prior import fingerprint
 from videoaccel.sampler import active_frames
 
 
@@ -70,6 +71,8 @@ class Denoising:
             prior=prior,
             costs=cache(self.costs),
             cache_memory=cache_memory,
+            patch=self.model.patch,
+            fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
         )
 
     def network(self, run: Run) -> Network:

@@ -77,6 +77,8 @@ class Job:
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
         costs: Counts FLOPs or measures milliseconds of the network at this size and batch, once; for planners.
         cache_memory: Bytes that stored values may take; None for any number.
+        patch: Latent rows and columns to a place; None if that is not known.
+        fingerprint: Identity of the network's weights, see :func:`videoaccel.prior.fingerprint`.
     """
 
     sigmas: Tensor
@@ -92,6 +94,8 @@ class Job:
     prior: Mapping[str, Tensor] | None = None
     costs: Callable[[Unit], Costs] | None = None
     cache_memory: int | None = None
+    patch: tuple[int, int] | None = None
+    fingerprint: Callable[[], str] | None = None
 
     @property
     def steps(self) -> int:
@@ -125,6 +129,7 @@ class Session:
         peak_bytes: Most memory that the session held after a step.
         made_by: What made it; None for the machinery with nothing changed.
         foretold_bytes: Peak memory as it was foretold, where it was.
+        channels: C of the stream that it has to be shown; None if any will do.
     """
 
     def __init__(self, job: Job, *, mix: Mix = local_mix) -> None:
@@ -136,6 +141,7 @@ class Session:
         self.peak_bytes = 0
         self.made_by: Policy | None = None
         self.foretold_bytes: int | None = None
+        self.channels: int | None = None
 
     def begin(self, i: int) -> None:
         """Called first in step ``i``."""
@@ -148,14 +154,17 @@ class Session:
         self.begin(i)
         return self.network(call)
 
-    def network(self, call: Call, branches: Sequence[str] | None = None) -> Velocities:
-        """Run the network on all guidance branches, or some, and remember which rows these are."""
+    def network(
+        self, call: Call, branches: Sequence[str] | None = None, *, samples: Sequence[int] | None = None
+    ) -> Velocities:
+        """Run the network on all guidance branches and samples, or some, and remember which rows these are."""
         names = self.job.branches if branches is None else tuple(branches)
         count = self.job.samples
-        rows = tuple(self.job.branches.index(name) * count + row for name in names for row in range(count))
+        chosen = range(count) if samples is None else samples
+        rows = tuple(self.job.branches.index(name) * count + row for name in names for row in chosen)
         self.rows = None if len(rows) == self.job.rows else rows
         self.shares[-1] += len(rows) / self.job.rows
-        out = call(branches=branches)
+        out = call(branches=branches) if samples is None else call(rows=samples, branches=branches)
         self.peak_bytes = max(self.peak_bytes, self.cache_bytes)
         return out
 

@@ -28,7 +28,7 @@ def rehearse(session: Session, job: Job, *, frames: int, channels: int = CHANNEL
         session: Fresh.
         job: Its job.
         frames: T, which need not be that of the latent.
-        channels: C.
+        channels: C, where the session does not say what it has to be.
     """
     generator = torch.Generator().manual_seed(job.seed)
     body = _Body(job.blocks)
@@ -37,7 +37,8 @@ def rehearse(session: Session, job: Job, *, frames: int, channels: int = CHANNEL
     def call(rows: Sequence[int] | None = None, branches: Sequence[str] | None = None) -> Velocities:
         names = job.branches if branches is None else tuple(branches)
         count = job.samples if rows is None else len(rows)
-        tokens = torch.randn(count * len(names), frames, job.places, channels, generator=generator).to(job.dtype)
+        width = session.channels or channels
+        tokens = torch.randn(count * len(names), frames, job.places, width, generator=generator).to(job.dtype)
         session.run(BODY, body, tokens, None)
         return {name: torch.randn(count, *job.latent_shape, generator=generator) for name in names}
 
@@ -73,6 +74,9 @@ class _Module:
 
     def add(self, x: Tensor, delta: Tensor, cond: Any) -> Tensor:
         return x + delta
+
+    def ordered(self, order: Tensor) -> "_Module":
+        return self
 
     def compute(self, x: Tensor, cond: Any, run: Run) -> Tensor:
         return self.add(x, self.mix(self.pre(x, cond), cond), cond)

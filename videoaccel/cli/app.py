@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from videoaccel import __version__
-from videoaccel.cli import cache, calibrate, compare, doctor, evaluate, generate, methods, models, plan
+from videoaccel.cli import (
+    cache,
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    methods,
+    models,
+    plan,
+    train_router,
+)
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
@@ -29,6 +40,7 @@ def build_app() -> typer.Typer:
     app.command("generate")(generate.command())
     app.command("compare")(compare.compare)
     app.command("calibrate")(calibrate.command())
+    app.command("train-router")(train_router.command())
     app.command("plan")(plan.command())
     app.command("evaluate")(evaluate.evaluate)
     app.command("models")(models.models)

@@ -25,6 +25,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "compile": "compile",
         "denoise": "denoise",
         "measure": "measure",
+        "train": "train",
         "decode": "decode and write",
         "write": "decode and write",
         "quality": "measure quality",

@@ -12,6 +12,7 @@ from videoaccel.denoise import Network, denoise
 from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
 from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.prior import fingerprint
 from videoaccel.registry import policy_class
 
 SIZE = (3, 8, 8)
@@ -39,6 +40,8 @@ def make_job(
         dtype=torch.float32,
         seed=0,
         blocks=model.sites,
+        patch=model.patch,
+        fingerprint=lambda: fingerprint(model),
         **fields,
     )
 

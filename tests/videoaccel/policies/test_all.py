@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
 from tests.videoaccel.policies.rollout import make_job, measure, rollout
-from videoaccel.actions import reads
+from videoaccel.actions import SKIP, reads
 from videoaccel.policy import Probe
 from videoaccel.registry import make_policy, policy_class, policy_names
 
@@ -19,7 +19,9 @@ STEPS = 12
 
 FIRING: dict[str, dict[str, Any]] = {
     "adacache": {},
+    "delta_dit": {"share": 0.5},
     "duca": {},
+    "elastic": {"decisions": "static"},
     "fastercache": {},
     "first_block": {"threshold": 0.6},
     "fixed_linear": {},
@@ -27,6 +29,7 @@ FIRING: dict[str, dict[str, Any]] = {
     "lemica": {"budget": 5},
     "magcache": {},
     "pab": {},
+    "sada": {"threshold": 2.0},
     "taylorseer": {},
     "teacache": {"threshold": 1.0},
     "tgate": {},
@@ -34,8 +37,11 @@ FIRING: dict[str, dict[str, Any]] = {
 }
 """Fields with which a method does something on the tiny network, which changes a lot from step to step."""
 
-ONLINE = {"adacache", "first_block", "teacache"}
+ONLINE = {"adacache", "first_block", "sada", "teacache"}
 """Methods that look at the samples of a batch to decide."""
+
+KEEPS_NOTHING = {"elastic"}
+"""Methods that leave out what they do not compute, and serve nothing."""
 
 CONTROLS = {"off", "fewer_steps", "fixed_linear"}
 """No published methods."""
@@ -97,11 +103,14 @@ def test_an_unknown_field_is_refused_in_one_sentence(name: str) -> None:
 def test_it_fires(name: str, network: str) -> None:
     exact, _ = rollout(None, steps=STEPS, **NETWORKS[network])
     out, session = play(name, network=network)
-    assert any(reads(action) for step in session.trace for action in step.values())
+    if name in KEEPS_NOTHING:
+        assert any(action == SKIP for step in session.trace for action in step.values())
+    else:
+        assert any(reads(action) for step in session.trace for action in step.values())
     assert sum(map(len, session.trace)) and not torch.equal(out, exact)
     assert (out - exact).abs().mean() < exact.abs().mean()
     assert max(session.reads) == (name in ONLINE)
-    assert session.peak_bytes > 0
+    assert (session.peak_bytes > 0) == (name not in KEEPS_NOTHING)
 
 
 @rows
