@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from videoaccel import __version__
-from videoaccel.cli import cache, calibrate, compare, doctor, generate, methods, models, plan
+from videoaccel.cli import (
+    cache,
+    calibrate,
+    cancel,
+    compare,
+    doctor,
+    generate,
+    methods,
+    models,
+    plan,
+    render,
+    report,
+    status,
+)
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
@@ -27,6 +40,10 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_top)
     app.command("generate")(generate.command())
+    app.command("render")(render.render)
+    app.command("status")(status.status)
+    app.command("cancel")(cancel.cancel)
+    app.command("report")(report.report)
     app.command("compare")(compare.compare)
     app.command("calibrate")(calibrate.command())
     app.command("plan")(plan.command())
