@@ -21,6 +21,7 @@ from videoaccel.comparison_log import Log, check_folder, to_json
 from videoaccel.comparison_run import measure_quality, measure_time
 from videoaccel.comparison_settings import Setting, Values, choose_settings
 from videoaccel.comparison_table import AtSpeedup, Result, at_speedups, summarise, to_csv
+from videoaccel.comparison_worst import Worst
 from videoaccel.files import atomic_write_bytes, atomic_write_text
 from videoaccel.noise import sample_seeds
 from videoaccel.parts import encode_texts, load_pipeline
@@ -143,7 +144,8 @@ def compare(
     skipped = {s.key: reason for s in chosen if (reason := bench.why_not(s, clips[0])) is not None}
     run = [setting for setting in chosen if setting.key not in skipped]
     timed = clips[:timed_clips]
-    measure_quality(bench, run, clips, log=log, tick=_counter(listener, "quality", len(run) * len(clips)))
+    tick = _counter(listener, "quality", len(run) * len(clips))
+    measure_quality(bench, run, clips, log=log, tick=tick, keep=Worst(out, log))
     total = len(run) * len(timed) * repeats
     measure_time(bench, run, timed, repeats=repeats, log=log, tick=_counter(listener, "timing", total))
     rows = [

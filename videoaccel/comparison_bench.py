@@ -26,7 +26,8 @@ from videoaccel.costs import Costs, Unit
 from videoaccel.denoising import Denoising
 from videoaccel.maker import Maker
 from videoaccel.media import Frames
-from videoaccel.models.seam import direct
+from videoaccel.models.protocols import Transformer
+from videoaccel.models.seam import Site, direct
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Job, Session, kernel_mix, local_mix
 from videoaccel.prior import Prior, find_prior, fingerprint, setting_of
@@ -91,6 +92,11 @@ class Bench:
     def device(self) -> torch.device:
         """Where the transformer is."""
         return cast(torch.device, self.pipe.transformer.device)
+
+    @property
+    def sites(self) -> Mapping[Site, tuple[Site, ...]]:
+        """The network's blocks, each with its modules."""
+        return cast(Transformer, self.pipe.transformer).sites
 
     def maker(self, clip: Clip, setting: Setting) -> Maker:
         """What makes a clip with a setting."""

@@ -47,9 +47,9 @@ def plot(results: Sequence[Result], *, title: str) -> bytes:
         for number, method in enumerate(methods):
             curve = curve_of(results, method, by=by)
             if curve:
-                (lines[method],) = panel.plot(*zip(*curve, strict=True), label=method, **_style(method, number))
+                (lines[method],) = panel.plot(*zip(*curve, strict=True), label=method, **style(method, number))
             if by == "latency":
-                _spreads(panel, results, method, colour=str(_style(method, number)["color"]))
+                _spreads(panel, results, method, colour=str(style(method, number)["color"]))
         panel.axvline(1.0, color="0.6", linewidth=1)
         panel.set_xlabel(label, fontsize=12)
         panel.grid(color="0.9")
@@ -66,7 +66,13 @@ def plot(results: Sequence[Result], *, title: str) -> bytes:
     return data.getvalue()
 
 
-def _style(method: str, number: int) -> dict[str, Any]:
+def style(method: str, number: int) -> dict[str, Any]:
+    """How a method's curve looks: the controls black, others told apart by colour, marker and line.
+
+    Args:
+        method: Its name.
+        number: Its place among all methods.
+    """
     if method in CONTROLS:  # what the others are to be held against
         mark = "x" if method == CONTROLS[0] else "+"
         line = (0, (4, 2)) if method == CONTROLS[0] else (0, (1, 1.5))

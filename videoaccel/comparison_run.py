@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 
+from videoaccel.action_grid import as_letters
 from videoaccel.actions import COMPUTE
 from videoaccel.comparison_bench import Bench, Clip, Made
 from videoaccel.comparison_log import Log
 from videoaccel.comparison_settings import EXACT, OFF, Setting
 from videoaccel.media import Frames
+
+Keep = Callable[[Mapping[str, Any], Frames, Frames], None]
+"""Told of a measurement, the clip, and the exact clip."""
 
 
 def measure_quality(
@@ -24,6 +28,7 @@ def measure_quality(
     *,
     log: Log,
     tick: Callable[[], None] = lambda: None,
+    keep: Keep = lambda row, frames, reference: None,
 ) -> None:
     """Make every clip with every setting once, and compare it with the exact one.
 
@@ -33,6 +38,7 @@ def measure_quality(
         clips: All of them.
         log: What is there is not made again.
         tick: Called for each clip and setting.
+        keep: Called with a row of the log, the clip it is about, and the exact one, as soon as it is made.
 
     Raises:
         ValueError: The exact clip is not the one that the log's rows were compared with.
@@ -49,7 +55,8 @@ def measure_quality(
                     wanted = bench.make(clip, exact)
                     frames = bench.decode(wanted)
                     _check_same(log, keys[exact], frames)
-                log.add(key | _attempt(partial(_quality, bench, clip, setting, wanted, frames)))
+                first = clip == clips[0]
+                log.add(_attempt_quality(key, bench, clip, setting, wanted, frames, keep=keep, first=first))
             tick()
 
 
@@ -101,7 +108,34 @@ def _timed(bench: Bench, clip: Clip, setting: Setting, base: Made) -> dict[str, 
     return _timing(bench.make(clip, setting), base)
 
 
-def _quality(bench: Bench, clip: Clip, setting: Setting, wanted: Made, reference: Frames) -> dict[str, Any]:
+def _attempt_quality(
+    key: dict[str, Any],
+    bench: Bench,
+    clip: Clip,
+    setting: Setting,
+    wanted: Made,
+    reference: Frames,
+    *,
+    keep: Keep,
+    first: bool,
+) -> dict[str, Any]:
+    made: list[Frames] = []
+    row = key | _attempt(lambda: _quality(bench, clip, setting, wanted, reference, made.append, first=first))
+    if made and "error" not in row:
+        keep(row, made[0], reference)
+    return row
+
+
+def _quality(
+    bench: Bench,
+    clip: Clip,
+    setting: Setting,
+    wanted: Made,
+    reference: Frames,
+    decoded: Callable[[Frames], None],
+    *,
+    first: bool,
+) -> dict[str, Any]:
     from videoaccel.comparison_quality import compare_clips  # torchmetrics is there only with the extra [eval]
 
     made = wanted if setting.method == EXACT else bench.make(clip, setting)
@@ -109,6 +143,7 @@ def _quality(bench: Bench, clip: Clip, setting: Setting, wanted: Made, reference
     if setting.method == OFF and not same:
         raise ArithmeticError("the machinery with nothing changed gave another latent than the plain run")
     frames = reference if made is wanted else bench.decode(made)
+    decoded(frames)
     session = made.session
     changed = any(share != 1 for share in session.shares) or any(
         action != COMPUTE for step in session.trace for action in step.values()
@@ -122,6 +157,8 @@ def _quality(bench: Bench, clip: Clip, setting: Setting, wanted: Made, reference
         "actions": session.counts(),
         "cache_bytes": session.peak_bytes,
         **({"frames": _hash(reference)} if made is wanted else {}),
+        # One clip's decisions step by step are enough to draw; all of them would be most of the file.
+        **({"grid": as_letters(session.trace, session.shares, bench.sites)} if first else {}),
     }
 
 

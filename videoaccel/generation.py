@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
+from videoaccel.devices import cpu_threads
 from videoaccel.files import check_creatable, make_clip_folders
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
@@ -87,7 +89,7 @@ def generate(
     told = _Told(listener)
     clock = StageClock(told, device=str(order.settings.device))
     paths: list[Path] = []
-    with _memory_advice(order, told), _cpu_threads(order.settings.threads), torch.inference_mode():
+    with memory_advice(order, told.where), cpu_threads(order.settings.threads), torch.inference_mode():
         if order.settings.vbench is not None:
             make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
         for outputs in order.outputs:
@@ -101,7 +103,7 @@ def generate(
             pipe = load_pipeline(order)
         with clock.stage("check"):
             identity = _identity(order, origin)
-        run = _Run(order, pipe, states, given, identity, clock.seconds)
+        run = Run(order, pipe, states, given, identity, clock.seconds)
         for batch in order.batches:
             if len(order.outputs) > 1:
                 told("clip", len(paths), len(order.outputs))
@@ -119,6 +121,10 @@ class _Told:
     listener: Listener | None
     stage: str = "start"
 
+    def where(self) -> str:
+        """The stage."""
+        return self.stage
+
     def __call__(self, stage: str, done: int, total: int) -> None:
         self.stage = stage
         if self.listener is not None:
@@ -126,8 +132,17 @@ class _Told:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What all batches share."""
+class Run:
+    """Loaded networks at work on a work order.
+
+    Attributes:
+        order: What is made.
+        pipe: The networks.
+        states: Text states by text, one row each.
+        given: Pictures and clips, see `videoaccel.parts.read_given`.
+        identity: For sidecars: ``model`` and ``inputs`` with their hashes.
+        seconds: What stages before took, for sidecars.
+    """
 
     order: WorkOrder
     pipe: VideoPipeline
@@ -137,7 +152,16 @@ class _Run:
     seconds: Mapping[str, float]
 
     def make(self, batch: Sequence[Sample], *, listener: Listener) -> Iterator[Clip]:
-        """Generate one batch and write its clips."""
+        """Generate one batch and write its clips.
+
+        Args:
+            batch: Samples of the order that belong together.
+            listener: Told how far the work is.
+
+        Raises:
+            FloatingPointError: A clip came out as not-a-number.
+            OSError: An output cannot be written.
+        """
         order, s = self.order, self.order.settings
         device = str(s.device)
         if device.startswith("cuda"):
@@ -165,6 +189,8 @@ class _Run:
             atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             if outputs.sheet is not None:
                 atomic_write_bytes(outputs.sheet, files[row].sheet())
+            if outputs.poster is not None:
+                atomic_write_bytes(outputs.poster, files[row].poster())
             yield Clip(outputs, record)
 
     def request(self, batch: Sequence[Sample]) -> Request:
@@ -224,6 +250,12 @@ class _File:
         contact_sheet(np.stack(self.kept), numbers=self.wanted).save(data, "PNG")
         return data.getvalue()
 
+    def poster(self) -> bytes:
+        """A frame from the middle, a jpeg."""
+        data = io.BytesIO()
+        Image.fromarray(self.kept[len(self.kept) // 2]).save(data, "JPEG", quality=85)
+        return data.getvalue()
+
 
 def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, Any] | None:
     """What was decided, for the sidecar; None without a method."""
@@ -266,19 +298,12 @@ def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _cpu_threads(count: int | None) -> Iterator[None]:
-    """Run with this many CPU threads, which are part of a clip's identity."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _memory_advice(order: WorkOrder, told: _Told) -> Iterator[None]:
+def memory_advice(order: WorkOrder, stage: Callable[[], str]) -> Iterator[None]:
     """Turn running out of memory into a sentence that says what to lower.
+
+    Args:
+        order: What is made.
+        stage: Says in which stage the work is.
 
     Raises:
         OutOfMemoryError: Memory ran out.
@@ -290,7 +315,7 @@ def _memory_advice(order: WorkOrder, told: _Told) -> Iterator[None]:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not short:
             raise
-        raise OutOfMemoryError(_advice(order, told.stage)) from error
+        raise OutOfMemoryError(_advice(order, stage())) from error
 
 
 def _advice(order: WorkOrder, stage: str) -> str:

@@ -41,6 +41,43 @@ TILE = 256
 """Side in pixels of the tiles that ``vae_tiling`` decodes in."""
 
 
+def texts_needed(order: WorkOrder) -> list[str]:
+    """Every text that a work order reads, once: of prompts, of the negative prompt, of the null text."""
+    s = order.settings
+    texts = [text for batch in order.batches for sample in batch for text in sample.texts]
+    if order.negative is not None:
+        texts.append(order.negative)
+    elif s.guidance != 1 and not transformer_class(order.source).learns_null_text:
+        texts.append("")
+    return list(dict.fromkeys(texts))
+
+
+def text_key(order: WorkOrder) -> TextKey:
+    """What the states of a work order's texts depend on besides the texts."""
+    source = order.source
+    encoder = encoder_identity(source.text.source, subfolder=source.text.subfolder)
+    return TextKey(encoder, _text_length(source), torch_dtype(source.spec.defaults.text_dtype))
+
+
+def load_text(order: WorkOrder) -> tuple[Any, Any]:
+    """Tokenizer and text encoder of a work order, on its device.
+
+    Raises:
+        ValueError: The text encoder's files do not fit.
+        FileNotFoundError: They are not there.
+    """
+    part, dtype = order.source.text, torch_dtype(order.source.spec.defaults.text_dtype)
+    tokenizer, encoder = load_text_encoder(part.source, subfolder=part.subfolder, dtype=dtype)
+    return tokenizer, encoder.to(str(order.settings.device))
+
+
+def free_cached(device: str) -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
 def encode_texts(order: WorkOrder) -> dict[str, PromptStates]:
     """Text states of all prompts, one row each, on the CPU.
 
@@ -50,29 +87,15 @@ def encode_texts(order: WorkOrder) -> dict[str, PromptStates]:
         ValueError: The text encoder's files do not fit.
         FileNotFoundError: They are not there.
     """
-    s, source = order.settings, order.source
-    texts = [text for batch in order.batches for sample in batch for text in sample.texts]
-    if order.negative is not None:
-        texts.append(order.negative)
-    elif s.guidance != 1 and not transformer_class(source).learns_null_text:
-        texts.append("")
-    texts = list(dict.fromkeys(texts))
-    dtype, length, part = torch_dtype(source.spec.defaults.text_dtype), _text_length(source), source.text
-
-    def load() -> tuple[Any, Any]:
-        tokenizer, encoder = load_text_encoder(part.source, subfolder=part.subfolder, dtype=dtype)
-        return tokenizer, encoder.to(str(s.device))
-
-    if s.text_cache:
-        key = TextKey(encoder_identity(part.source, subfolder=part.subfolder), length, dtype)
-        states = encode_cached(texts, cache=TextCache(), key=key, load=load)
+    texts = texts_needed(order)
+    if order.settings.text_cache:
+        states = encode_cached(texts, cache=TextCache(), key=text_key(order), load=lambda: load_text(order))
     else:
-        tokenizer, encoder = load()
+        tokenizer, encoder = load_text(order)
+        length = _text_length(order.source)
         states = encode(texts, tokenizer=tokenizer, text_encoder=encoder, max_length=length).to("cpu")
         del tokenizer, encoder
-    gc.collect()
-    if str(s.device).startswith("cuda"):
-        torch.cuda.empty_cache()
+    free_cached(str(order.settings.device))
     return {text: states.rows([row]) for row, text in enumerate(texts)}
 
 

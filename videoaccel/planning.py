@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from videoaccel.actions import COMPUTE, SKIP, Action, Compute, Place, Span
+from videoaccel.action_grid import spread
+from videoaccel.actions import COMPUTE, Action, Place
 from videoaccel.cache_memory import fit, foretell
 from videoaccel.costs import Costs
 from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads
-from videoaccel.models.seam import BODY, Site
+from videoaccel.models.seam import Site
 from videoaccel.parts import load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Policy
@@ -79,7 +80,7 @@ class PlanReport:
     def grid(self) -> list[dict[Site, Action]]:
         """What happens at every module in every step, whoever decided it: the network, a span, a block, itself."""
         rows = zip(self.steps, self.shares, strict=True)
-        return [_spread(step if share else {BODY: SKIP, **step}, self.blocks) for step, share in rows]
+        return [spread(step, self.blocks, share=share) for step, share in rows]
 
     def summary(self) -> list[str]:
         """What happens in each step, in words."""
@@ -196,19 +197,6 @@ def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, ca
 
 def _timed(made: PlanReport, run: Denoising) -> PlanReport:
     return PlanReport(**{**vars(made), "ms": run.costs("ms")})
-
-
-def _spread(step: Mapping[Place, Action], blocks: Mapping[Site, tuple[Site, ...]]) -> dict[Site, Action]:
-    """Actions by module. What serves a larger place serves all in it."""
-    found: dict[Site, Action] = {}
-    whole = step.get(BODY, COMPUTE)
-    spans = {place: action for place, action in step.items() if isinstance(place, Span)}
-    for number, (block, modules) in enumerate(blocks.items()):
-        inside = next((action for span, action in spans.items() if span.start <= number < span.stop), COMPUTE)
-        larger = [action for action in (whole, inside, step.get(block, COMPUTE)) if not isinstance(action, Compute)]
-        for site in modules:
-            found[site] = larger[0] if larger else step.get(site, COMPUTE)
-    return found
 
 
 def _words(step: Mapping[Site, Action], share: float) -> str:

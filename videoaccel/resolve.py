@@ -37,16 +37,18 @@ class Outputs:
         clip: The video, picture or folder of frames; a folder's name ends in "/".
         sidecar: How it was made.
         sheet: Contact sheet; None for none.
+        poster: A frame as a jpeg; None for none.
     """
 
     clip: str
     sidecar: Path
     sheet: Path | None
+    poster: Path | None = None
 
     @property
     def all(self) -> list[str]:
         """Every path that is written."""
-        return [self.clip, str(self.sidecar), *([str(self.sheet)] if self.sheet else [])]
+        return [self.clip, str(self.sidecar), *(str(path) for path in (self.sheet, self.poster) if path)]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -166,20 +166,25 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def model_files(source: Source) -> dict[str, str | None]:
+def model_files(source: Source, *, hashed: Callable[[Path], str] | None = None) -> dict[str, str | None]:
     """sha256 of every weight, configuration and tokenizer file of a model, by part and name.
 
     None stands for a whole part that is not on this machine.
+
+    Args:
+        source: The model.
+        hashed: Gives a file's sha256; `file_hash` unless given.
     """
+    hashed = hashed or file_hash
     if source.folder is not None:
-        return dict(_hashes(source.folder, prefix=""))
+        return dict(_hashes(source.folder, prefix="", hashed=hashed))
     spec = source.spec
     parts = {"transformer": spec.transformer, "vae": spec.vae, "text_encoder": spec.text_encoder}
     found: dict[str, str | None] = {}
     for name, part in parts.items():
         assert part is not None
         folder = _folder_of(part)
-        found |= {name: None} if folder is None else dict(_hashes(folder, prefix=f"{name}/"))
+        found |= {name: None} if folder is None else dict(_hashes(folder, prefix=f"{name}/", hashed=hashed))
     return found
 
 
@@ -201,11 +206,11 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _hashes(folder: Path, *, prefix: str) -> Iterator[tuple[str, str]]:
+def _hashes(folder: Path, *, prefix: str, hashed: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.suffix in _MODEL_SUFFIXES and not any(part.startswith(".") for part in name.parts):
-            yield f"{prefix}{name.as_posix()}", file_hash(path)
+            yield f"{prefix}{name.as_posix()}", hashed(path)
 
 
 def _folder_of(part: Part) -> Path | None:

@@ -66,6 +66,10 @@ class TextCache:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
 
+    def has(self, prompt: str, *, key: TextKey) -> bool:
+        """Whether there is a file of this prompt's states; whether it is damaged `get` finds out."""
+        return self._path(prompt, key).is_file()
+
     def get(self, prompt: str, *, key: TextKey) -> PromptStates | None:
         """The states of a prompt, one row on the CPU; None if they are not there or the file is damaged."""
         path, wanted = self._path(prompt, key), _metadata(prompt, key)

@@ -29,7 +29,9 @@ def test_tables_files_and_progress(compare: Compare) -> None:
     done = compare("--setting", "fora.period=2,3", "--speedup", "1.2,90", accel="exact, off,fora")
     assert done.code == 0, done.err
     assert set(here()) - {".cache"} == {"prompts.txt", "run"}  # matplotlib may keep its fonts there
-    assert sorted(path.name for path in Path("run").iterdir()) == ["results.csv", "results.json", "rows.jsonl"]
+    assert sorted(path.name for path in Path("run").iterdir()) == [
+        "results.csv", "results.json", "rows.jsonl", "worst",
+    ]  # fmt: skip
     for text in ("speed and quality against exact", "period=3", "inf", "90x", "not reached", "wrote run/results.json"):
         assert text in done.out
     assert "measure quality" in done.err and "measure time" in done.err

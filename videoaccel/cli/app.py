@@ -11,6 +11,7 @@ from videoaccel import __version__
 from videoaccel.cli import (
     cache,
     calibrate,
+    cancel,
     compare,
     doctor,
     evaluate,
@@ -18,6 +19,9 @@ from videoaccel.cli import (
     methods,
     models,
     plan,
+    render,
+    report,
+    status,
     train_router,
 )
 from videoaccel.cli.errors import exit_code
@@ -38,6 +42,10 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_top)
     app.command("generate")(generate.command())
+    app.command("render")(render.render)
+    app.command("status")(status.status)
+    app.command("cancel")(cancel.cancel)
+    app.command("report")(report.report)
     app.command("compare")(compare.compare)
     app.command("calibrate")(calibrate.command())
     app.command("train-router")(train_router.command())

@@ -94,7 +94,7 @@ def gather(options: Mapping[str, Any]) -> Job:
         layers = [Layer(origin.settings, lambda name: f"{origin.path}: settings.{name}")]
         layers.append(Layer({"output": _again(origin)}))
     if options["config"]:
-        path = _config_path(options["config"])
+        path = config_path(options["config"])
         layers.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
     given = {name: options[name] for name in GenerateSettings.model_fields if options.get(name) not in (None, [], ())}
     if prompts := list(_prompts(options)):
@@ -171,7 +171,7 @@ def keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _config_path(name: str) -> Path:
+def config_path(name: str) -> Path:
     """A file, or the name of one of the configurations in the box."""
     path = Path(name).expanduser()
     if not path.exists() and name in config_names("runs"):

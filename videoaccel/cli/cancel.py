@@ -1,0 +1,43 @@
+"""``videoaccel cancel``: stop a render, or take jobs out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videoaccel.wording import counted
+
+
+def cancel(
+    folder: Annotated[str, typer.Argument(help="Folder of a render.", metavar="DIR")],
+    jobs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Jobs, by identity (or its beginning) or name; none for all.", metavar="JOB"),
+    ] = None,
+) -> None:
+    """Cancel jobs, or stop all workers of a render; clips that are finished stay.
+
+    Workers look once a second and give back what they are at. Cancelled jobs stay so until render --retry; a render
+    that was stopped goes on when it is started again.
+    """
+    from videoaccel.render.folder import RenderFolder
+    from videoaccel.render.run import cancel as cancel_jobs
+    from videoaccel.render.state import DONE, read_status
+
+    place = RenderFolder(Path(folder).expanduser())
+    found = read_status(place)
+    chosen = []
+    for name in jobs or []:
+        fitting = [job for job in found.jobs if job.name == name or job.id.startswith(name)]
+        if not fitting:
+            raise ValueError(f"{folder} has no job {name!r}; videoaccel status lists them")
+        chosen += [job.id for job in fitting if job.state != DONE]
+    if jobs and not chosen:
+        typer.echo("nothing to cancel: finished already")
+        return
+    cancel_jobs(place, chosen)
+    typer.echo(
+        f"cancelled {counted(len(chosen), 'job')}" if jobs else f"told {counted(len(found.workers), 'worker')} to stop"
+    )

@@ -1,0 +1,308 @@
+"""``videoaccel render``: many clips from a job file, by any number of workers in one folder."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videoaccel.cli.generate import config_path
+from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.render_progress import Board, plain
+from videoaccel.config import read_yaml
+from videoaccel.settings import Layer, assignments
+from videoaccel.wording import counted
+
+if TYPE_CHECKING:
+    from videoaccel.render.control import Control
+    from videoaccel.render.outcome import Outcome, Rules
+    from videoaccel.render.run import Render
+
+SOME_FAILED, INTERRUPTED = 3, 130
+
+_JOBS, _WORKERS, _FAULTS = "Jobs", "Workers", "Faults"
+_GIB = 1 << 30
+_ONCE = ("--quiet", "--retry", "--verify")  # what workers of one command do not do each for themselves
+
+
+_Config = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings of all jobs from a YAML file; lines win over it.", metavar="FILE", rich_help_panel=_JOBS
+    ),
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any setting of all jobs, over everything else.", metavar="NAME=VALUE", rich_help_panel=_JOBS
+    ),
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print what it will take, and stop.", rich_help_panel=_JOBS)
+]
+_NoTime = Annotated[
+    bool, typer.Option("--no-time", help="With --dry-run: load no model to predict times.", rich_help_panel=_JOBS)
+]
+_Retry = Annotated[
+    bool, typer.Option("--retry", help="Try jobs again that were given up or cancelled.", rich_help_panel=_JOBS)
+]
+_Verify = Annotated[
+    bool, typer.Option("--verify", help="Hash finished clips first; damaged ones are made anew.", rich_help_panel=_JOBS)
+]
+_Batching = Annotated[
+    int,
+    typer.Option(
+        help="Make so many jobs of equal settings at once; batch and threads are then part of a clip's identity.",
+        metavar="N",
+        rich_help_panel=_JOBS,
+    ),
+]
+_Processes = Annotated[
+    int,
+    typer.Option(help="Processes on this machine; with GPUs each has its own.", metavar="N", rich_help_panel=_WORKERS),
+]
+_Device = Annotated[str | None, typer.Option(help="In place of the jobs' own.", rich_help_panel=_WORKERS)]
+_Engine = Annotated[str, typer.Option(help="local, or ray for actors on a Ray cluster.", rich_help_panel=_WORKERS)]
+_NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Leave when nothing is left to take.", rich_help_panel=_WORKERS)
+]
+_Stale = Annotated[
+    float,
+    typer.Option(
+        help="Seconds after which a worker without a sign of life is dead.", metavar="S", rich_help_panel=_WORKERS
+    ),
+]
+_Tries = Annotated[
+    int, typer.Option(help="Give a job up after so many failures.", metavar="N", rich_help_panel=_FAULTS)
+]
+_Timeout = Annotated[
+    float | None, typer.Option(help="Seconds that a try may take.", metavar="S", rich_help_panel=_FAULTS)
+]
+_Grace = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to be gone in after SIGTERM; the clip is finished if it can be.",
+        metavar="S",
+        rich_help_panel=_FAULTS,
+    ),
+]
+_Pause = Annotated[
+    float, typer.Option(help="Seconds between looks at a full disk.", metavar="S", rich_help_panel=_FAULTS)
+]
+
+
+def render(
+    jobs: Annotated[str, typer.Argument(help="Job file: .jsonl, .csv, .yaml, or .txt with a prompt a line.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the clips; gone on with.", metavar="DIR")],
+    config: _Config = None,
+    set_: _Set = None,
+    dry_run: _DryRun = False,
+    no_time: _NoTime = False,
+    retry: _Retry = False,
+    verify: _Verify = False,
+    allow_batching: _Batching = 1,
+    workers: _Processes = 1,
+    device: _Device = None,
+    engine: _Engine = "local",
+    no_wait: _NoWait = False,
+    stale_after: _Stale = 60.0,
+    tries: _Tries = 3,
+    timeout: _Timeout = None,
+    grace: _Grace = 25.0,
+    pause: _Pause = 10.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Render a file of jobs. Stopped, killed, or started anywhere beside: the same command goes on."""
+    _check_numbers({"--workers": workers, "--tries": tries, "--stale-after": stale_after, "--grace": grace,
+                    "--timeout": timeout, "--pause": pause})  # fmt: skip
+    if engine not in ("local", "ray"):
+        raise ValueError(f"--engine is local or ray, got {engine!r}")
+    defaults: list[Layer] = []
+    if config is not None:
+        path = config_path(config)
+        defaults.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
+    overrides = [Layer(assignments(set_ or []), lambda name: f"--set {name}")]
+    with shown_progress(quiet=quiet) as display:
+        from videoaccel.render.outcome import Rules
+        from videoaccel.render.run import open_render  # torch and all
+
+        calm_libraries(quiet=quiet)
+        opened = _open(open_render, jobs, out, defaults=defaults, overrides=overrides, batching=allow_batching)
+        for line, first in opened.plan.repeated:
+            display.note(f"line {line} asks for the same clip as line {first}; it is made once")
+        if dry_run:
+            typer.echo(_plan(opened, time=not no_time))
+            return
+        _prepare(opened, again=retry, verify=verify, note=display.note)
+        rules = Rules(tries=tries, timeout=timeout, stale=stale_after, grace=grace, pause=pause, wait=not no_wait)
+        board = Board(opened, display, quiet=quiet, single=workers == 1 and engine == "local")
+        with board:
+            outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
+    _end(opened, outcome, quiet=quiet)
+
+
+def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:
+    from videoaccel.render.jobs_file import BadJobsError
+
+    try:
+        found: Render = open_render(jobs, out, **layers)
+        return found
+    except BadJobsError as error:
+        for problem in error.problems:
+            typer.echo(f"{jobs}, {plain(problem)}", err=True)
+        raise ValueError(f"{counted(len(error.problems), 'problem')} in {jobs}; nothing was rendered") from None
+
+
+def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
+    from videoaccel.render.run import retry, verify_clips
+
+    opened.folder.prepare()
+    if again and (count := retry(opened)):
+        note(f"{counted(count, 'job')} will be tried again")
+    if verify:
+        for name, why in verify_clips(opened.folder):
+            note(f"{name} is made anew: {why}")
+
+
+def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, engine: str, board: Board) -> Outcome:
+    if engine == "ray":
+        from videoaccel.render.ray_engine import work_on_ray
+
+        return work_on_ray(opened, rules, workers=workers, tell=board.tell)
+    if workers > 1:
+        from videoaccel.render.supervisor import supervise
+
+        return supervise(
+            opened, rules, arguments=_child_arguments(sys.argv[1:]), workers=workers, device=device, tell=board.tell
+        )
+    from videoaccel.render.control import Control
+    from videoaccel.render.run import work
+
+    control = Control(opened.folder.cancelled, rules.timeout)
+    with _signals(control, rules.grace):
+        return work(opened, rules=rules, device=device, control=control, tell=board.tell)
+
+
+@contextmanager
+def _signals(control: Control, grace: float) -> Iterator[None]:
+    """A scheduler's SIGTERM ends the worker within its grace time; Ctrl-C ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        control.stop(grace=grace)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _child_arguments(given: Sequence[str]) -> list[str]:
+    """This command line as one of its workers runs it."""
+    arguments, skip = [], False
+    for argument in given:
+        if skip:
+            skip = False
+        elif argument in ("--workers", "--device"):
+            skip = True
+        elif not argument.startswith(("--workers=", "--device=")) and argument not in (
+            "--quiet",
+            "--retry",
+            "--verify",
+        ):
+            arguments.append(argument)
+    return [*arguments, "--workers", "1", "--quiet"]
+
+
+def _check_numbers(given: dict[str, float | None]) -> None:
+    for name, value in given.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above 0, got {value:g}")
+
+
+def _plan(opened: Render, *, time: bool) -> str:
+    from videoaccel.render.estimate import MEASURED, estimate
+
+    plan, done = opened.plan, opened.folder.finished()
+    jobs = plan.jobs
+    left = [job for job in jobs if job.id not in done]
+    lines = [f"{counted(len(jobs), 'clip')}, {len(jobs) - len(left)} of them finished, {len(left)} to make"]
+    total, known, size = 0.0, True, 0
+    for found in estimate(opened, time=time):
+        s = found.group.order.settings
+        method = "" if found.group.order.policy is None else f", {s.accel or 'speedup'} {s.speedup or ''}".rstrip()
+        lines.append(
+            f"  {counted(found.jobs, 'clip')}: {s.model}, {s.size}, {counted(s.frames or 0, 'frame')}, "
+            f"{counted(s.steps or 0, 'step')}{method}"
+        )
+        lines.append(f"    {_time(found)}; {_disk(found)}; {_memory(found)}")
+        total, known = total + found.jobs * (found.seconds or 0), known and found.seconds is not None
+        size += found.jobs * found.bytes
+        if found.source != MEASURED:
+            known = known and found.seconds is not None
+    lines.append(f"in all {'' if known else 'more than '}{_span(total)} for one worker, at most {size / _GIB:.2f} GiB")
+    lines += [f"  line {job.job.line}: clips/{job.folder}/{job.job.file}" for job in left[:20]]
+    if len(left) > 20:
+        lines.append(f"  and {len(left) - 20} more")
+    return "\n".join(lines)
+
+
+def _time(found: Any) -> str:
+    if found.seconds is None:
+        return f"time unknown ({found.why})"
+    what = "as measured" if found.source == "measured" else "of denoising, predicted"
+    return f"{_span(found.seconds)} a clip, {what}"
+
+
+def _disk(found: Any) -> str:
+    share = f"{found.bytes / 2**20:.2f} MiB a clip"
+    return f"{share}, as measured" if found.source == "measured" else f"at most {share}, uncompressed"
+
+
+def _memory(found: Any) -> str:
+    if found.memory is not None:
+        return f"{found.memory / _GIB:.2f} GiB at the peak, as measured"
+    weights = f"weights of {found.weights / _GIB:.2f} GiB" if found.weights else "weights"
+    return f"memory: {weights}, and what a first clip will show"
+
+
+def _span(seconds: float) -> str:
+    """A time for people.
+
+    >>> _span(3.21), _span(130), _span(9000)
+    ('3.2 s', '2 min 10 s', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def _end(opened: Render, outcome: Outcome, *, quiet: bool) -> None:
+    names = {job.id: job.job.name for job in opened.plan.jobs}
+    if not quiet:
+        total = len(opened.plan.jobs)
+        parts = [
+            f"{outcome.done} of {counted(total, 'clip')} done ({outcome.made} made now in {_span(outcome.seconds)})"
+        ]
+        parts += [f"{len(outcome.gave_up)} given up"] if outcome.gave_up else []
+        parts += [f"{len(outcome.cancelled)} cancelled"] if outcome.cancelled else []
+        parts += [f"{outcome.left} left"] if outcome.left else []
+        typer.echo(f"{', '.join(parts)}; {opened.folder.gallery}")
+    for job, why in outcome.gave_up.items():
+        typer.echo(f"given up: {names[job]} ({job}): {plain(why)}", err=True)
+    if outcome.interrupted:
+        typer.echo("videoaccel: stopped; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if outcome.gave_up or outcome.cancelled:
+        raise typer.Exit(SOME_FAILED)

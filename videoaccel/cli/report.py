@@ -1,0 +1,22 @@
+"""``videoaccel report``: one page from results."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def report(
+    results: Annotated[
+        list[str],
+        typer.Argument(help="Folders of compare and render, results.json of evaluate, priors.", metavar="RESULT"),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report.", metavar="DIR")] = "report",
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Speed and quality",
+) -> None:
+    """Write one self-contained page from results, with JSON and CSV beside it."""
+    from videoaccel.report import report as write
+
+    for path in write(results, out, title=title):
+        typer.echo(f"wrote {path}")

@@ -1,0 +1,43 @@
+"""``videoaccel status``: where a render stands, from another shell or another machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from videoaccel.cli.render_progress import status_table
+
+_EVERY = 2.0  # seconds
+_WIDTH = 200  # columns, where there is no terminal
+
+
+def status(
+    folder: Annotated[str, typer.Argument(help="Folder of a render.", metavar="DIR")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until nothing is left to do.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show where a render stands; writes nothing."""
+    from videoaccel.render.folder import RenderFolder
+    from videoaccel.render.state import read_status
+
+    place = RenderFolder(Path(folder).expanduser())
+    if as_json:
+        typer.echo(json.dumps(read_status(place).as_data(), indent=2, ensure_ascii=False))
+        return
+    console, found = Console(highlight=False), read_status(place)
+    if not watch:
+        if not console.is_terminal:
+            console.width = _WIDTH
+        console.print(status_table(found))
+        return
+    with Live(status_table(found), console=console, auto_refresh=False) as live:
+        while found.open and found.workers:
+            time.sleep(_EVERY)
+            found = read_status(place)
+            live.update(status_table(found), refresh=True)

@@ -1,0 +1,27 @@
+"""File names out of whatever people write."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST = 60
+"""Bytes of UTF-8; with an identity and an ending behind it the name still fits any file system."""
+
+_ELLIPSIS = re.compile(r"[-_.]{2,}")
+
+
+def safe_name(text: str) -> str:
+    r"""A name that means a file in the folder it is put into, and nothing else, on every system.
+
+    Letters and digits of all scripts stay; everything else, slashes and dots at the start first of all, becomes "-".
+
+    >>> safe_name("../../etc/passwd"), safe_name("Ein Kreis, über Wasser"), safe_name(".."), safe_name("a\0b")
+    ('etc-passwd', 'Ein-Kreis-über-Wasser', 'clip', 'a-b')
+    """
+    kept = "".join(
+        letter if letter.isalnum() or letter in "-_." or unicodedata.category(letter).startswith("M") else "-"
+        for letter in unicodedata.normalize("NFC", text[: 4 * LONGEST])
+    )
+    name = _ELLIPSIS.sub("-", kept).encode()[:LONGEST].decode(errors="ignore").strip("-_.")
+    return name or "clip"

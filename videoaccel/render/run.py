@@ -1,0 +1,216 @@
+"""A render from a job file to an outcome, as the command line and Python call it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videoaccel.files import atomic_write_text
+from videoaccel.names import safe_name
+from videoaccel.render.control import ALL, Control
+from videoaccel.render.folder import RenderFolder
+from videoaccel.render.gallery import Gallery
+from videoaccel.render.hashes import Hashes
+from videoaccel.render.heartbeat import new_worker
+from videoaccel.render.job import make_jobs
+from videoaccel.render.jobs_file import read_jobs
+from videoaccel.render.leases import Leases
+from videoaccel.render.outcome import Outcome, Rules, take_stock
+from videoaccel.render.plan import Plan, Unit, make_plan
+from videoaccel.render.renderer import LocalRenderer, Renderer
+from videoaccel.render.text_ahead import TextAhead
+from videoaccel.render.worker import Tell, Worker
+from videoaccel.settings import Layer
+from videoaccel.sidecar import file_hash
+from videoaccel.text_cache import TextCache
+
+
+@dataclass(frozen=True)
+class Render:
+    """A job file that was checked, and the folder for its clips.
+
+    Attributes:
+        jobs: The file.
+        folder: Where clips go.
+        plan: What is asked for.
+    """
+
+    jobs: Path
+    folder: RenderFolder
+    plan: Plan
+
+
+def open_render(
+    jobs: str | Path,
+    out: str | Path,
+    *,
+    defaults: Sequence[Layer] = (),
+    overrides: Sequence[Layer] = (),
+    batching: int = 1,
+) -> Render:
+    """Read and check a job file; writes nothing.
+
+    Args:
+        jobs: The file.
+        out: Folder for the clips; new, empty, or that of a render, which is gone on with.
+        defaults: Settings that lines may set otherwise.
+        overrides: Settings that they may not.
+        batching: Jobs with equal shapes that are made at once, at most.
+
+    Raises:
+        BadJobsError: Lines are wrong; says all of them.
+        ValueError: The file is none, the folder holds something else, or ``batching`` is below 1.
+        OSError: The file cannot be read, or the folder cannot be written.
+    """
+    if batching < 1:
+        raise ValueError(f"at least 1 job is made at once, got {batching}")
+    path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
+    folder.check()
+    hashes = Hashes(folder.hashes)
+    made = make_jobs(read_jobs(path), path=path, defaults=defaults, overrides=overrides)
+    plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished())
+    if folder.is_one():
+        hashes.save()
+    return Render(path, folder, plan)
+
+
+def work(
+    render: Render,
+    *,
+    rules: Rules | None = None,
+    renderer: Renderer | None = None,
+    device: str | None = None,
+    control: Control | None = None,
+    name: str | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Be one worker of a render, until nothing is left to do. Any number of them may work in one folder.
+
+    Args:
+        render: From `open_render`.
+        rules: How patient it is.
+        renderer: Makes clips; one on this machine's device unless given.
+        device: For that renderer, in place of the jobs' own.
+        control: Asked at every step whether to go on.
+        name: Of the worker, which no other may have.
+        tell: Told of every event, and of every step as ``step``.
+
+    Raises:
+        ValueError: The folder holds something else.
+        OSError: It cannot be written.
+        KeyboardInterrupt: Ctrl-C; the job at hand was given back.
+    """
+    rules, folder = rules or Rules(), render.folder
+    folder.prepare()
+    keep_plan(render)
+    control = control or Control(folder.cancelled, rules.timeout)
+    local = renderer is None
+    renderer = renderer or LocalRenderer(TextCache(folder.text), device=device)
+
+    def encode(worker: Worker, units: Sequence[Unit]) -> None:
+        assert isinstance(renderer, LocalRenderer)
+
+        def listen(stage: str, done: int, total: int) -> None:
+            control.check()
+            worker.heart.say({"stage": stage, "done": done, "total": total})
+            worker.tell("step", {"stage": stage, "done": done, "total": total})
+
+        TextAhead(renderer, worker.leases, worker.observer, control, worker.room.patiently, listen).run(units)
+
+    gallery = Gallery(folder)
+
+    def heard(event: str, about: Mapping[str, Any]) -> None:
+        if tell is not None:
+            tell(event, about)
+        if event == "done":
+            worker.room.patiently(gallery.update)
+
+    worker = Worker(
+        render.plan,
+        folder,
+        renderer,
+        name=name or new_worker(),
+        rules=rules,
+        control=control,
+        tell=heard,
+        before=encode if local else None,
+    )
+    try:
+        outcome = worker.run()
+    finally:
+        if worker.outcome.made or not folder.gallery.exists():
+            with suppress(OSError):
+                gallery.update(now=True)
+    if local and not (outcome.left or outcome.interrupted):
+        TextCache(folder.text).clear()  # states of long prompts are large, and nobody needs them any more
+    return outcome
+
+
+def keep_plan(render: Render) -> None:
+    """Leave word of what is asked for, so that `videoaccel.render.state` can tell what is still to come."""
+    data: Mapping[str, Any] = {
+        "file": str(render.jobs.absolute()),
+        "jobs": [
+            {"id": job.id, "name": job.job.name, "unit": unit.id, "line": job.job.line, "prompt": job.job.prompt[:200]}
+            for unit in render.plan.units
+            for job in unit.jobs
+        ],
+    }
+    mark = hashlib.sha256(str(render.jobs.absolute()).encode()).hexdigest()[:8]
+    atomic_write_text(
+        render.folder.plans / f"{safe_name(render.jobs.name)}-{mark}.json", json.dumps(data, ensure_ascii=False)
+    )
+
+
+def count_outcome(render: Render, rules: Rules) -> Outcome:
+    """How a render stands, for one who has not worked on it."""
+    return take_stock(render.plan, render.folder, rules, Control(render.folder.cancelled))
+
+
+def verify_clips(folder: RenderFolder) -> Iterator[tuple[str, str]]:
+    """Hash every finished clip, and remove those that are not as their sidecars say; yields these with the reason."""
+    for path in folder.finished().values():
+        try:
+            record = json.loads((path / f"{path.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
+            same = file_hash(path / record["output"]["file"]) == record["output"]["sha256"]
+            why = None if same else "its bytes are not those that were written"
+        except (OSError, ValueError, KeyError, TypeError):
+            why = "its sidecar cannot be read"
+        if why is not None:
+            shutil.rmtree(path)
+            yield path.name, why
+
+
+def cancel(folder: RenderFolder, jobs: Sequence[str] = ()) -> None:
+    """Cancel jobs by identity, or all that is at work now.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for job in jobs:
+        atomic_write_text(folder.cancelled / job, "")
+    if not jobs:
+        atomic_write_text(folder.cancelled / f"{ALL}{new_worker()}", "")
+
+
+def retry(render: Render) -> int:
+    """Let jobs of a render be tried again that were given up or cancelled; returns how many."""
+    leases, looked = Leases(render.folder.leases, ""), {}
+    if render.folder.is_one():
+        looked = leases.look()
+    count = 0
+    for unit in render.plan.units:
+        marks = [path for job in unit.jobs if (path := render.folder.cancelled / job.id).exists()]
+        tries = looked.get(unit.id)
+        if tries is not None and tries.held is None:
+            leases.forget(unit.id)
+        for path in marks:
+            path.unlink(missing_ok=True)
+        count += bool(marks) or (tries is not None and tries.held is None)
+    return count
