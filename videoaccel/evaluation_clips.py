@@ -17,6 +17,9 @@ from videoaccel.reading import read_text
 CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 """Names that end so are clips; a folder of pictures is one, too."""
 
+SAMPLES = 5
+"""Of every prompt that VBench counts, numbered from 0."""
+
 READERS: Mapping[str, Callable[[Path], tuple[Frames, float]]] = MappingProxyType(
     {"pyav": read_video, "decord": read_with_decord}
 )
@@ -137,14 +140,15 @@ def _clip(path: Path, reference: Path | None, book: PromptBook) -> ClipFile:
     name = path.name
     if name in book.by_file:
         return ClipFile(name, path, reference, book.by_file[name])
-    parsed = parse_name(name).prompt
+    parsed, number = parse_name(name)
     rows = [row for row in book.rows if row.text == parsed]
+    counted = not book.official or (bool(rows) and number in range(SAMPLES))
+    if not counted:
+        return ClipFile(name, path, reference, parsed, ())
     if rows:
         about = {key: value for row in rows for key, value in row.about.items()}
         dimensions = tuple(dict.fromkeys(d for row in rows for d in row.dimensions)) if book.official else None
         return ClipFile(name, path, reference, parsed, dimensions, about)
-    if book.official:
-        return ClipFile(name, path, reference, parsed, ())
     return ClipFile(name, path, reference, _sidecar_prompt(path) or parsed)
 
 

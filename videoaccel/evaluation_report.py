@@ -22,6 +22,7 @@ from videoaccel.media import Frames, evenly_spaced
 
 _WORST, _COLUMNS, _PLAYED = 3, 5, 24  # clips, frames of a strip, frames of a film
 _WIDTH, _SHOWN = 240, 170  # pixels: at most of a picture, and of one in a strip
+_SMALL = 10_000  # pixels of a picture that is kept without loss
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
@@ -232,9 +233,8 @@ def _picture(frame: Frames) -> str:
     if image.width > _WIDTH:
         image = image.resize((_WIDTH, max(1, round(image.height * _WIDTH / image.width))), Image.Resampling.LANCZOS)
     data = io.BytesIO()
-    image.save(data, "PNG" if image.width * image.height < 10_000 else "JPEG", quality=88)
-    kind = "png" if data.getvalue()[:4] == b"\x89PNG" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    image.save(data, "WEBP", lossless=image.width * image.height < _SMALL, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def _number(value: float | None) -> str:

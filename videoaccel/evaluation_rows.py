@@ -20,9 +20,10 @@ from videoaccel.comparison_log import to_json
 from videoaccel.eval.backbones import Backbones
 from videoaccel.eval.metric import ClipMetric, NotApplicable, Sample, Score
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
-from videoaccel.evaluation_clips import ClipFile, read_clip
+from videoaccel.evaluation_clips import SAMPLES, ClipFile, read_clip
 from videoaccel.files import told
 
+NOT_COUNTED = f"VBench counts samples 0 to {SAMPLES - 1} of its own prompts only"
 _VERSION = 1  # of what metrics compute; a higher one measures all anew
 
 
@@ -103,7 +104,7 @@ def measure(
 
 def _left_out(clip: ClipFile, name: str) -> str | None:
     if clip.dimensions is not None and (name in QUALITY or name in SEMANTIC) and name not in clip.dimensions:
-        return "the prompt was written for other dimensions"
+        return "the prompt was written for other dimensions" if clip.dimensions else NOT_COUNTED
     return None
 
 

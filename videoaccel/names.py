@@ -8,6 +8,7 @@ import unicodedata
 LONGEST = 60
 """Bytes of UTF-8; with an identity and an ending behind it the name still fits any file system."""
 
+_ODD = re.compile(r"[^0-9A-Za-z_.-]")
 _ELLIPSIS = re.compile(r"[-_.]{2,}")
 
 
@@ -19,9 +20,14 @@ def safe_name(text: str) -> str:
     >>> safe_name("../../etc/passwd"), safe_name("Ein Kreis, über Wasser"), safe_name(".."), safe_name("a\0b")
     ('etc-passwd', 'Ein-Kreis-über-Wasser', 'clip', 'a-b')
     """
+    if text.isascii():
+        return _ends(_ODD.sub("-", text[:LONGEST]))
     kept = "".join(
         letter if letter.isalnum() or letter in "-_." or unicodedata.category(letter).startswith("M") else "-"
         for letter in unicodedata.normalize("NFC", text[: 4 * LONGEST])
     )
-    name = _ELLIPSIS.sub("-", kept).encode()[:LONGEST].decode(errors="ignore").strip("-_.")
-    return name or "clip"
+    return _ends(kept)
+
+
+def _ends(kept: str) -> str:
+    return _ELLIPSIS.sub("-", kept).encode()[:LONGEST].decode(errors="ignore").strip("-_.") or "clip"

@@ -19,7 +19,7 @@ from videoaccel.eval.metric import Score
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.official import OfficialMetric
 from videoaccel.evaluation_clips import ClipFile
-from videoaccel.evaluation_rows import Row
+from videoaccel.evaluation_rows import NOT_COUNTED, Row
 
 _NAME = "videoaccel"
 _SCRIPT = """
@@ -160,7 +160,8 @@ def _rows(name: str, entries: Sequence[Mapping[str, Any]], clips: Sequence[ClipF
 
 def _row(name: str, clip: ClipFile, entry: Mapping[str, Any] | None) -> Row:
     if clip.dimensions is not None and name not in clip.dimensions:
-        return Row(clip.name, name, "", reason="the prompt was written for other dimensions")
+        reason = "the prompt was written for other dimensions" if clip.dimensions else NOT_COUNTED
+        return Row(clip.name, name, "", reason=reason)
     if entry is None:
         if name == "color":
             return Row(

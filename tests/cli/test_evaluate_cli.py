@@ -186,10 +186,14 @@ def test_dimensions_count_the_clips_of_their_prompts(evaluate: Evaluate) -> None
         {"prompt_en": "a dog", "dimension": ["scene"]},
     ]
     Path("info.json").write_text(json.dumps(rows))
+    write(Path(f"clips/{SENTENCES[0]}-5"), drawn(SENTENCES[0]))
     done = evaluate("--prompts", "info.json", suite="temporal_flickering")
     assert done.code == 0, done.err
     found = scores()["temporal_flickering"]
-    assert (found["measured"], found["not_applicable"]) == (1, 1)
+    assert (found["measured"], found["not_applicable"]) == (1, 2)
+    assert [row.get("not_applicable", "")[:30] for row in record()["rows"]["temporal_flickering"]] == [
+        "", "VBench counts samples 0 to 4 o", "the prompt was written for oth",
+    ]  # fmt: skip
     assert record()["vbench"]["withheld"] == "1 prompts have no clip, the first 'a dog'"
 
 

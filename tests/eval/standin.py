@@ -46,7 +46,7 @@ def save(name: str, path: Path, *, half: bool = False) -> Path:
     """Write a network's stand-in weights as the official checkpoint has them."""
     weights = tensors(name)
     if half:
-        weights = {key: value.half() for key, value in weights.items()}
+        weights = {key: value.half() if value.ndim else value for key, value in weights.items()}  # not temperatures
     wrap = _manifest(name)["wrap"]
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({wrap: weights} if wrap else weights, path)

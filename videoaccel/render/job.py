@@ -21,6 +21,9 @@ LONGEST_PROMPT = 20_000
 MOST_SEED = 2**63 - 1
 
 _OWN = ("name", "format")
+_COUNTED = {"seeds", "samples", "keep"}
+_Known = dict[str, GenerateSettings]
+"""Checked settings by what was written, prompt and seed apart."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def make_jobs(
     below = [*defaults, Layer(file.defaults, lambda name: f"defaults: {name}")]
     jobs: list[Job] = []
     problems = list(file.problems)
+    known: _Known = {}
     for line in file.lines:
         try:
-            jobs += _of_line(line, below, overrides)
+            jobs += _of_line(line, below, overrides, known)
             if len(jobs) > MOST:
                 raise ValueError(f"more than {MOST:,} jobs in one file; cut it into several")
         except ValueError as error:
@@ -85,7 +89,7 @@ def _number(problem: str) -> int:
     return int(problem.split(":")[0].removeprefix("line "))
 
 
-def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer]) -> list[Job]:
+def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: _Known) -> list[Job]:
     layers = [*below, Layer(line.values), *above]
     last = {name: number for number, layer in enumerate(layers) for name in layer.values}
     # A field that a later layer sets sweeps no more.
@@ -95,14 +99,32 @@ def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer]) -> list
     for chosen in expand(swept):
         own = {name: chosen.pop(name, None) for name in _OWN}
         _take_accel(chosen, last)
-        rest = [
-            Layer({name: value for name, value in chosen.items() if last[name] == number}, layer.spell)
-            for number, layer in enumerate(layers)
-        ]
-        jobs += _singles(line.number, own, merge(rest))
+        jobs += _singles(line.number, own, _settings(chosen, last, layers, known))
         if len(jobs) > MOST:
             raise ValueError(f"it stands for more than {MOST:,} jobs")
     return jobs
+
+
+def _settings(
+    chosen: Mapping[str, Any], last: Mapping[str, int], layers: Sequence[Layer], known: _Known
+) -> GenerateSettings:
+    """The settings of one combination; those that differ from known ones in prompt and seed only need no new check."""
+    prompt, seed = chosen.get("prompt"), chosen.get("seed", 0)
+    # A bool is an int to Python, and no seed.
+    plain = isinstance(prompt, str) and type(seed) is int and 0 <= seed <= MOST_SEED and not _COUNTED & chosen.keys()
+    # A field's layer counts, too: a line's resolution takes the place of a default size, not of the line's own.
+    rest = [(name, last[name], value) for name, value in chosen.items() if name not in ("prompt", "seed")]
+    key = repr(sorted(rest, key=lambda one: one[0])) if plain else ""
+    if key in known:
+        return known[key].model_copy(update={"prompt": (prompt,), "seed": seed})
+    parts = [
+        Layer({name: value for name, value in chosen.items() if last[name] == number}, layer.spell)
+        for number, layer in enumerate(layers)
+    ]
+    settings = merge(parts)
+    if plain:
+        known[key] = settings
+    return settings
 
 
 def _take_accel(chosen: dict[str, Any], last: dict[str, int]) -> None:

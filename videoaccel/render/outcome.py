@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from videoaccel.render.control import Control
@@ -61,10 +62,21 @@ class Outcome:
     seconds: float = 0.0
 
 
-def take_stock(plan: Plan, folder: RenderFolder, rules: Rules, control: Control) -> Outcome:
-    """How the jobs of a plan stand, from the folder alone."""
+def take_stock(
+    plan: Plan, folder: RenderFolder, rules: Rules, control: Control, *, finished: Collection[str] | None = None
+) -> Outcome:
+    """How the jobs of a plan stand, from the folder alone.
+
+    Args:
+        plan: What is asked for.
+        folder: Where.
+        rules: When a job is given up.
+        control: Knows what was cancelled.
+        finished: Identities of clips that are there, if somebody has just looked.
+    """
     leases, outcome = Leases(folder.leases, ""), Outcome()
-    finished, looked = folder.finished(), leases.look()
+    finished = folder.finished() if finished is None else finished
+    looked = leases.look()
     for unit in plan.units:
         open_ = [job.id for job in unit.jobs if job.id not in finished]
         outcome.done += len(unit.jobs) - len(open_)

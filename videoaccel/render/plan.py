@@ -176,7 +176,7 @@ def make_plan(
         some_units = _units(fresh, group, batching)
         wanted = [one for unit in some_units if any(one.id not in finished for one in unit.jobs) for one in unit.jobs]
         texts = _checked(wanted, problems)
-        units += [Unit(u.id, tuple(replace(j, texts=texts.get(j.job.prompt, ())) for j in u.jobs)) for u in some_units]
+        units += [_with_texts(unit, texts) for unit in some_units] if texts else some_units
     if problems:
         raise BadJobsError(path, [f"line {line}: {problems[line]}" for line in sorted(problems)])
     units.sort(key=lambda unit: unit.jobs[0].group.engine)  # stable: one engine after the other, lines in order
@@ -184,7 +184,8 @@ def make_plan(
 
 
 def _group_key(job: Job) -> str:
-    told = job.settings.model_dump(mode="json", exclude={"prompt", "seed"})
+    # Only what was set: of 10,000 jobs this is read anew at every start.
+    told = job.settings.model_dump(mode="json", exclude={"prompt", "seed"}, exclude_defaults=True)
     return json.dumps([told, job.format], sort_keys=True)
 
 
@@ -243,6 +244,10 @@ def _units(planned: Sequence[Planned], group: Group, batching: int) -> list[Unit
         whole = hashlib.sha256("".join(one.id for one in renamed).encode()).hexdigest()[:LETTERS]
         units.append(Unit(whole, renamed))
     return units
+
+
+def _with_texts(unit: Unit, texts: Mapping[str, tuple[str, ...]]) -> Unit:
+    return Unit(unit.id, tuple(replace(job, texts=texts.get(job.job.prompt, ())) for job in unit.jobs))
 
 
 def _checked(wanted: Sequence[Planned], problems: dict[int, str]) -> dict[str, tuple[str, ...]]:

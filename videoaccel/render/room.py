@@ -15,6 +15,7 @@ from videoaccel.render.control import Control
 from videoaccel.render.folder import RenderFolder
 
 MIB = 1 << 20
+_PROBE = 16 * MIB  # written to try, at most
 _Result = TypeVar("_Result")
 
 
@@ -83,7 +84,7 @@ class Room:
         self.told("resumed", {"seconds": round(time.monotonic() - began, 1)})
 
     def _probe(self) -> None:
-        """Write and remove as much as a clip may need.
+        """See whether there is as much room as a clip may need, and try to write some of it.
 
         Raises:
             OSError: There is no room.
@@ -94,7 +95,7 @@ class Room:
         path = self.folder.staging / self.worker / "probe"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:  # a quota is not seen otherwise
-            for _ in range(-(-need // MIB)):
+            for _ in range(-(-min(need, _PROBE) // MIB)):
                 file.write(b"\0" * MIB)
         path.unlink()
 

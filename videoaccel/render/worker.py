@@ -73,9 +73,11 @@ class Worker:
             KeyboardInterrupt: Ctrl-C; the job at hand was given back.
         """
         began = time.monotonic()
+        finished: Mapping[str, Path] = {}
         with self.heart:
             try:
-                self._todo = self._open()
+                finished = self.folder.finished()
+                self._todo = self._open(finished)
                 if self._todo:
                     self._event("started")
                     if self.before is not None:
@@ -90,8 +92,9 @@ class Worker:
                     raise
             finally:
                 self.folder.sweep(self.name)
-                self._tidy()
-                stock = take_stock(self.plan, self.folder, self.rules, self.control)
+                finished = self.folder.finished() if self.manifest.path.exists() else finished
+                self._tidy(finished)
+                stock = take_stock(self.plan, self.folder, self.rules, self.control, finished=finished)
                 stock.made, stock.interrupted = self.outcome.made, self.outcome.interrupted
                 stock.seconds = time.monotonic() - began
                 self.outcome = stock
@@ -101,9 +104,8 @@ class Worker:
 
     # What to do next
 
-    def _open(self) -> list[Unit]:
+    def _open(self, finished: Mapping[str, Path]) -> list[Unit]:
         """Units that are not finished, from a place on that differs between workers: each begins with its own share."""
-        finished = self.folder.finished()
         units = [unit for unit in self.plan.units if any(job.id not in finished for job in unit.jobs)]
         start = sum(self.name.encode()) * 7919 % len(units) if units else 0
         return units[start:] + units[:start]
@@ -162,10 +164,10 @@ class Worker:
             self.observer.forget(lease.worker)
         return True
 
-    def _tidy(self) -> None:
+    def _tidy(self, finished: Mapping[str, Path]) -> None:
         """Put away what workers have left that died when there was nothing more to take over from them."""
-        finished, looked = self.folder.finished(), self.leases.look()
-        for unit in self.plan.units:
+        looked = self.leases.look()
+        for unit in self.plan.units if looked else ():
             if unit.id in looked and all(job.id in finished for job in unit.jobs):
                 self.leases.forget(unit.id)
         for worker in {*self.folder.left_behind(), *(path.stem for path in self.folder.workers.glob("*.beat"))}:

@@ -76,6 +76,20 @@ def test_a_line_that_sets_a_field_ends_the_sweep_of_the_defaults(tmp_path: Path)
     assert [(job.prompt, job.settings.seed) for job in made] == [("a", 0), ("a", 1), ("b", 7)]
 
 
+def test_a_line_is_checked_by_what_it_says_itself(tmp_path: Path) -> None:
+    """Lines that differ in prompt and seed only are checked once; others are not taken for them."""
+    defaults = [Layer({"size": "64x64"})]
+    fine = ['{"prompt": "a", "resolution": "240p"}', '{"prompt": "b", "resolution": "240p", "seed": 4}']
+    made = jobs_of(tmp_path, "\n".join(fine), defaults=defaults)
+    assert [(job.prompt, job.settings.seed, job.settings.size) for job in made] == [("a", 0, None), ("b", 4, None)]
+    bad = [
+        '{"prompt": "c", "resolution": "240p", "size": "64x64"}',
+        '{"prompt": "d", "resolution": "240p", "seed": true}',
+    ]
+    found = problems_of(tmp_path, "\n".join(fine + bad))
+    assert [one.split(":")[0] for one in found] == ["line 3", "line 4"]
+
+
 def test_every_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
     lines = [
         '{"prompt": "fine"}',

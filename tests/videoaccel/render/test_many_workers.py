@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def test_each_worker_begins_somewhere_else_and_helps_the_others(studio: Studio) 
 def test_a_real_disk_that_fills_up_and_is_freed(studio: Studio, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("this user may not mount a small disk")
     try:
         render = studio.open({"prompt": "a", "seed": {"from": 0, "to": 39}}, out=disk / "out")
@@ -142,15 +142,12 @@ def test_a_real_disk_that_fills_up_and_is_freed(studio: Studio, tmp_path: Path) 
         with workers(lambda: _started(worker, studio, render, rules, 0.1), 2) as running:
             for _ in range(3):
                 time.sleep(0.7)
-                with ballast.open("wb") as file:
-                    try:
-                        while True:
-                            file.write(b"\0" * 4096)
-                            file.flush()
-                    except OSError:
-                        pass
+                with suppress(OSError), ballast.open("wb") as file:
+                    while True:
+                        file.write(b"\0" * 4096)
+                        file.flush()
                 time.sleep(0.7)
-                ballast.unlink()
+                ballast.unlink(missing_ok=True)
             for process in running:
                 process.join(120)
                 assert process.exitcode == 0
