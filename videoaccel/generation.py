@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.files import check_creatable
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
+from videoaccel.parallel.mesh import Mesh, ranks_here
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Session
@@ -73,8 +75,11 @@ def generate(
         done: Called after each clip that has been written.
         origin: The sidecar that the settings are from: its clip must be able to come out again.
 
+    Where there are several ranks, all call this with the same settings.
+
     Returns:
-        The clips' paths, prompt by prompt and sample by sample.
+        The clips' paths, prompt by prompt and sample by sample; of ranks that make clips side by side, those of this
+        rank's group, and none but on its first rank, which writes them.
 
     Raises:
         ValueError: Settings or files do not fit; says which.
@@ -84,30 +89,61 @@ def generate(
         OutOfMemoryError: Memory ran out.
     """
     order = resolve(settings)
-    told = _Told(listener)
-    clock = StageClock(told, device=str(order.settings.device))
     paths: list[Path] = []
-    with _memory_advice(order, told), _cpu_threads(order.settings.threads), torch.inference_mode():
-        for outputs in order.outputs:
-            check_writable(outputs.clip)
-            for path in outputs.all[1:]:
-                check_creatable(path)
-        given = read_given(order)
-        with clock.stage("text"):
-            states = encode_texts(order)
-        with clock.stage("load"):
-            pipe = load_pipeline(order)
-        with clock.stage("check"):
-            identity = _identity(order, origin)
-        run = _Run(order, pipe, states, given, identity, clock.seconds)
-        for batch in order.batches:
-            if len(order.outputs) > 1:
-                told("clip", len(paths), len(order.outputs))
-            for clip in run.make(batch, listener=told):
-                paths.append(Path(clip.outputs.clip))
-                if done is not None:
-                    done(clip)
+    with started(order) as mesh, torch.inference_mode():
+        told = _Told(listener if mesh.first else None)
+        clock = StageClock(told, device=str(order.settings.device))
+        with _memory_advice(order, told), _cpu_threads(order.settings.threads):
+            if mesh.leads:
+                _check_files(order)
+            given = read_given(order)
+            with clock.stage("text"):  # once, however many ranks there are
+                states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
+            with clock.stage("load"):
+                pipe = load_pipeline(order).parallelize(mesh)
+            with clock.stage("check"):
+                identity = _identity(order, origin) if mesh.leads else {}
+            run = _Run(order, pipe, states, given, identity, clock.seconds)
+            batches = order.batches[mesh.replica :: order.degrees.data]
+            count = sum(sample.outputs is not None for batch in batches for sample in batch)
+            for batch in batches:
+                if len(order.outputs) > 1:
+                    told("clip", len(paths), count)
+                for clip in run.make(batch, listener=told):
+                    paths.append(Path(clip.outputs.clip))
+                    if done is not None:
+                        done(clip)
     return paths
+
+
+def started(order: WorkOrder) -> Mesh:
+    """The mesh of the ranks that work on an order, all of which were told the same; use it in a ``with`` block.
+
+    Raises:
+        ValueError: There are other ranks than it needs, or they were told different things.
+        OSError: They do not find each other.
+    """
+    s = order.settings
+    if order.degrees.ranks > 1 and ranks_here() == 1:
+        raise ValueError(
+            f"`gpus={order.degrees.ranks}` needs as many processes, and this is a lone one; videoaccel generate on the "
+            f"command line starts them, or torchrun --nproc-per-node {order.degrees.ranks}"
+        )
+    mesh = Mesh.from_env(order.degrees, device=str(s.device), provider=s.provider, patience=s.patience)
+    try:
+        mesh.require_alike(s.model_dump(mode="json"))
+    except BaseException as error:
+        mesh.__exit__(type(error), error, None)
+        raise
+    return mesh
+
+
+def _check_files(order: WorkOrder) -> None:
+    """Make sure that everything can be written, before the work."""
+    for outputs in order.outputs:
+        check_writable(outputs.clip)
+        for path in outputs.all[1:]:
+            check_creatable(path)
 
 
 @dataclass
@@ -141,12 +177,14 @@ class _Run:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         clock = StageClock(listener, device=device)
-        rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs}
+        mesh = self.pipe.mesh
+        rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs and mesh.leads}
         with ExitStack() as stack:
             assert s.fps is not None
             files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
             sessions: list[Session] = []
-            for chunk in self.pipe.stream(self.request(batch), clock=clock, sessions=sessions):
+            request = requested(order, batch, pipe=self.pipe, states=self.states, given=self.given)
+            for chunk in self.pipe.stream(request, clock=clock, sessions=sessions):
                 with clock.stage("write"):
                     for row, file in files.items():
                         file.add(_frames(chunk[row]))
@@ -158,6 +196,7 @@ class _Run:
                 "acceleration": _acceleration(order, sessions),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
+                **_ranks(order, mesh),
             }
             record = describe(order, batch, row, made=made)
             atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -165,30 +204,50 @@ class _Run:
                 atomic_write_bytes(outputs.sheet, files[row].sheet())
             yield Clip(outputs, record)
 
-    def request(self, batch: Sequence[Sample]) -> Request:
-        """What the pipeline is asked for."""
-        order, s = self.order, self.order.settings
-        texts = [[sample.texts[loop] for sample in batch] for loop in range(s.loops)]
-        return self.pipe.request(
-            prompt_states=[PromptStates.cat([self.states[text] for text in row]) for row in texts],
-            negative_prompt_states=None if order.negative is None else self.states[order.negative],
-            empty_prompt_states=self.states.get(""),
-            height=order.height,
-            width=order.width,
-            num_frames=s.frames,
-            fps=s.fps,
-            num_inference_steps=s.steps,
-            guidance_scale=s.guidance,
-            seed=[sample.seed for sample in batch],
-            references=[references_of(sample, self.given, order=order, pipe=self.pipe) for sample in batch],
-            loops=s.loops,
-            condition_latents=s.condition_latents,
-            condition_edit=s.condition_edit,
-            attention_backend=s.attention,
-            policy=order.policy,
-            prior=None if s.prior is None else Prior.load(s.prior),
-            foreign_prior=s.allow_foreign_prior,
-        )
+
+def requested(
+    order: WorkOrder,
+    batch: Sequence[Sample],
+    *,
+    pipe: VideoPipeline,
+    states: Mapping[str, PromptStates],
+    given: Sequence[Tensor] = (),
+    **more: Any,
+) -> Request:
+    """What the pipeline is asked for, for one batch of an order.
+
+    Args:
+        order: The run.
+        batch: Samples that are made together.
+        pipe: The pipeline.
+        states: Of all texts.
+        given: Pictures and clips to condition on.
+        **more: Further arguments of :meth:`VideoPipeline.request`.
+    """
+    s = order.settings
+    texts = [[sample.texts[loop] for sample in batch] for loop in range(s.loops)]
+    return pipe.request(
+        prompt_states=[PromptStates.cat([states[text] for text in row]) for row in texts],
+        negative_prompt_states=None if order.negative is None else states[order.negative],
+        empty_prompt_states=states.get(""),
+        height=order.height,
+        width=order.width,
+        num_frames=s.frames,
+        fps=s.fps,
+        num_inference_steps=s.steps,
+        guidance_scale=s.guidance,
+        seed=[sample.seed for sample in batch],
+        references=[references_of(sample, given, order=order, pipe=pipe) for sample in batch],
+        loops=s.loops,
+        condition_latents=s.condition_latents,
+        condition_edit=s.condition_edit,
+        attention_backend=s.attention,
+        policy=order.policy,
+        prior=None if s.prior is None else Prior.load(s.prior),
+        foreign_prior=s.allow_foreign_prior,
+        sequence_parallel=s.sequence_parallel,
+        **more,
+    )
 
 
 class _File:
@@ -240,6 +299,17 @@ def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, An
             for session in sessions
         ],
     }
+
+
+def _ranks(order: WorkOrder, mesh: Mesh) -> dict[str, Any]:
+    """Who made it together, for the sidecar; nothing for a lone process."""
+    if order.degrees.ranks == 1:
+        return {}
+    sent = Counter(mesh.sequence.ledger.sent)
+    if mesh.clip is not mesh.sequence:
+        sent.update(mesh.clip.ledger.sent)
+    sent.update(mesh.guidance.ledger.sent)
+    return {"ranks": {**order.degrees._asdict(), "bytes_sent_by_first_so_far": dict(sent)}}
 
 
 def _frames(chunk: Tensor) -> Frames:

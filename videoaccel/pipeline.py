@@ -24,6 +24,8 @@ from videoaccel.devices import check_device, check_offload
 from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
 from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.parallel.schemes import AUTO, choose_scheme
 from videoaccel.policy import Policy, Session
 from videoaccel.prior import Prior
 from videoaccel.references import References, references_of_prompts
@@ -74,6 +76,7 @@ class VideoPipeline(DiffusionPipeline):
         self.policy: Policy | None = None
         self.prior: Prior | None = None
         self.foreign_prior = False
+        self.mesh = Mesh()
         self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
 
     @classmethod
@@ -170,6 +173,7 @@ class VideoPipeline(DiffusionPipeline):
         prior: Prior | None = None,
         foreign_prior: bool = False,
         attention_backend: str = NATIVE,
+        sequence_parallel: str = AUTO,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
     ) -> Request:
         """Say a batch in full; arguments as in :meth:`__call__`.
@@ -182,6 +186,7 @@ class VideoPipeline(DiffusionPipeline):
             "num_videos_per_prompt": num_videos_per_prompt, "loops": loops, "condition_latents": condition_latents,
         }  # fmt: skip
         check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
+        choose_scheme(sequence_parallel, frames=1)  # known at all?
         d, prompts = self.defaults, prompt_list(prompt)
         if prompt_states is None:
             texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
@@ -216,6 +221,7 @@ class VideoPipeline(DiffusionPipeline):
             prior=prior or self.prior,
             foreign_prior=foreign_prior or self.foreign_prior,
             attention=attention_backend,
+            sequence=sequence_parallel,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
         made.check(space_factor=self.vae.space_factor)
@@ -258,6 +264,7 @@ class VideoPipeline(DiffusionPipeline):
                 prior: Calibrated errors for policies that need them; default those found for this model and setting.
                 foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
                 attention_backend: Attention kernel by name.
+                sequence_parallel: How ranks share places, see :meth:`parallelize`: ``dsp``, ``ulysses``, or ``auto``.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.
 
@@ -293,6 +300,17 @@ class VideoPipeline(DiffusionPipeline):
         self.policy = None if method is None else make_policy(method, **fields)
         self.prior = Prior.load(prior) if isinstance(prior, str | Path) else prior
         self.foreign_prior = foreign_prior
+        return self
+
+    def parallelize(self, mesh: Mesh) -> Self:
+        """Make all clips from now on together with the other ranks of a mesh, which must ask for the same.
+
+        Every rank gets the frames. ``Mesh()`` ends it.
+
+        Args:
+            mesh: From :meth:`videoaccel.parallel.mesh.Mesh.from_env`.
+        """
+        self.mesh = mesh
         return self
 
     @torch.inference_mode()
@@ -336,6 +354,7 @@ class VideoPipeline(DiffusionPipeline):
             scheduler=self.scheduler,
             device=self._execution_device,
             clock=clock or StageClock(),
+            mesh=self.mesh,
         )
 
 

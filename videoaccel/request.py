@@ -50,6 +50,7 @@ class Request:
         prior: Calibrated errors for policies that need them; None looks for those of this model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         attention: Name of the attention kernel.
+        sequence: How ranks share places: ``dsp``, ``ulysses``, or ``auto``.
         callback: Called after every step.
     """
 
@@ -72,6 +73,7 @@ class Request:
     prior: Prior | None
     foreign_prior: bool
     attention: str
+    sequence: str
     callback: StepCallback | None
 
     def check(self, *, space_factor: int) -> None:

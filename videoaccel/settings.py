@@ -60,12 +60,13 @@ def _option(default: Any, panel: str, text: str, *, flag: str = "", metavar: str
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Score = float | Literal["none"] | None
-_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _MACHINE, _OUT = (
+_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
     "What",
     "Size and length",
     "Sampling",
     "Given frames",
     "Acceleration",
+    "Ranks",
     "Machine",
     "Output",
 )
@@ -161,6 +162,24 @@ class GenerateSettings(Config):
     )
     allow_foreign_prior: bool = _option(
         False, _ACCEL, "Take a prior made for other steps, size, frames, guidance or type, interpolated."
+    )
+
+    gpus: int | None = _option(
+        None, _RANKS, "Ranks to start on this machine, one a GPU (or a CPU process); torchrun starts them, too.",
+        ge=1,
+    )  # fmt: skip
+    dp: int | None = _option(None, _RANKS, "Groups of ranks that make clips side by side.", ge=1)
+    cfg_parallel: int | None = _option(None, _RANKS, "2 gives each guidance branch ranks of its own.", ge=1, le=2)
+    sp: int | None = _option(None, _RANKS, "Ranks that share the places of a clip.", ge=1)
+    sequence_parallel: Literal["auto", "dsp", "ulysses"] = _option(
+        "auto", _RANKS, "How they do: dsp switches to frames, ulysses to heads; auto by the number of frames.",
+        metavar="NAME",
+    )  # fmt: skip
+    provider: Literal["torch", "colossalai"] = _option(
+        "torch", _RANKS, "Who makes process groups: torch or colossalai.", metavar="NAME"
+    )
+    patience: float = _option(
+        25.0, _RANKS, "Seconds that ranks wait for each other within a step.", gt=0, allow_inf_nan=False
     )
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = _option(
