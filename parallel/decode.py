@@ -1,10 +1,12 @@
-"""Decoding a latent by all ranks of a clip: chunks are dealt out in turn, and every rank gets all of them.
+"""Decoding a latent by all ranks of a clip: chunks are dealt out in turn, frames of chunks where these are few.
+
+Every rank gets all of them, since any may go on from the clip's end.
 
 Shape legend: B batch, Z latent channels, t, h, w latent sizes, F frames of a chunk, H, W pixels.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +15,17 @@ from videoaccel.models.protocols import Autoencoder
 from videoaccel.parallel.mesh import Mesh
 
 
+class Piece(NamedTuple):
+    """Frames ``start`` to ``stop - 1`` of a chunk [B, Z, t, h, w] that decodes to so many."""
+
+    chunk: Tensor
+    frames: int
+    start: int
+    stop: int
+
+
 def decoded(vae: Autoencoder, latents: Tensor, num_frames: int, *, mesh: Mesh) -> Iterator[Tensor]:
-    """Chunks in their order, [B, 3, F, H, W] each, not clamped; the bits of a lone process.
+    """Chunks in their order, [B, 3, F, H, W] each, not clamped.
 
     Args:
         vae: The VAE, whose chunks do not depend on each other.
@@ -22,24 +33,38 @@ def decoded(vae: Autoencoder, latents: Tensor, num_frames: int, *, mesh: Mesh) -
         num_frames: Of the whole clip.
         mesh: The ranks.
     """
-    if mesh.clip.size == 1:
+    size = mesh.clip.size
+    if size == 1:
         yield from vae.decode_chunks(latents, num_frames)
         return
-    chunks = vae.chunks(latents, num_frames)
-    for start in range(0, len(chunks), mesh.clip.size):
-        dealt = chunks[start : start + mesh.clip.size]
-        own = None
-        if mesh.clip.rank < len(dealt):
-            (own,) = vae.decode_chunks(*dealt[mesh.clip.rank])
-        shapes = mesh.calm.each(None if own is None else (tuple(own.shape), own.dtype))
-        # All of them before the first is written: ranks that wait in a broadcast do not wait for a disk.
-        yield from [
-            _from(source, own, shape, mesh, latents.device) for source, shape in enumerate(shapes[: len(dealt)])
-        ]
+    pieces = cut_pieces(vae.chunks(latents, num_frames), size)
+    whole: list[Tensor] = []
+    for start in range(0, len(pieces), size):
+        dealt = pieces[start : start + size]
+        # All of a round before one is written: ranks that wait in a broadcast do not wait for a disk.
+        for piece, frames in zip(dealt, list(_round(vae, dealt, mesh)), strict=True):
+            whole.append(frames)
+            if piece.stop == piece.frames:
+                yield torch.cat(whole, dim=2)
+                whole.clear()
 
 
-def _from(source: int, own: Tensor | None, shape: Any, mesh: Mesh, device: torch.device) -> Tensor:
-    size, dtype = shape
-    held = own if source == mesh.clip.rank else torch.empty(size, dtype=dtype, device=device)
-    assert held is not None
-    return mesh.clip.broadcast(held, source=source)
+def cut_pieces(chunks: list[tuple[Tensor, int]], ranks: int) -> list[Piece]:
+    """Chunks as they are, or so many equal pieces of each that every rank has something to do."""
+    parts = -(-ranks // len(chunks))
+    found = []
+    for chunk, frames in chunks:
+        each = -(-frames // parts)
+        found += [Piece(chunk, frames, start, min(start + each, frames)) for start in range(0, frames, each)]
+    return found
+
+
+def _round(vae: Autoencoder, dealt: list[Piece], mesh: Mesh) -> Iterator[Tensor]:
+    """Decode a piece on each rank, and send it to the others."""
+    rank = mesh.clip.rank
+    own = vae.decode_piece(*dealt[rank]) if rank < len(dealt) else None
+    shapes: list[Any] = mesh.calm.each(None if own is None else (tuple(own.shape), own.dtype))
+    for source, (size, dtype) in enumerate(shapes[: len(dealt)]):
+        held = own if source == rank else torch.empty(size, dtype=dtype, device=dealt[0].chunk.device)
+        assert held is not None
+        yield mesh.clip.broadcast(held, source=source)

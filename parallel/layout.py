@@ -188,7 +188,7 @@ class MeshLayout(Layout):
         """The kept places of all ranks, [B, k] of S."""
         own = columns.places(self.shards.each) + self.comm.rank * self.shards.each
         found = self.comm.all_gather(padded(own.int(), max(counts), dim=1), name="columns")
-        return cast(Tensor, joined(found, dim=1, length=sum(counts)))
+        return joined(found, dim=1, length=sum(counts))
 
 
 def padded(x: Tensor, length: int, *, dim: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
+from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 from typing_extensions import Self
 
 from videoaccel.parallel.comm import Comm, RankError, Whereabouts
@@ -220,9 +220,9 @@ def _join(join: Any, kind: str) -> None:
 
 def _watch(rank: int, ranks: int, where: Whereabouts, patience: float) -> Watch:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False)
     # Several runs may share a launcher's store one after the other.
-    run = dist.PrefixStore(f"videoaccel/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    run = PrefixStore(f"videoaccel/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return Watch(run, rank=rank, ranks=ranks, where=where, patience=patience)
 
 

@@ -43,7 +43,7 @@ class UlyssesLayout(MeshLayout):
             assert mask is None, "spatial attention has no mask"
             heads = q.shape[2]
             whole = [self._to_heads(x, of) for x, of in ((q, queries), (k, keys), (v, keys))]
-            return self._to_places(kernel(*whole), heads, max(queries)).narrow(1, 0, q.shape[1])
+            return self._from_heads(kernel(*whole), heads, max(queries)).narrow(1, 0, q.shape[1])
 
         out = branch.mix(padded(h, max(queries), dim=2), cond, kv=kv, attend=attend, **options)
         return out.narrow(2, 0, h.shape[2])
@@ -54,6 +54,6 @@ class UlyssesLayout(MeshLayout):
         parts = cut(padded(x, max(counts), dim=1), size, -(-x.shape[2] // size), dim=2)
         return joined(self.comm.all_to_all(parts), dim=1, length=sum(counts))
 
-    def _to_places(self, x: Tensor, heads: int, each: int) -> Tensor:
+    def _from_heads(self, x: Tensor, heads: int, each: int) -> Tensor:
         """[M, S, H / N, D] -> [M, s, H, D], s = ``each``."""
         return joined(self.comm.all_to_all(cut(x, self.comm.size, each, dim=1)), dim=2, length=heads)

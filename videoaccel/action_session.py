@@ -172,7 +172,7 @@ class ActionSession(Session):
         seen = Seen(branch, x, cond)
         action = self._checked(site, seen)
         if isinstance(action, Compute):
-            options = {} if action.width == 1.0 else {"width": action.width}
+            options: dict[str, Any] = {} if action.width == 1.0 else {"width": action.width}
             delta = self.mix(site, branch, branch.pre(x, cond), cond, **options)
             out = branch.add(x, delta, cond)
             self._keep(site, seen, self._in_form(branch, delta, out, cond))
@@ -225,8 +225,9 @@ class ActionSession(Session):
     def _partial(self, site: Site, action: Partial, seen: Seen) -> Tensor:
         branch, x, cond = seen
         columns = self.columns(site, action, x)
-        options: dict[str, Any] = {"columns": columns}
-        if (site.kind, site.axis) == ("attn", "space") and action.keys == "all":
+        spatial = (site.kind, site.axis) == ("attn", "space")
+        options: dict[str, Any] = {"columns": columns} if spatial else {}
+        if spatial and action.keys == "all":
             h = branch.pre(x, cond)
             options["kv"] = h
             part = columns.take(h)

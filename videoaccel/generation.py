@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,14 @@ import torch
 from torch import Tensor
 
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
+from videoaccel.devices import cpu_threads
 from videoaccel.files import check_creatable
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
-from videoaccel.parallel.mesh import Mesh, ranks_here
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Session
 from videoaccel.prior import Prior
+from videoaccel.ranks import started, told_of_ranks
 from videoaccel.references import frames_of
 from videoaccel.request import Request
 from videoaccel.resolve import Outputs, Sample, WorkOrder, resolve
@@ -93,7 +93,7 @@ def generate(
     with started(order) as mesh, torch.inference_mode():
         told = _Told(listener if mesh.first else None)
         clock = StageClock(told, device=str(order.settings.device))
-        with _memory_advice(order, told), _cpu_threads(order.settings.threads):
+        with _memory_advice(order, told), cpu_threads(order.settings.threads):
             if mesh.leads:
                 _check_files(order)
             given = read_given(order)
@@ -114,28 +114,6 @@ def generate(
                     if done is not None:
                         done(clip)
     return paths
-
-
-def started(order: WorkOrder) -> Mesh:
-    """The mesh of the ranks that work on an order, all of which were told the same; use it in a ``with`` block.
-
-    Raises:
-        ValueError: There are other ranks than it needs, or they were told different things.
-        OSError: They do not find each other.
-    """
-    s = order.settings
-    if order.degrees.ranks > 1 and ranks_here() == 1:
-        raise ValueError(
-            f"`gpus={order.degrees.ranks}` needs as many processes, and this is a lone one; videoaccel generate on the "
-            f"command line starts them, or torchrun --nproc-per-node {order.degrees.ranks}"
-        )
-    mesh = Mesh.from_env(order.degrees, device=str(s.device), provider=s.provider, patience=s.patience)
-    try:
-        mesh.require_alike(s.model_dump(mode="json"))
-    except BaseException as error:
-        mesh.__exit__(type(error), error, None)
-        raise
-    return mesh
 
 
 def _check_files(order: WorkOrder) -> None:
@@ -196,7 +174,7 @@ class _Run:
                 "acceleration": _acceleration(order, sessions),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
-                **_ranks(order, mesh),
+                **told_of_ranks(order, mesh),
             }
             record = describe(order, batch, row, made=made)
             atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -301,17 +279,6 @@ def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, An
     }
 
 
-def _ranks(order: WorkOrder, mesh: Mesh) -> dict[str, Any]:
-    """Who made it together, for the sidecar; nothing for a lone process."""
-    if order.degrees.ranks == 1:
-        return {}
-    sent = Counter(mesh.sequence.ledger.sent)
-    if mesh.clip is not mesh.sequence:
-        sent.update(mesh.clip.ledger.sent)
-    sent.update(mesh.guidance.ledger.sent)
-    return {"ranks": {**order.degrees._asdict(), "bytes_sent_by_first_so_far": dict(sent)}}
-
-
 def _frames(chunk: Tensor) -> Frames:
     """[3, T, H, W] in [-1, 1] to bytes; not-a-number is a failure, not a matter of bad input."""
     try:
@@ -329,17 +296,6 @@ def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
             warnings.warn(f"the clip may differ from that of {origin.path}: {difference}", stacklevel=2)
     model = {"name": order.source.name, "sha256": model_hash(files), "files": files}
     return {"model": model, "inputs": inputs}
-
-
-@contextmanager
-def _cpu_threads(count: int | None) -> Iterator[None]:
-    """Run with this many CPU threads, which are part of a clip's identity."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

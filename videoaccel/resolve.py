@@ -15,16 +15,13 @@ from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
-from videoaccel.parallel.degrees import Degrees, choose_degrees, why_these
-from videoaccel.parallel.mesh import local_ranks, ranks_here
-from videoaccel.parallel.providers import find_provider
-from videoaccel.parallel.schemes import choose_scheme
+from videoaccel.parallel.degrees import Degrees
 from videoaccel.policy import Policy
+from videoaccel.rank_choice import choose_ranks, why_ranks
 from videoaccel.registry import make_policy, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, GenerateSettings
 from videoaccel.sizes import resolve_size
-from videoaccel.wording import counted
 
 BEST = "soda"
 """The method that ``speedup`` alone uses: the one that won the comparison."""
@@ -94,9 +91,7 @@ class WorkOrder:
     @property
     def ranks(self) -> str:
         """What the ranks do, in a sentence."""
-        s = self.settings
-        scheme = choose_scheme(s.sequence_parallel, frames=1 if s.frames == 1 else 2)
-        return why_these(self.degrees, whole=_whole_guidance(s, self.policy), scheme=scheme)
+        return why_ranks(self.settings, self.policy, self.degrees)
 
     @property
     def outputs(self) -> list[Outputs]:
@@ -119,7 +114,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
     source = find_model(settings.model, vae=settings.vae, text_encoder=settings.text_encoder)
     settings = _filled(settings, source.spec.defaults)
     policy = _policy(settings)
-    degrees = _degrees(settings, policy)
+    degrees = choose_ranks(settings, policy)
     if degrees.ranks > 1:
         told = {"dp": degrees.data, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
         settings = settings.model_copy(update={"gpus": degrees.ranks, **told})
@@ -294,42 +289,6 @@ def _method(name: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(method := fields.pop("method", None), str):
         raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
     return method, fields
-
-
-def _degrees(s: GenerateSettings, policy: Policy | None) -> Degrees:
-    """How the ranks share the work: those that were started, or are to be.
-
-    Raises:
-        ValueError: The degrees do not fit their number, or the device has no room for them.
-    """
-    started = ranks_here()
-    if started > 1 and s.gpus not in (None, started):
-        raise ValueError(f"`gpus={s.gpus}` was asked for, but {counted(started, 'rank')} were started; leave it out")
-    ranks = started if started > 1 else s.gpus or 1
-    degrees = choose_degrees(ranks, data=s.dp, guidance=s.cfg_parallel, sequence=s.sp, whole=_whole_guidance(s, policy))
-    if ranks > 1:
-        _check_devices(torch.device(str(s.device)), local_ranks(ranks))
-        find_provider(s.provider)
-    return degrees
-
-
-def _whole_guidance(s: GenerateSettings, policy: Policy | None) -> str | None:
-    """Why guidance cannot be split over ranks; None if it can."""
-    if s.guidance == 1:
-        return "without guidance there is one branch only"
-    if policy is not None and policy.joins_branches:
-        return f"{s.accel} needs both guidance branches on one rank"
-    return None
-
-
-def _check_devices(device: torch.device, ranks: int) -> None:
-    """Make sure that every rank of this machine has a device."""
-    if device.type == "mps":
-        raise ValueError("ranks cannot share an mps device; use `device=cpu`")
-    if device.index is not None:
-        raise ValueError(f"every rank takes a GPU of its own: `device=cuda`, not {str(device)!r}")
-    if device.type == "cuda" and ranks > (count := torch.cuda.device_count()):
-        raise ValueError(f"{counted(ranks, 'rank')} on this machine, but it has {counted(count, 'GPU')}")
 
 
 def _negative(s: GenerateSettings) -> str | None:

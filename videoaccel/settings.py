@@ -260,6 +260,7 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     "seed": ("seeds", "keep"),
     "samples": ("seeds", "keep"),
     "prompt": ("keep",),
+    "gpus": ("dp", "cfg_parallel", "sp"),
 }
 
 

@@ -97,6 +97,13 @@ def soda_tables(steps: int, sites: int) -> dict[str, torch.Tensor]:
     }
 
 
+def made_by_half(options: dict[str, Any]) -> Any:
+    """The clip of the first of two ranks that work side by side; the second does nothing at all meanwhile."""
+    return None if mesh_of(2, 1, 1).replica else made((2, 1, 1), **options)[0]
+
+
 def run_made(degrees: tuple[int, int, int], options: dict[str, Any]) -> tuple[Any, list[str], list[dict[str, str]]]:
-    """`made` for the pool, which passes no keywords."""
-    return made(degrees, **options)
+    """`made` for the pool, which passes no keywords; makes sure that ranks had something to tell each other."""
+    found, mesh = made(degrees, **options), mesh_of(*degrees)
+    assert mesh.sequence.ledger.sent or mesh.guidance.ledger.sent
+    return found

@@ -65,3 +65,17 @@ def test_frames_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int,
     for out, _, _ in ranks(degrees[2]).run(pipelines.run_made, degrees, options):
         assert out.shape == expected.shape
         assert ((out - expected).abs().max() * 127.5).item() < 1
+
+
+def test_clips_side_by_side_wait_for_nobody(ranks: RankPools) -> None:
+    expected, _, _ = pipelines.made(None, method="first_block", fields={"threshold": 0.6})
+    found = ranks(2).run(pipelines.made_by_half, {"method": "first_block", "fields": {"threshold": 0.6}})
+    assert found[1] is None and torch.equal(found[0], expected)
+
+
+def test_few_chunks_are_cut_into_frames(ranks: RankPools) -> None:
+    """One chunk of 9 frames on 2 ranks: each decodes some of them."""
+    options = {"latents": False, "num_inference_steps": 2}
+    expected, _, _ = pipelines.made(None, **options)
+    for out, _, _ in ranks(2).run(pipelines.run_made, (1, 1, 2), options):
+        assert ((out - expected).abs().max() * 127.5).item() < 1

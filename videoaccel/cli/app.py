@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from videoaccel import __version__
-from videoaccel.cli import cache, calibrate, compare, doctor, generate, methods, models, plan
+from videoaccel.cli import cache, calibrate, compare, doctor, generate, methods, models, plan, verify
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     app.command("compare")(compare.compare)
     app.command("calibrate")(calibrate.command())
     app.command("plan")(plan.command())
+    app.command("verify")(verify.command())
     app.command("models")(models.models)
     app.command("methods")(methods.methods)
     app.command("doctor")(doctor.doctor)
