@@ -97,6 +97,11 @@ class FrameAutoencoder(StrictLoading, AutoencoderKL):
             raise ValueError(f"{num_frames} frames have {num_frames} latent frames, got {z.shape[2]}")
         return (self._decode_frames(chunk) for chunk, _ in self.chunks(z, num_frames))
 
+    @apply_forward_hook
+    def decode_piece(self, z: Tensor, num_frames: int, start: int, stop: int) -> Tensor:
+        """Decode some frames of a chunk, [B, 3, stop - start, H, W]."""
+        return self._decode_frames(z[:, :, start:stop])
+
     def chunks(self, z: Tensor, num_frames: int) -> list[tuple[Tensor, int]]:
         """Cut a latent into chunks, each with its number of frames."""
         return [(chunk, chunk.shape[2]) for chunk in z.split(self.chunk_frames, dim=2)]

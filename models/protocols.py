@@ -155,6 +155,10 @@ class Autoencoder(Protocol):
         """Decode chunk by chunk, not clamped: [B, 3, frames of the chunk, H, W] each."""
         ...
 
+    def decode_piece(self, z: Tensor, num_frames: int, start: int, stop: int) -> Tensor:
+        """Decode frames ``start`` to ``stop - 1`` of one chunk of ``num_frames``: [B, 3, stop - start, H, W]."""
+        ...
+
 
 class Schedule(Protocol):
     """Timesteps, and what to do with the transformer's prediction at each.

@@ -176,6 +176,11 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         chunks = self.chunks(z, num_frames)
         return (self._decode_frames(self.decode_spatial_latent(chunk, frames)) for chunk, frames in chunks)
 
+    @apply_forward_hook
+    def decode_piece(self, z: Tensor, num_frames: int, start: int, stop: int) -> Tensor:
+        """Decode some frames of one chunk, [B, 3, stop - start, H, W]; the temporal half runs for all of them."""
+        return self._decode_frames(self.decode_spatial_latent(z, num_frames)[:, :, start:stop])
+
     def chunks(self, z: Tensor, num_frames: int) -> list[tuple[Tensor, int]]:
         """Cut a latent into independently decodable chunks, each with its number of frames."""
         if self.config.micro_frame_size is None:

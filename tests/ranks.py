@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 
 def _serve(rank: int, size: int, store: str, pipe: Any) -> None:

@@ -180,7 +180,7 @@ class ActionSession(Session):
         seen = Seen(branch, x, cond)
         action = self._checked(site, seen)
         if isinstance(action, Compute):
-            options = {} if action.width == 1.0 else {"width": action.width}
+            options: dict[str, Any] = {} if action.width == 1.0 else {"width": action.width}
             delta = self.mix(site, branch, branch.pre(x, cond), cond, **options)
             out = branch.add(x, delta, cond)
             self._keep(site, seen, self._in_form(branch, delta, out, cond))
@@ -248,8 +248,9 @@ class ActionSession(Session):
     def _partial(self, site: Site, action: Partial, seen: Seen) -> Tensor:
         branch, x, cond = seen
         columns = self.columns(site, action, x)
-        options: dict[str, Any] = {}
-        if (site.kind, site.axis) == ("attn", "space") and action.keys == "all":
+        spatial = (site.kind, site.axis) == ("attn", "space")
+        options: dict[str, Any] = {"columns": columns} if spatial else {}
+        if spatial and action.keys == "all":
             h = branch.pre(x, cond)
             options["kv"] = h
             part = columns.take(h)
@@ -267,11 +268,13 @@ class ActionSession(Session):
     def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
         """The columns of the stream x entering ``site`` that ``action`` keeps."""
         scores = self.scores(site, x)
-        return choose(scores, action.keep, frames=x.shape[1], groups=self.groups, places=self.job.places)
+        real, total = self.job.places, self.job.total_places
+        return choose(scores, action.keep, frames=x.shape[1], groups=self.groups, places=real, total=total)
 
     def scores(self, site: Site, x: Tensor) -> Tensor:
         """How much each column of the stream x entering ``site`` matters, [R, S]."""
-        return score(x, self.select, before=self._entries.get(site), generator=self._generator)
+        part = {"start": self.job.first_place, "total": self.job.total_places}
+        return score(x, self.select, before=self._entries.get(site), generator=self._generator, **part)
 
     # Guards --------------------------------------------------------------------------------------------------------
 

@@ -20,12 +20,14 @@ from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads, free_memory
 from videoaccel.eval.world import sample_scene
 from videoaccel.files import check_creatable
+from videoaccel.parallel.mesh import Mesh, ranks_here
 from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policies.soda import Soda
 from videoaccel.policy import Probe
 from videoaccel.prior import PART, Prior, merge, setting_of, shelf
 from videoaccel.probing import SiteInfluence, Tick, average, default_methods, every_site, run_probe, site_groups
+from videoaccel.ranks import started
 from videoaccel.registry import policy_class
 from videoaccel.resolve import Sample, WorkOrder, resolve
 from videoaccel.stages import Listener, StageClock
@@ -41,7 +43,9 @@ def calibrate(
     """Measure a model at a setting, and write the prior.
 
     After every sample what was measured so far is stored beside the output, ``OUTPUT.part.safetensors``; the same call
-    goes on from there. A finished prior is extended where more samples are asked for.
+    goes on from there. A finished prior is extended where more samples are asked for. Several ranks, all of which call
+    this with the same settings, deal out the samples and store what they have in files of their own; the first adds
+    them up.
 
     Args:
         settings: What to measure.
@@ -60,21 +64,25 @@ def calibrate(
     prompts = settings.prompts or builtin_prompts(settings.model)
     numbers = range(settings.first, settings.first + settings.samples)
     texts, seeds = [prompts[k % len(prompts)] for k in numbers], [settings.seed + k for k in numbers]
-    order = resolve(settings.generation(texts, seeds=seeds))
+    generation = settings.generation(texts, seeds=seeds)
+    if (ranks := ranks_here()) > 1:  # a sample each, so that a probe sees all of a network
+        generation = generation.model_copy(update={"dp": ranks, "cfg_parallel": 1, "sp": 1})
+    order = resolve(generation)
     if (order.settings.steps or 0) < 3:
         raise ValueError(f"`steps` must be at least 3 to calibrate, got {order.settings.steps}")
-    clock = StageClock(listener, device=str(order.settings.device))
-    with cpu_threads(order.settings.threads), torch.inference_mode():
-        if settings.output is not None:
+    with started(order) as mesh, cpu_threads(order.settings.threads), torch.inference_mode():
+        clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
+        if settings.output is not None and mesh.first:
             check_creatable(settings.output)
         with clock.stage("text"):
-            states = encode_texts(order)
+            states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
         with clock.stage("load"):
             pipe = load_pipeline(order)
         setting = setting_of_order(order, pipe)
         out = output_path(settings, order, setting, methods)
         memory = settings.memory or free_memory(str(order.settings.device)) // 2
-        run = _Run(order, pipe, states, _Measuring(methods, memory), setting, out, listener, note)
+        told = clock.listener, note if mesh.first else (lambda text: None)
+        run = _Run(order, pipe, states, _Measuring(methods, memory), setting, out, *told, mesh)
         samples = [batch[0] for batch in order.batches]
         prior = run.measure(samples, replays=settings.replay_samples)
         return run.finish(run.draw_curve(prior, samples[: settings.replay_samples]))
@@ -255,26 +263,43 @@ class _Run:
     out: Path
     listener: Listener | None
     note: Note
+    mesh: Mesh
+
+    @property
+    def part(self) -> Path:
+        """Where this rank stores what it has."""
+        ranks = self.mesh.degrees.ranks
+        if ranks == 1:
+            return part_path(self.out)
+        return part_path(self.out.with_name(f"{self.out.stem}.rank{self.mesh.rank}of{ranks}.safetensors"))
 
     def measure(self, samples: Sequence[Sample], *, replays: int) -> Prior:
-        """Measure what is not yet in the file; it is stored after every sample."""
-        prior = self._begun()
+        """Measure what is not yet in a file, this rank's share of it; it is stored after every sample."""
+        if self.mesh.degrees.ranks == 1:
+            prior, whole = self._begun(part_path(self.out), self.out), None
+        else:
+            prior = self._begun(self.part)
+            whole = self.mesh.everyone.same(self._begun(part_path(self.out), self.out) if self.mesh.first else None)
+        known: list[Prior] = [] if whole is None else [whole]
         work = []
         for place, sample in enumerate(samples):
+            if place % self.mesh.degrees.ranks != self.mesh.rank:
+                continue
             key = [sample.seed, sample.prompt]
-            probe = prior is None or key not in prior.info["samples"]
-            again = place < replays and (prior is None or key not in prior.info["replayed"])
+            seen = [one.info for one in (*known, *([] if prior is None else [prior]))]
+            probe = all(key not in info["samples"] for info in seen)
+            again = place < replays and all(key not in info["replayed"] for info in seen)
             if probe or again:
                 work.append((sample, probe, again and bool(self.measuring.replayed)))
-        if prior is not None:
+        if prior is not None or known:
             self.note(f"{counted(len(samples) - len(work), 'sample')} of {len(samples)} measured before")
         tick = self._ticks(work)
         for sample, probe, again in work:
             found = self._sample(sample, tick, probe=probe, again=again)
             prior = found if prior is None else prior.merged(found)
-            prior.save(part_path(self.out))
-        assert prior is not None
-        return prior
+            prior.save(self.part)
+        parts = [*known, *(found for found in self.mesh.everyone.each(prior) if found is not None)]
+        return merge(parts) if len(parts) > 1 else parts[0]
 
     def draw_curve(self, prior: Prior, samples: Sequence[Sample]) -> Prior:
         """Measure the speed-quality curve that ``min_psnr`` is read off, where SODA was measured."""
@@ -297,17 +322,20 @@ class _Run:
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""
         prior = with_correlation(prior)
-        prior.save(self.out)
-        part_path(self.out).unlink(missing_ok=True)
+        if self.mesh.first:
+            prior.save(self.out)
+            part_path(self.out).unlink(missing_ok=True)
+        self.mesh.everyone.same(None)  # no part goes before the whole is there
+        self.part.unlink(missing_ok=True)
         return replace(prior, path=self.out)
 
-    def _begun(self) -> Prior | None:
+    def _begun(self, *paths: Path) -> Prior | None:
         """What an earlier run left, finished or not.
 
         Raises:
             FileExistsError: It is of another setting, or of other methods.
         """
-        path = next((path for path in (part_path(self.out), self.out) if path.exists()), None)
+        path = next((path for path in paths if path.exists()), None)
         if path is None:
             return None
         prior = Prior.load(path)

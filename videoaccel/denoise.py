@@ -20,6 +20,14 @@ it has not changed it."""
 Update = Callable[[int, Tensor, Tensor], Tensor]
 """A schedule's step: (step, latent, what the network predicts there, guided) -> the next latent."""
 
+Join = Callable[[Velocities], Velocities]
+"""Velocities of the branches on this rank -> those of all branches."""
+
+
+def as_they_are(velocities: Velocities) -> Velocities:
+    """All branches are here."""
+    return velocities
+
 
 class Network:
     """The transformer with all that stays the same through a generation filled in.
@@ -74,6 +82,7 @@ def denoise(
     session: Session,
     guidance_scale: float,
     update: Update | None = None,
+    join: Join = as_they_are,
     mask: Tensor | None = None,
     draw: Callable[[], Tensor] | None = None,
     callback: StepCallback | None = None,
@@ -87,6 +96,7 @@ def denoise(
         session: Answers for every step whether and how it runs.
         guidance_scale: Scale of classifier-free guidance.
         update: The schedule's step; None is the Euler step of a rectified flow.
+        join: Brings the guidance branches together, where they run on different ranks.
         mask: [B, T] per frame: 1 generates, 0 keeps, between: changes once t <= mask * 1000 (of a rectified
             flow). None generates all.
         draw: Fresh normal numbers of x's shape, drawn at every step when there is a mask.
@@ -100,7 +110,7 @@ def denoise(
     for i, t in enumerate(timesteps):
         noise = draw() if mask is not None and draw is not None else None
         x, active = begin_step(x, t, mask=mask, noised=noised, noise=noise)
-        velocity = combine(session.predict(i, x, network.at(x, t, active)), guidance_scale)
+        velocity = combine(join(session.predict(i, x, network.at(x, t, active))), guidance_scale)
         x, noised = keep_given(update(i, x, velocity), x, active), active
         if callback is not None:
             before, x = x, callback(i, t, x)

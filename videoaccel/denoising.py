@@ -5,7 +5,7 @@ Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w laten
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from videoaccel.costs_cache import machine, measured
 from videoaccel.denoise import Network, StepCallback, Update, denoise
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
+from videoaccel.parallel.layout import Layout
 from videoaccel.policy import Job, Session
 from videoaccel.prior import fingerprint
 from videoaccel.sampler import active_frames
@@ -39,6 +40,7 @@ class Denoising:
         draw: Fresh noise of z's shape.
         seed: Of the first sample.
         setting: What a prior for this run must have been made for, see :mod:`videoaccel.prior`.
+        layout: Which of its tokens and branches are on this rank; ``context`` and ``branches`` are those.
     """
 
     model: Transformer
@@ -53,18 +55,23 @@ class Denoising:
     draw: Callable[[], Tensor]
     seed: int
     setting: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
 
     def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""
         _, rows, columns = self.model.token_grid(self.z.shape[2:])
         mask = None if self.mask is None else active_frames(self.mask, self.timesteps)
+        shard = self.layout.shard(rows * columns)
         return Job(
             sigmas=self.sigmas[:, start:],
             latent_shape=tuple(self.z.shape[1:]),
             guidance_scale=self.guidance_scale,
             branches=self.branches,
             x_mask=None if mask is None else mask[start:],
-            places=rows * columns,
+            places=shard.here,
+            first_place=shard.start,
+            all_places=shard.places,
+            agree=self.layout.agree,
             dtype=self.model.dtype,
             seed=self.seed,
             blocks=self.model.sites,
@@ -76,8 +83,8 @@ class Denoising:
         )
 
     def network(self, run: Run) -> Network:
-        """The network with this run's context."""
-        return Network(self.model, self.context, branches=self.branches, run=run)
+        """The network with this run's context; ``run`` sees this rank's tokens."""
+        return Network(self.model, self.context, branches=self.branches, run=self.layout.around(run))
 
     def denoise(
         self,
@@ -104,6 +111,7 @@ class Denoising:
             session=session,
             guidance_scale=self.guidance_scale,
             update=lambda i, x, output: self.update(start + i, x, output),
+            join=lambda velocities: self.layout.join(velocities, session.decisions),
             mask=self.mask,
             draw=self.draw,
             callback=callback,
@@ -114,13 +122,19 @@ class Denoising:
         first = None if self.mask is None else active_frames(self.mask, self.timesteps[0])
         self.network(run).at(self.z, self.timesteps[0], first)()
 
+    def once_here(self, run: Run) -> None:
+        """The same with all tokens on this rank, so that it can be counted or timed without the others."""
+        replace(self, layout=Layout()).once(run)
+
     @torch.inference_mode()
     def costs(self, unit: Unit) -> Costs:
         """What this network's modules cost at this size and batch: counted, or measured once on a machine and kept."""
         if unit == "flops":
-            return count_flops(self.once, blocks=self.model.sites)
+            return count_flops(self.once_here, blocks=self.model.sites)
         blocks = self.model.sites
-        return measured(self.costs_key(), lambda: measure_time(self.once, blocks=blocks), blocks=blocks)
+        return self.layout.first(
+            lambda: measured(self.costs_key(), lambda: measure_time(self.once_here, blocks=blocks), blocks=blocks)
+        )
 
     def costs_key(self) -> dict[str, Any]:
         """All that times depend on: machine, libraries, network, sizes."""

@@ -30,6 +30,7 @@ from videoaccel.parts import encode_texts, load_pipeline, read_given, references
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Session
 from videoaccel.prior import Prior
+from videoaccel.ranks import started, told_of_ranks
 from videoaccel.references import frames_of
 from videoaccel.request import Request
 from videoaccel.resolve import Outputs, Sample, WorkOrder, resolve
@@ -75,8 +76,11 @@ def generate(
         done: Called after each clip that has been written.
         origin: The sidecar that the settings are from: its clip must be able to come out again.
 
+    Where there are several ranks, all call this with the same settings.
+
     Returns:
-        The clips' paths, prompt by prompt and sample by sample.
+        The clips' paths, prompt by prompt and sample by sample; of ranks that make clips side by side, those of this
+        rank's group, and none but on its first rank, which writes them.
 
     Raises:
         ValueError: Settings or files do not fit; says which.
@@ -86,32 +90,41 @@ def generate(
         OutOfMemoryError: Memory ran out.
     """
     order = resolve(settings)
-    told = _Told(listener)
-    clock = StageClock(told, device=str(order.settings.device))
     paths: list[Path] = []
-    with memory_advice(order, told.where), cpu_threads(order.settings.threads), torch.inference_mode():
-        if order.settings.vbench is not None:
-            make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
-        for outputs in order.outputs:
-            check_writable(outputs.clip)
-            for path in outputs.all[1:]:
-                check_creatable(path)
-        given = read_given(order)
-        with clock.stage("text"):
-            states = encode_texts(order)
-        with clock.stage("load"):
-            pipe = load_pipeline(order)
-        with clock.stage("check"):
-            identity = _identity(order, origin)
-        run = Run(order, pipe, states, given, identity, clock.seconds)
-        for batch in order.batches:
-            if len(order.outputs) > 1:
-                told("clip", len(paths), len(order.outputs))
-            for clip in run.make(batch, listener=told):
-                paths.append(Path(clip.outputs.clip))
-                if done is not None:
-                    done(clip)
+    with started(order) as mesh, torch.inference_mode():
+        told = _Told(listener if mesh.first else None)
+        clock = StageClock(told, device=str(order.settings.device))
+        with memory_advice(order, told.where), cpu_threads(order.settings.threads):
+            if mesh.leads:
+                _check_files(order)
+            given = read_given(order)
+            with clock.stage("text"):  # once, however many ranks there are
+                states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
+            with clock.stage("load"):
+                pipe = load_pipeline(order).parallelize(mesh)
+            with clock.stage("check"):
+                identity = _identity(order, origin) if mesh.leads else {}
+            run = Run(order, pipe, states, given, identity, clock.seconds)
+            batches = order.batches[mesh.replica :: order.degrees.data]
+            count = sum(sample.outputs is not None for batch in batches for sample in batch)
+            for batch in batches:
+                if len(order.outputs) > 1:
+                    told("clip", len(paths), count)
+                for clip in run.make(batch, listener=told):
+                    paths.append(Path(clip.outputs.clip))
+                    if done is not None:
+                        done(clip)
     return paths
+
+
+def _check_files(order: WorkOrder) -> None:
+    """Make sure that everything can be written, before the work."""
+    if order.settings.vbench is not None:
+        make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
+    for outputs in order.outputs:
+        check_writable(outputs.clip)
+        for path in outputs.all[1:]:
+            check_creatable(path)
 
 
 @dataclass
@@ -167,12 +180,14 @@ class Run:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         clock = StageClock(listener, device=device)
-        rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs}
+        mesh = self.pipe.mesh
+        rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs and mesh.leads}
         with ExitStack() as stack:
             assert s.fps is not None
             files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
             sessions: list[Session] = []
-            for chunk in self.pipe.stream(self.request(batch), clock=clock, sessions=sessions):
+            request = requested(order, batch, pipe=self.pipe, states=self.states, given=self.given)
+            for chunk in self.pipe.stream(request, clock=clock, sessions=sessions):
                 with clock.stage("write"):
                     for row, file in files.items():
                         file.add(_frames(chunk[row]))
@@ -184,6 +199,7 @@ class Run:
                 "acceleration": _acceleration(order, sessions),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
+                **told_of_ranks(order, mesh),
             }
             record = describe(order, batch, row, made=made)
             atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -193,31 +209,51 @@ class Run:
                 atomic_write_bytes(outputs.poster, files[row].poster())
             yield Clip(outputs, record)
 
-    def request(self, batch: Sequence[Sample]) -> Request:
-        """What the pipeline is asked for."""
-        order, s = self.order, self.order.settings
-        texts = [[sample.texts[loop] for sample in batch] for loop in range(s.loops)]
-        return self.pipe.request(
-            prompt_states=[PromptStates.cat([self.states[text] for text in row]) for row in texts],
-            negative_prompt_states=None if order.negative is None else self.states[order.negative],
-            empty_prompt_states=self.states.get(""),
-            height=order.height,
-            width=order.width,
-            num_frames=s.frames,
-            fps=s.fps,
-            num_inference_steps=s.steps,
-            guidance_scale=s.guidance,
-            seed=[sample.seed for sample in batch],
-            references=[references_of(sample, self.given, order=order, pipe=self.pipe) for sample in batch],
-            loops=s.loops,
-            condition_latents=s.condition_latents,
-            condition_edit=s.condition_edit,
-            attention_backend=s.attention,
-            policy=order.policy,
-            prior=None if s.prior is None else Prior.load(s.prior),
-            foreign_prior=s.allow_foreign_prior,
-            cache_memory=s.cache_memory,
-        )
+
+def requested(
+    order: WorkOrder,
+    batch: Sequence[Sample],
+    *,
+    pipe: VideoPipeline,
+    states: Mapping[str, PromptStates],
+    given: Sequence[Tensor] = (),
+    **more: Any,
+) -> Request:
+    """What the pipeline is asked for, for one batch of an order.
+
+    Args:
+        order: The run.
+        batch: Samples that are made together.
+        pipe: The pipeline.
+        states: Of all texts.
+        given: Pictures and clips to condition on.
+        **more: Further arguments of :meth:`VideoPipeline.request`.
+    """
+    s = order.settings
+    texts = [[sample.texts[loop] for sample in batch] for loop in range(s.loops)]
+    return pipe.request(
+        prompt_states=[PromptStates.cat([states[text] for text in row]) for row in texts],
+        negative_prompt_states=None if order.negative is None else states[order.negative],
+        empty_prompt_states=states.get(""),
+        height=order.height,
+        width=order.width,
+        num_frames=s.frames,
+        fps=s.fps,
+        num_inference_steps=s.steps,
+        guidance_scale=s.guidance,
+        seed=[sample.seed for sample in batch],
+        references=[references_of(sample, given, order=order, pipe=pipe) for sample in batch],
+        loops=s.loops,
+        condition_latents=s.condition_latents,
+        condition_edit=s.condition_edit,
+        attention_backend=s.attention,
+        policy=order.policy,
+        prior=None if s.prior is None else Prior.load(s.prior),
+        foreign_prior=s.allow_foreign_prior,
+        cache_memory=s.cache_memory,
+        sequence_parallel=s.sequence_parallel,
+        **more,
+    )
 
 
 class _File:

@@ -18,7 +18,12 @@ from videoaccel.denoise import StepCallback
 from videoaccel.denoising import Denoising
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
 from videoaccel.models.seam import direct
-from videoaccel.policy import Session, kernel_mix, local_mix
+from videoaccel.parallel.decode import decoded
+from videoaccel.parallel.layout import Layout
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.parallel.schemes import choose_scheme, find_layout
+from videoaccel.parallel.shards import Shards
+from videoaccel.policy import Session
 from videoaccel.prior import find_prior, setting_of
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
@@ -35,6 +40,7 @@ class Maker:
         scheduler: The schedule; its timesteps are set here.
         device: Where latents live.
         clock: Times the stages ``references``, ``prepare``, ``plan``, ``compile``, ``denoise`` and ``decode``.
+        mesh: The ranks that make it together; default this one alone.
 
     Attributes:
         sessions: Of every loop so far.
@@ -49,8 +55,9 @@ class Maker:
         scheduler: Schedule,
         device: torch.device,
         clock: StageClock,
+        mesh: Mesh | None = None,
     ) -> None:
-        self.request, self.clock, self.device = request, clock, device
+        self.request, self.clock, self.device, self.mesh = request, clock, device, mesh or Mesh()
         self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
         self.size = vae.latent_size((request.num_frames, request.height, request.width))
         self.shape = (vae.latent_channels, *self.size)
@@ -63,7 +70,7 @@ class Maker:
         request, model = self.request, self.transformer
         denoising = self.denoising(references, loop=loop)
         session = self._session(denoising)
-        plain = request.policy is None and request.attention == NATIVE
+        plain = request.policy is None and request.attention == NATIVE and denoising.layout.alone
         run = direct if plain else session.run
         if getattr(model, "_compiled_call_impl", None) is not None:
             with self.clock.stage("compile"):
@@ -77,12 +84,18 @@ class Maker:
         request = self.request
         z = self._draw() if request.latents is None or loop else self._given_latents(request.latents)
         z, mask = self._place(z, references, loop=loop)
+        layout = self._layout()
+        branches = layout.branches(self.branches)
         with self.clock.stage("prepare"):
             context = self._context(loop)
+        if branches != self.branches:
+            context = context.rows(
+                [self.branches.index(name) * len(z) + row for name in branches for row in range(len(z))]
+            )
         return Denoising(
             model=self.transformer,
             context=context,
-            branches=self.branches,
+            branches=branches,
             guidance_scale=request.guidance,
             z=z,
             timesteps=self._timesteps(len(z)),
@@ -92,6 +105,7 @@ class Maker:
             draw=self._draw,
             seed=request.seed,
             setting=self._setting(),
+            layout=layout,
         )
 
     def stream(self) -> Iterator[Tensor]:
@@ -180,9 +194,19 @@ class Maker:
             guidance=request.guidance,
         )
 
+    def _layout(self) -> Layout:
+        """Where the tokens are; ranks own whole column groups where the policy chooses columns."""
+        request, mesh = self.request, self.mesh
+        kernel = None if request.attention == NATIVE else attention_kernel(request.attention)
+        if mesh.clip.size == 1:
+            return Layout(kernel)
+        frames, rows, columns = self.transformer.token_grid(self.size)
+        groups = None if request.policy is None else request.policy.column_groups
+        shards = Shards(rows * columns, mesh.sequence.size, groups)
+        return find_layout(choose_scheme(request.sequence, frames=frames))(mesh, shards, self.branches, kernel=kernel)
+
     def _session(self, denoising: Denoising) -> Session:
-        policy, attention = self.request.policy, self.request.attention
-        mix = local_mix if attention == NATIVE else kernel_mix(attention_kernel(attention))
+        policy, mix = self.request.policy, denoising.layout.mix
         if policy is None:
             session = Session(denoising.job(), mix=mix)
         else:
@@ -205,7 +229,7 @@ class Maker:
         return None if prior is None else prior.tables
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
-        chunks = iter(self.vae.decode_chunks(latents, self.request.num_frames))
+        chunks = decoded(self.vae, latents, self.request.num_frames, mesh=self.mesh)
         for _ in self.vae.chunks(latents, self.request.num_frames):
             with self.clock.stage("decode"):
                 chunk = next(chunks)

@@ -25,6 +25,8 @@ from videoaccel.devices import check_device, check_offload
 from videoaccel.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.maker import Maker
 from videoaccel.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.parallel.schemes import AUTO, choose_scheme
 from videoaccel.policy import Policy, Session
 from videoaccel.prior import Prior
 from videoaccel.reading import parse_bytes
@@ -76,6 +78,7 @@ class VideoPipeline(DiffusionPipeline):
         self.prior: Prior | None = None
         self.foreign_prior = False
         self.cache_memory: int | None = None
+        self.mesh = Mesh()
         self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
 
     @classmethod
@@ -173,6 +176,7 @@ class VideoPipeline(DiffusionPipeline):
         foreign_prior: bool = False,
         cache_memory: int | str | None = None,
         attention_backend: str = NATIVE,
+        sequence_parallel: str = AUTO,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
     ) -> Request:
         """Say a batch in full; arguments as in :meth:`__call__`.
@@ -185,6 +189,7 @@ class VideoPipeline(DiffusionPipeline):
             "num_videos_per_prompt": num_videos_per_prompt, "loops": loops, "condition_latents": condition_latents,
         }  # fmt: skip
         check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
+        choose_scheme(sequence_parallel, frames=1)  # known at all?
         d, prompts = self.defaults, prompt_list(prompt)
         if prompt_states is None:
             texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
@@ -220,6 +225,7 @@ class VideoPipeline(DiffusionPipeline):
             foreign_prior=foreign_prior or self.foreign_prior,
             cache_memory=self.cache_memory if cache_memory is None else parse_bytes(cache_memory),
             attention=attention_backend,
+            sequence=sequence_parallel,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
         )
         made.check(space_factor=self.vae.space_factor)
@@ -263,6 +269,7 @@ class VideoPipeline(DiffusionPipeline):
                 foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
                 cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
                 attention_backend: Attention kernel by name.
+                sequence_parallel: How ranks share places, see :meth:`parallelize`: ``dsp``, ``ulysses``, or ``auto``.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.
 
@@ -284,6 +291,17 @@ class VideoPipeline(DiffusionPipeline):
     def accelerate(self, method: str | None, **options: Any) -> Self:
         """Accelerate all that is generated from now on: :func:`videoaccel.accelerate` with this pipeline."""
         return accelerate(self, method, **options)
+
+    def parallelize(self, mesh: Mesh) -> Self:
+        """Make all clips from now on together with the other ranks of a mesh, which must ask for the same.
+
+        Every rank gets the frames. ``Mesh()`` ends it.
+
+        Args:
+            mesh: From :meth:`videoaccel.parallel.mesh.Mesh.from_env`.
+        """
+        self.mesh = mesh
+        return self
 
     @torch.inference_mode()
     def latents(self, request: Request, *, clock: StageClock | None = None) -> Tensor:
@@ -326,6 +344,7 @@ class VideoPipeline(DiffusionPipeline):
             scheduler=self.scheduler,
             device=self._execution_device,
             clock=clock or StageClock(),
+            mesh=self.mesh,
         )
 
 

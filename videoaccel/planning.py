@@ -17,11 +17,14 @@ from videoaccel.cache_memory import fit, foretell
 from videoaccel.costs import Costs
 from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads
+from videoaccel.mesh_plan import MeshPlan, kept_link, plan_mesh
 from videoaccel.models.seam import Site
+from videoaccel.parallel.links import Link
 from videoaccel.parts import load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior, find_prior
+from videoaccel.rank_choice import whole_guidance
 from videoaccel.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.resolve import WorkOrder, resolve
 from videoaccel.settings import GenerateSettings
@@ -139,6 +142,43 @@ def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | 
             return made
         with clock.stage("time"):
             return _timed(made, run)
+
+
+def plan_ranks(
+    settings: GenerateSettings, *, link: Link | None = None, time: bool = True, listener: Listener | None = None
+) -> MeshPlan:
+    """Weigh the ways for ``settings.gpus`` ranks to make one clip; they need not be here.
+
+    Args:
+        settings: Those of the generation; a prompt is not needed.
+        link: How fast ranks exchange; default what was measured last on this kind of device, if anything was.
+        time: Measure milliseconds of one rank, too, once on this machine.
+        listener: Told of the stages ``load``, ``plan`` and ``time``.
+
+    Raises:
+        ValueError: Settings do not fit, or there is one rank only.
+    """
+    ranks = settings.gpus or 1
+    if ranks == 1:
+        raise ValueError("one rank has nothing to share; give `gpus` of at least 2")
+    alone = {"gpus": None, "dp": None, "cfg_parallel": None, "sp": None}
+    order = resolve(settings.model_copy(update={"prompt": settings.prompt or ("a clip",), "samples": 1, **alone}))
+    device, policy = str(order.settings.device), order.policy
+    clock = StageClock(listener, device=device)
+    with cpu_threads(order.settings.threads), torch.inference_mode():
+        with clock.stage("load"):
+            pipe = load_pipeline(order)
+        run = pipe.denoising(pipe.request(**_request(order, pipe)))
+        with clock.stage("time" if time else "plan"):
+            costs = run.costs("ms" if time else "flops")
+        return plan_mesh(
+            run,
+            ranks,
+            costs=costs,
+            link=link or kept_link(device),
+            groups=None if policy is None else policy.column_groups,
+            whole=whole_guidance(order.settings, policy),
+        )
 
 
 def _request(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from videoaccel.actions import Action, Place, Span
+from videoaccel.columns import Columns
 from videoaccel.costs import Costs, Unit
 from videoaccel.models.seam import Attend, Branch, Site, Work
 
@@ -35,12 +36,25 @@ class Call(Protocol):
 class Mix(Protocol):
     """How a session has a branch's tokens mixed: here, or across the ranks of a layout."""
 
-    def __call__(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
-        """See :meth:`videoaccel.models.seam.Branch.mix`, whose ``options`` these are."""
+    def __call__(
+        self, site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Columns | None = None, **options: Any
+    ) -> Tensor:
+        """See :meth:`videoaccel.models.seam.Branch.mix`, whose ``options`` these are.
+
+        Args:
+            site: Where.
+            branch: What is run.
+            h: What ``pre`` returned, of all columns or of some.
+            cond: The conditioning.
+            columns: Which columns these are; needed in spatial attention, where other ranks hold others.
+            **options: Of the branch.
+        """
         ...
 
 
-def local_mix(site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+def local_mix(
+    site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Columns | None = None, **options: Any
+) -> Tensor:
     """Mix on this device: all tokens are here."""
     return branch.mix(h, cond, **options)
 
@@ -48,7 +62,9 @@ def local_mix(site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) 
 def kernel_mix(attend: Attend) -> Mix:
     """Mix on this device with a named attention kernel."""
 
-    def mix(site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+    def mix(
+        site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Columns | None = None, **options: Any
+    ) -> Tensor:
         return branch.mix(h, cond, **(options if site.kind == "mlp" else {"attend": attend, **options}))
 
     return mix
@@ -69,9 +85,11 @@ class Job:
         guidance_scale: Guidance; 1 means that only the conditional branch runs.
         branches: Guidance branches that run on this rank.
         x_mask: Which frames are being denoised at each step, [N, B, T]; None if all are.
-        places: Number of real places S; a layout may add padding behind them.
+        places: Number of real places S on this rank; a layout may add padding behind them.
         dtype: Type of the network.
         seed: Seed of the first sample.
+        first_place: Number of the first of them among those of all ranks that share this clip.
+        all_places: Number of places of all these ranks; None if all are here.
         agree: Sums numbers over the ranks that share this clip; the identity on one rank.
         blocks: The network's blocks in the order in which they run, each with its modules.
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
@@ -89,6 +107,8 @@ class Job:
     places: int
     dtype: torch.dtype
     seed: int
+    first_place: int = 0
+    all_places: int | None = None
     agree: Callable[[Tensor], Tensor] = alone
     blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
     prior: Mapping[str, Tensor] | None = None
@@ -111,6 +131,11 @@ class Job:
     def rows(self) -> int:
         """Rows of a whole network call: guidance branches times samples."""
         return self.samples * len(self.branches)
+
+    @property
+    def total_places(self) -> int:
+        """S of the whole clip."""
+        return self.places if self.all_places is None else self.all_places
 
     @property
     def trunk(self) -> Span:
@@ -193,6 +218,10 @@ class Session:
         """How often each action was taken."""
         return dict(Counter(str(action) for step in self.trace for action in step.values()))
 
+    def decisions(self) -> dict[str, str]:
+        """What was decided in the step under way, by place, and the share of the rows that ran."""
+        return {"rows": f"{self.shares[-1]:.3f}", **{str(place): str(a) for place, a in self.trace[-1].items()}}
+
     def digest(self) -> str:
         """Short hash of all decisions: two runs that decided alike share it."""
         steps = (",".join(f"{place}={action}" for place, action in step.items()) for step in self.trace)
@@ -247,6 +276,14 @@ class Policy(BaseModel):
     def name(self) -> str:
         """The method's name: that of its file."""
         return type(self).__module__.rsplit(".", 1)[-1]
+
+    joins_branches: ClassVar[bool] = False
+    """Whether it needs both guidance branches on one rank."""
+
+    @property
+    def column_groups(self) -> int | None:
+        """Groups in which columns compete, so that a rank must own whole ones; None if none are chosen."""
+        return getattr(self, "groups", None)
 
     def steps(self, steps: int) -> int:
         """Sampling steps to run where ``steps`` were asked for."""

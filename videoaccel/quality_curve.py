@@ -8,7 +8,6 @@ Shape legend: N steps, T frames, H, W pixels.
 import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def measure(
     curve = torch.full((job.steps,), math.nan)
     for calls in counts(job.steps):
         try:
-            session = Soda(anchors=calls).session(replace(job))
+            session = Soda(anchors=calls).session(job, mix=run.layout.mix)
         except UnreachableError:  # so few calls that no forecast reaches from one to the next
             continue
         clip = torch.from_numpy(decoded(vae, run.denoise(session), num_frames))

@@ -51,6 +51,7 @@ class Request:
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         cache_memory: Bytes that stored values may take; None for any number.
         attention: Name of the attention kernel.
+        sequence: How ranks share places: ``dsp``, ``ulysses``, or ``auto``.
         callback: Called after every step.
     """
 
@@ -74,6 +75,7 @@ class Request:
     foreign_prior: bool
     cache_memory: int | None
     attention: str
+    sequence: str
     callback: StepCallback | None
 
     def check(self, *, space_factor: int) -> None:

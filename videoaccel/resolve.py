@@ -16,7 +16,9 @@ from videoaccel.given import check_given, given_files
 from videoaccel.loading import Source, find_model
 from videoaccel.media import Writer
 from videoaccel.noise import sample_seeds
+from videoaccel.parallel.degrees import Degrees
 from videoaccel.policy import Policy
+from videoaccel.rank_choice import choose_ranks, why_ranks
 from videoaccel.reading import read_text
 from videoaccel.registry import make_policy, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
@@ -80,6 +82,7 @@ class WorkOrder:
         negative: Negative prompt, ready for the tokenizer.
         policy: Acceleration; None for none.
         batches: What is made together.
+        degrees: How the ranks share the work.
     """
 
     settings: GenerateSettings
@@ -89,6 +92,12 @@ class WorkOrder:
     negative: str | None
     policy: Policy | None
     batches: tuple[tuple[Sample, ...], ...]
+    degrees: Degrees
+
+    @property
+    def ranks(self) -> str:
+        """What the ranks do, in a sentence."""
+        return why_ranks(self.settings, self.policy, self.degrees)
 
     @property
     def outputs(self) -> list[Outputs]:
@@ -110,6 +119,11 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
     """
     source = find_model(settings.model, vae=settings.vae, text_encoder=settings.text_encoder)
     settings = _filled(settings, source.spec.defaults)
+    policy = _policy(settings)
+    degrees = choose_ranks(settings, policy)
+    if degrees.ranks > 1:
+        told = {"dp": degrees.data, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
+        settings = settings.model_copy(update={"gpus": degrees.ranks, **told})
     height, width = resolve_size(settings.size)
     samples = _samples(settings, source.spec.defaults)
     size = settings.batch_size
@@ -120,8 +134,9 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         height=height,
         width=width,
         negative=_negative(settings),
-        policy=_policy(settings),
+        policy=policy,
         batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
+        degrees=degrees,
     )
     attention_kernel(settings.attention)
     check_given(settings, source, height=height, width=width)

@@ -67,12 +67,13 @@ TARGETS = ("speedup", "flops_ratio", "anchors", "min_psnr", "max_lpips")
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Score = float | Literal["none"] | None
-_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _MACHINE, _OUT = (
+_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
     "What",
     "Size and length",
     "Sampling",
     "Given frames",
     "Acceleration",
+    "Ranks",
     "Machine",
     "Output",
 )
@@ -188,6 +189,24 @@ class GenerateSettings(Config):
         None, _ACCEL, "What a method may store, such as 2GiB; it stores less, or is refused.", metavar="SIZE", ge=1
     )
 
+    gpus: int | None = _option(
+        None, _RANKS, "Ranks to start on this machine, one a GPU (or a CPU process); torchrun starts them, too.",
+        ge=1,
+    )  # fmt: skip
+    dp: int | None = _option(None, _RANKS, "Groups of ranks that make clips side by side.", ge=1)
+    cfg_parallel: int | None = _option(None, _RANKS, "2 gives each guidance branch ranks of its own.", ge=1, le=2)
+    sp: int | None = _option(None, _RANKS, "Ranks that share the places of a clip.", ge=1)
+    sequence_parallel: Literal["auto", "dsp", "ulysses"] = _option(
+        "auto", _RANKS, "How they do: dsp switches to frames, ulysses to heads; auto by the number of frames.",
+        metavar="NAME",
+    )  # fmt: skip
+    provider: Literal["torch", "colossalai"] = _option(
+        "torch", _RANKS, "Who makes process groups: torch or colossalai.", metavar="NAME"
+    )
+    patience: float = _option(
+        25.0, _RANKS, "Seconds that ranks wait for each other within a step.", gt=0, allow_inf_nan=False
+    )
+
     dtype: Literal["float32", "bfloat16", "float16"] | None = _option(
         None, _MACHINE, "float32, bfloat16 or float16.", metavar="TYPE"
     )
@@ -276,6 +295,7 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     **{name: tuple(other for other in TARGETS if other != name) for name in TARGETS},
     "prompt": ("keep", "vbench"),
     "vbench": ("prompt", "keep", "seeds", "contact_sheet"),
+    "gpus": ("dp", "cfg_parallel", "sp"),
 }
 
 

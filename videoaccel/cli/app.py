@@ -23,6 +23,7 @@ from videoaccel.cli import (
     report,
     status,
     train_router,
+    verify,
 )
 from videoaccel.cli.errors import exit_code
 
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
     app.command("train-router")(train_router.command())
     app.command("plan")(plan.command())
     app.command("evaluate")(evaluate.evaluate)
+    app.command("verify")(verify.command())
     app.command("models")(models.models)
     app.command("methods")(methods.methods)
     app.command("doctor")(doctor.doctor)

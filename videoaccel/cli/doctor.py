@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
 from videoaccel import __version__
+from videoaccel.cli.ranks import require_alone
 from videoaccel.config import ModelSpec, config_names, load_named
 from videoaccel.wording import counted
 
@@ -22,9 +26,18 @@ CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
 OPTIONAL = ("xformers", "flash-attn", "sageattention", "decord", "accelerate", "torchmetrics", "matplotlib", "ray")
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    links: Annotated[
+        int | None, typer.Option("--links", help="Also start so many ranks and time what they exchange.", metavar="N")
+    ] = None,
+) -> None:
     """Say what this machine has: torch, devices, attention kernels, codecs, caches, models."""
+    require_alone("doctor")
+    if links is not None and links < 2:
+        raise ValueError(f"--links takes at least 2 ranks, got {links}")
     found = examine()
+    found["links"] = measured_links(links) if links else None
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
 
 
@@ -58,6 +71,29 @@ def examine() -> dict[str, Any]:
             for model in [describe_model(name, load_named("models", name, ModelSpec))]
         },
     }
+
+
+def measured_links(ranks: int) -> dict[str, Any]:
+    """Start ranks on this machine's GPUs, or on its CPU, and time them; kept for ``videoaccel plan``.
+
+    Raises:
+        OSError: The ranks failed; what they said stands on stderr.
+    """
+    import torch
+
+    from videoaccel.mesh_plan import keep_link
+    from videoaccel.parallel.launch import start_ranks
+    from videoaccel.parallel.links import as_link
+
+    device = "cuda" if torch.cuda.device_count() >= ranks else "cpu"
+    with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
+        file = Path(folder) / "links.json"
+        command = [sys.executable, "-m", "videoaccel.parallel.links", str(file), device]
+        if code := start_ranks(command, ranks=ranks, device=device):
+            raise OSError(f"{ranks} ranks on {device} ended with exit code {code}; what they said stands above")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    keep_link(as_link(data))
+    return dict(data)
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -112,6 +148,12 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {device['device']:<12}{', '.join([device['name'], *memory])}")
     for title in ("attention", "codecs", "packages", "models"):
         lines += ["", title, *(f"  {name:<16}{text or 'not installed'}" for name, text in found[title].items())]
+    if link := found["links"]:
+        lines += [
+            "",
+            f"links: {link['ranks']} ranks on {link['device']}, {link['speed'] / 1e9:.2f} GB/s a rank, "
+            f"{1e6 * link['latency']:.0f} us a small exchange",
+        ]
     cache = found["text_cache"]
     return [
         *lines,

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from videoaccel.cli.flags import spelled
+from videoaccel.cli.ranks import is_rank, rank
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -62,4 +63,5 @@ def _sentence(error: Exception, *, known: bool) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"videoaccel: {spelled(text)}", file=sys.stderr)
+    speaker = f"videoaccel: rank {rank()}" if is_rank() and rank() else "videoaccel"
+    print(f"{speaker}: {spelled(text)}", file=sys.stderr)

@@ -14,6 +14,7 @@ import yaml
 
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
@@ -28,12 +29,12 @@ STDIN = "-"
 _ONLY_OUTPUT = {"output", "contact_sheet"}
 
 
-def command() -> Callable[..., None]:
+def command() -> Callable[..., int]:
     """The command, with one option a setting."""
 
-    def generate(**options: Any) -> None:
+    def generate(**options: Any) -> int:
         """Make videos from text, images and clips."""
-        _generate(options)
+        return _generate(options)
 
     names = [name for name in GenerateSettings.model_fields if shown(name)["flag"] != "-"]
     parameters = [parameter(name) for name in names] + _job_options()
@@ -42,18 +43,21 @@ def command() -> Callable[..., None]:
     return generate
 
 
-def _generate(options: dict[str, Any]) -> None:
+def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
     if options["dry_run"]:
         from videoaccel.resolve import resolve
 
         typer.echo(_plan(resolve(job.settings), job))
-        return
-    with shown_progress(quiet=options["quiet"]) as display:
+        return 0
+    if must_start(job.settings):
+        again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
+        return start("generate", job.settings, options=again)
+    with shown_progress(quiet=options["quiet"] or rank() > 0) as display:
         from videoaccel.generation import generate  # torch and all
 
-        calm_libraries(quiet=options["quiet"])
-        if job.changed and not options["quiet"]:
+        calm_libraries(quiet=options["quiet"] or rank() > 0)
+        if job.changed and not options["quiet"] and rank() == 0:
             display.note(_difference(job))
         origin = None if job.changed else job.origin
 
@@ -62,6 +66,7 @@ def _generate(options: dict[str, Any]) -> None:
                 typer.echo(_summary(clip, origin))
 
         generate(job.settings, listener=display, done=done, origin=origin)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,13 @@ def _plan(order: WorkOrder, job: Job) -> str:
     settings = yaml.safe_dump(order.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     seeds = [sample for batch in order.batches for sample in batch if sample.outputs]
     clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt!r})" for s in seeds if s.outputs]
-    notes = [*([_difference(job)] if job.changed else []), f"would load: {where}", "would write:", *clips]
+    notes = [
+        *([_difference(job)] if job.changed else []),
+        *([order.ranks] if order.degrees.ranks > 1 else []),
+        f"would load: {where}",
+        "would write:",
+        *clips,
+    ]
     return "\n".join([settings, *(f"# {note}" for note in notes)])
 
 

@@ -12,17 +12,20 @@ import typer
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.ranks import require_alone
 from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
 from videoaccel.wording import as_bytes
 
 if TYPE_CHECKING:
+    from videoaccel.mesh_plan import MeshPlan
+    from videoaccel.parallel.links import Link
     from videoaccel.planning import PlanReport
 
 PANEL = "Plan"
 SHARED = (
     "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "batch_size",
     "accel", *TARGETS, "prior", "allow_foreign_prior",
-    "cache_memory", "dtype", "device", "threads",
+    "cache_memory", "gpus", "dtype", "device", "threads",
 )  # fmt: skip
 
 
@@ -30,7 +33,7 @@ def command() -> Callable[..., None]:
     """The command, with those options of generate that a plan depends on."""
 
     def plan(**options: Any) -> None:
-        """Show what a method would do at every step: predicted speed-up and error, nothing generated."""
+        """Show what a method would do at every step, or ranks with a clip: predicted, nothing generated."""
         _plan(options)
 
     parameters = [*(parameter(name) for name in SHARED), *_own()]
@@ -40,17 +43,60 @@ def command() -> Callable[..., None]:
 
 
 def _plan(options: Mapping[str, Any]) -> None:
+    require_alone("plan")
     settings = gather(options)
+    report, mesh = None, None
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.planning import plan  # torch and all
+        from videoaccel.planning import plan, plan_ranks  # torch and all
 
         calm_libraries(quiet=options["quiet"])
-        report = plan(settings, time=not options["no_time"], listener=display)
+        if settings.gpus is not None:
+            mesh = plan_ranks(
+                settings, link=_link(options["link"], settings), time=not options["no_time"], listener=display
+            )
+        elif options["link"] is not None:
+            raise ValueError("--link is for --gpus: how fast ranks exchange")
+        if mesh is None or settings.accel or any(getattr(settings, name) is not None for name in TARGETS):
+            report = plan(settings.model_copy(update={"gpus": None}), time=not options["no_time"], listener=display)
         if options["png"] is not None:
             from videoaccel.plan_picture import draw
 
+            if report is None:
+                raise ValueError("--png draws what a method does; name one, such as --accel soda")
             draw(report, options["png"])
-    typer.echo(json.dumps(report.as_data(), indent=2) if options["json"] else described(report))
+    if options["json"]:
+        data = {} if report is None else report.as_data()
+        typer.echo(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
+        return
+    typer.echo("\n\n".join([*([described(report)] if report else []), *([described_mesh(mesh)] if mesh else [])]))
+
+
+def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:
+    if gigabytes is None:
+        return None
+    from videoaccel.mesh_plan import given_link
+
+    return given_link(gigabytes, device=settings.device or "given", ranks=settings.gpus or 1)
+
+
+def described_mesh(plan: MeshPlan) -> str:
+    """The section Mesh as text."""
+    stream = plan.stream
+    tokens = f"{stream.frames} latent frames x {stream.places} places x {stream.width} channels"
+    lines = [f"Mesh: {plan.ranks} ranks, {tokens}, {stream.rows} rows (predicted)"]
+    if plan.link is None:
+        lines.append("  no times: videoaccel doctor --links N measures how fast ranks exchange, --link tells it")
+    elif plan.dense_ms is not None:
+        lines.append(f"  a dense step on one rank: {plan.dense_ms:.1f} ms; links of {plan.link.speed / 1e9:.2f} GB/s")
+    lines.append("  guidance x sequence        padding (frames, places)   MiB sent a step   GiB a rank   ms a step")
+    for choice in plan.choices:
+        one = choice.load
+        name = f"{one.degrees.guidance} x {one.degrees.sequence} {one.scheme if one.degrees.sequence > 1 else ''}"
+        sent = (one.switched + one.gathered) / 2**20
+        waste = f"{one.frame_waste:.0%}, {one.place_waste:.0%}"
+        time = "-" if choice.ms is None else f"{choice.ms:.1f}"
+        lines.append(f"  {name:<26} {waste:<26} {sent:<17.2f} {choice.memory / 2**30:<12.2f} {time}")
+    return "\n".join([*lines, f"  {plan.reason()}"])
 
 
 def gather(options: Mapping[str, Any]) -> GenerateSettings:
@@ -106,6 +152,7 @@ def _own() -> list[inspect.Parameter]:
     return [
         option("set_", list[str] | None, "--set", "Any setting, such as accel_options.period=3.", "NAME=VALUE", accel),
         option("png", str | None, "--png", "Draw it: step by site, one colour an action.", "FILE"),
+        option("link", float | None, "--link", "GB/s that a rank sends, for --gpus; default as measured.", "X"),
         option("json", bool, "--json", "Machine-readable."),
         option("no_time", bool, "--no-time", "Count FLOPs only; do not time this machine."),
         option("quiet", bool, "--quiet", "No progress."),

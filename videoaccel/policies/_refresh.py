@@ -21,7 +21,7 @@ def first_served(warmup: int, period: int) -> int:
     return warmup if warmup % period else warmup + 1
 
 
-def unit_in_groups(worth: Tensor, *, groups: int, places: int) -> Tensor:
+def unit_in_groups(worth: Tensor, *, length: int, places: int) -> Tensor:
     """Mean over frames of worth [R, T, S], after its tokens in each column group were scaled to L2 norm 1; [R, S].
 
     The publications scale all tokens of a clip together. Columns only compete within their group, and a group lies on
@@ -29,12 +29,11 @@ def unit_in_groups(worth: Tensor, *, groups: int, places: int) -> Tensor:
 
     Args:
         worth: What each token is worth.
-        groups: G.
+        length: Columns of a group.
         places: Real places; those behind are padding.
     """
     total = worth.shape[-1]
     real = min(places, total)
-    length = -(-real // groups)
     worth = worth[..., :real]
     squares = F.pad(worth.square().sum(1), (0, -real % length)).unflatten(-1, (-1, length)).sum(-1)
     norms = squares.sqrt().clamp(min=1e-12).repeat_interleave(length, dim=-1)[:, :real]
@@ -79,7 +78,8 @@ class RefreshSession(ActionSession):
     def note(self, site: Site, worth: Tensor) -> None:
         """Remember what the tokens of the block of ``site`` are worth, [R, T, S]."""
         mlp = site._replace(kind="mlp")
-        self._worth[mlp] = unit_in_groups(worth, groups=self.groups, places=self.job.places)
+        length = -(-self.job.total_places // self.groups)
+        self._worth[mlp] = unit_in_groups(worth, length=length, places=self.job.places)
 
     def full(self, kind: str, step: int) -> bool:
         """Whether modules of a kind are computed on all tokens in a step."""
@@ -115,6 +115,6 @@ class RefreshSession(ActionSession):
     def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
         """The columns worth most; they are new then."""
         chosen = super().columns(site, action, x)
-        places = chosen.flat.view(chosen.shape)[:, 0] % x.shape[2]
+        places = chosen.places(x.shape[2])
         self._refreshed[site] = self._refreshed[site].scatter(1, places, float(self.i))
         return chosen

@@ -122,7 +122,7 @@ class ErrorProbe(Probe):
         for share in SHARES:
             columns = choose(score(x, self.select), share, frames=x.shape[1], groups=self.groups)
             spatial = (site.kind, site.axis) == ("attn", "space") and self.keys == "all"
-            options = {"kv": h} if spatial else {}
+            options: dict[str, Any] = {"kv": h} if spatial else {}
             parts.append((columns, self.mix(site, module, columns.take(h), cond, **options)))
         for age in range(1, min(AGES, len(past)) + 1):
             old = past[age - 1]

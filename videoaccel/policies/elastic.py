@@ -28,7 +28,7 @@ from videoaccel.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
 from videoaccel.costs import Costs, Unit
 from videoaccel.models.router import GATES, LOGITS, Routers, hard
 from videoaccel.models.seam import Site, Work
-from videoaccel.policies._trunk import modulated, require_steps
+from videoaccel.policies._trunk import modulated, require_branches, require_steps
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 from videoaccel.router_file import RouterFile, find_routers
 
@@ -59,6 +59,8 @@ class Elastic(Policy):
     knob: ClassVar[str] = "flops_ratio"
     sweep: ClassVar[tuple[float, ...]] = (1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
+    joins_branches: ClassVar[bool] = True
+
     flops_ratio: float | None = Field(
         None, ge=1, description="How many times fewer FLOPs; 1.5 unless a target is given."
     )
@@ -85,6 +87,7 @@ class Elastic(Policy):
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, 2, "elastic")
+        require_branches(job, "elastic")
         assert job.costs is not None
         unit: Unit = "flops" if self.speedup is None else "ms"
         costs = job.costs(unit)

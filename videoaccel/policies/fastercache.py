@@ -32,6 +32,7 @@ class FasterCache(Policy):
     """Extrapolate self-attention every second step; rebuild the unconditional branch from the conditional one."""
 
     knob: ClassVar[str] = "interval"
+    joins_branches: ClassVar[bool] = True
     sweep: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 8)
 
     interval: int = Field(

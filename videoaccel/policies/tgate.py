@@ -24,6 +24,7 @@ class TGate(Policy):
     """Serve cross-attention and drop guidance from a gate step on; before it, serve self-attention now and then."""
 
     knob: ClassVar[str] = "gate"
+    joins_branches: ClassVar[bool] = True
     sweep: ClassVar[tuple[float, ...]] = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
     gate: float = Field(12 / 30, gt=0, le=1, description="Share of the steps before the gate.")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videoaccel.models.seam import Branch, Site
 from videoaccel.policies._refresh import RefreshSession, first_served
-from videoaccel.policies._trunk import require_steps
+from videoaccel.policies._trunk import require_branches, require_steps
 from videoaccel.policy import Job, Mix, Policy, Session, local_mix
 
 
@@ -28,6 +28,7 @@ class ToCa(Policy):
     """Serve attention between full steps and refresh the MLP where cross-attention is least certain."""
 
     knob: ClassVar[str] = "period"
+    joins_branches: ClassVar[bool] = True
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
     period: int = Field(3, ge=2, description="Self-attention and MLP are computed every so many steps.")
@@ -45,6 +46,7 @@ class ToCa(Policy):
         """See :meth:`Policy.session`."""
         least = 1 + first_served(self.warmup, self.period)
         require_steps(job, least, f"toca with a warm-up of {self.warmup} and a period of {self.period}")
+        require_branches(job, "toca")
         cross = self.cross_period or 2 * self.period
         options = self.model_dump(exclude={"cross_period"})
         return _TocaSession(job, mix=mix, cross_period=cross, **options)

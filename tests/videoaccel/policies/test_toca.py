@@ -51,7 +51,7 @@ def test_attention_that_sees_all_texts_alike_has_the_entropy_of_their_number() -
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5), st.integers(1, 3))
 def test_worth_has_norm_one_in_every_group(places: int, groups: int, padding: int, frames: int) -> None:
     worth = torch.rand(2, frames, places + padding, generator=torch.Generator().manual_seed(places)) + 0.1
-    scaled = unit_in_groups(worth, groups=groups, places=places)
+    scaled = unit_in_groups(worth, length=-(-places // groups), places=places)
     assert scaled.shape == (2, places + padding) and not scaled[:, places:].any()
     length = -(-places // groups)
     for start in range(0, places, length):
@@ -69,7 +69,7 @@ def test_two_ranks_choose_what_one_chooses(length: int, half: int, keep: float) 
     ages = torch.arange(places).remainder(3).expand(2, -1) * 0.1
 
     def chosen(part: slice, groups: int, count: int) -> Tensor:
-        scores = unit_in_groups(worth[..., part], groups=groups, places=count) + ages[..., part]
+        scores = unit_in_groups(worth[..., part], length=-(-count // groups), places=count) + ages[..., part]
         columns = choose(scores, keep, frames=3, groups=groups, places=count)
         return columns.flat.view(columns.shape)[:, 0] % count
 

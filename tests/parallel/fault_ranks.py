@@ -1,0 +1,65 @@
+"""A rank of a run in which something goes wrong; started by the launcher with what as its argument.
+
+The first rank writes a clip under a temporary name meanwhile, as a generation does.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from videoaccel.media_writer import Writer
+from videoaccel.parallel.comm import RankError
+from videoaccel.parallel.degrees import Degrees
+from videoaccel.parallel.layout import MeshLayout
+from videoaccel.parallel.mesh import Mesh, rank_here, ranks_here
+from videoaccel.parallel.shards import Shards
+
+
+def step(layout: MeshLayout, i: int, what: str) -> None:
+    """One step: an exchange of tokens, a sum, decisions."""
+    mesh, last = layout.mesh, layout.mesh.rank == layout.mesh.clip.size - 1
+    mesh.where.site = "space.3.attn"
+    if i == 2 and last and what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if i == 2 and last and what == "sleep":
+        time.sleep(600)
+    if i == 2 and last and what == "raise":
+        raise ValueError("a bad day")
+    mesh.sequence.all_to_all(torch.zeros(mesh.sequence.size, 8))
+    numbers = layout.agree(torch.tensor([float("nan") if last and what == "nan" else 1.0]))
+    finite = "compute" if not numbers.isfinite().all() else "reuse"
+    decided = "reuse" if last and i == 2 and what == "differ" else finite if what == "nan" else "compute"
+    layout.join({"cond": torch.zeros(1)}, lambda: {"space.3.attn": decided})
+    if what == "nan":
+        assert decided == "compute"
+
+
+def main(what: str, output: str) -> None:
+    """Three steps."""
+    patience = 3.0 if what == "sleep" else 60.0
+    with Mesh.from_env(Degrees(1, 1, ranks_here()), patience=patience) as mesh:
+        mesh.require_alike({"steps": 4 if what == "config" and mesh.rank else 3})
+        if mesh.degrees.ranks == 1:
+            Path(output).write_text("alone")
+            return
+        layout = MeshLayout(mesh, Shards(6, mesh.sequence.size), ("cond", "uncond"))
+        if mesh.first:
+            with Writer(output, fps=8) as writer:
+                for i in range(3):
+                    step(layout, i, what)
+                writer.write(torch.zeros(1, 16, 16, 3, dtype=torch.uint8).numpy())
+            return
+        for i in range(3):
+            step(layout, i, what)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except (RankError, ValueError, OSError) as error:
+        print(f"rank {rank_here()} says: {error}", file=sys.stderr, flush=True)
+        os._exit(2 if isinstance(error, ValueError) else 1)

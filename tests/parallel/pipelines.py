@@ -1,0 +1,109 @@
+"""Whole generations by the ranks of a pool; importable by their processes."""
+
+from typing import Any
+
+import torch
+
+from tests.models.networks import tiny_stdit
+from tests.parallel.work import mesh_of
+from tests.tiny_pipeline import tiny_pipeline
+from tests.videoaccel.policies.test_all import prior
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.pipeline import VideoPipeline
+from videoaccel.policy import Session
+from videoaccel.prior import Prior, setting_of
+from videoaccel.references import References
+from videoaccel.registry import make_policy
+from videoaccel.text import PromptStates
+
+ASKED: dict[str, Any] = {"height": 28, "width": 36, "num_frames": 9, "num_inference_steps": 4, "seed": 3}
+
+
+def pipeline(degrees: tuple[int, int, int] | None) -> VideoPipeline:
+    """The tiny pipeline; of two pairs of blocks, so that a cached one has another behind it."""
+    pipe = tiny_pipeline()
+    pipe.register_modules(transformer=tiny_stdit(depth=2, model_max_length=40, pred_sigma=False))
+    return pipe.parallelize(Mesh() if degrees is None else mesh_of(*degrees))
+
+
+def states(samples: int) -> PromptStates:
+    """Random text of unequal lengths."""
+    generator = torch.Generator().manual_seed(11)
+    mask = (torch.arange(40) < torch.arange(5, 5 + 3 * samples, 3)[:, None]).long()
+    return PromptStates(torch.randn(samples, 1, 40, 16, generator=generator), mask)
+
+
+@torch.inference_mode()
+def made(
+    degrees: tuple[int, int, int] | None,
+    *,
+    method: str | None = None,
+    fields: dict[str, Any] | None = None,
+    given: bool = False,
+    samples: int = 1,
+    latents: bool = True,
+    **asked: Any,
+) -> tuple[Any, list[str], list[dict[str, str]]]:
+    """Latents (or frames), the decisions' digests, and all actions."""
+    pipe, sessions = pipeline(degrees), []
+    options: dict[str, Any] = {**ASKED, **asked}
+    if method is not None:
+        options["policy"] = make_policy(method, **(fields or {}))
+        options["prior"] = tables(pipe, options)
+    if given:
+        generator = torch.Generator().manual_seed(2)
+        size = (options["height"], options["width"])
+        clips = tuple(torch.rand(3, 1, *size, generator=generator) * 2 - 1 for _ in range(2))
+        options["references"] = References(clips, "0,0,0,0,1,0;0,1,0,-1,1,0.4")
+    request = pipe.request(prompt_states=[states(samples)] * options.get("loops", 1), **options)
+    if latents:
+        maker = pipe._maker(request, None)
+        out = maker.latents(request.references)
+        sessions = maker.sessions
+    else:
+        out = torch.cat(list(pipe.stream(request, sessions=sessions)), dim=2)
+    return out, [session.digest() for session in sessions], [actions(session) for session in sessions]
+
+
+def actions(session: Session) -> dict[str, str]:
+    """By step and place."""
+    return {f"{i} {place}": str(action) for i, step in enumerate(session.trace) for place, action in step.items()}
+
+
+def tables(pipe: VideoPipeline, options: dict[str, Any]) -> Prior:
+    """A made-up prior for every method, of the pipeline's own setting."""
+    steps = options["num_inference_steps"]
+    size = (options["height"], options["width"])
+    setting = setting_of(
+        pipe.transformer, pipe.scheduler, steps=steps, size=size, frames=options["num_frames"], guidance=4.0
+    )
+    found = {**prior("stdit", steps), **soda_tables(steps, 12)}
+    return Prior(setting, found, dict.fromkeys(found, 1), {})
+
+
+def soda_tables(steps: int, sites: int) -> dict[str, torch.Tensor]:
+    """Errors that grow with age and shrink with the share that is computed."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(steps, sites, 1, generator=generator)
+    ages = torch.arange(1, 6) / 5
+    cache = base * ages
+    return {
+        "soda.cache": cache,
+        "soda.forecast": cache * 1.1,
+        "soda.prune": cache[:, :, None] * torch.tensor([0.7, 0.5, 0.2])[:, None],
+        "soda.velocity": torch.rand(steps, 4, 1, generator=generator) * torch.arange(1, 9),
+        "influence.site": torch.ones(steps, sites),
+        "influence.step": torch.ones(steps),
+    }
+
+
+def made_by_half(options: dict[str, Any]) -> Any:
+    """The clip of the first of two ranks that work side by side; the second does nothing at all meanwhile."""
+    return None if mesh_of(2, 1, 1).replica else made((2, 1, 1), **options)[0]
+
+
+def run_made(degrees: tuple[int, int, int], options: dict[str, Any]) -> tuple[Any, list[str], list[dict[str, str]]]:
+    """`made` for the pool, which passes no keywords; makes sure that ranks had something to tell each other."""
+    found, mesh = made(degrees, **options), mesh_of(*degrees)
+    assert mesh.sequence.ledger.sent or mesh.guidance.ledger.sent
+    return found

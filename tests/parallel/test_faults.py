@@ -1,0 +1,115 @@
+"""Ranks that are killed, sleep, fail, differ; ports in use. Nobody hangs, nothing half-written stays."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from videoaccel.parallel.launch import start_ranks
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def started(what: str, folder: Path, capfd: pytest.CaptureFixture[str], *, ranks: int = 2) -> tuple[int, str]:
+    """Exit code of the run, and what its ranks say."""
+    command = [sys.executable, "-m", "tests.parallel.fault_ranks", what, str(folder / "out.gif")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.chdir(ROOT)
+        code = start_ranks(command, ranks=ranks)
+    return code, capfd.readouterr().err
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["kill", "raise", "sleep", "differ", "config"])
+def test_the_others_say_who_and_where(what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, said = started(what, tmp_path, capfd)
+    expected = {
+        "kill": r"rank 1 was killed (SIGKILL)",
+        "raise": "rank 1 failed: a bad day",
+        "sleep": "rank 1 does not come",
+        "differ": "ranks decided differently in step 2 at space.3.attn: rank 1 reuse, rank 0 compute",
+        "config": "rank 1 was told `steps` 4, rank 0 3",
+    }[what]
+    first = next(line for line in said.splitlines() if line.startswith("rank 0 says: "))
+    assert expected in first
+    if what in ("kill", "raise", "sleep"):
+        assert "step 2, space.3.attn" in first
+    assert code != 0 and left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_number_that_is_none_means_compute(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert started("nan", tmp_path, capfd) == (0, "")
+    assert left(tmp_path) == ["out.gif"]
+
+
+def test_the_launcher_ends_what_is_left_and_tells_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that import nothing: one fails, the other would sleep for ever."""
+    monkeypatch.setattr("videoaccel.parallel.launch.GRACE", 0.5)
+    script = (
+        "import os, sys, time; open(os.environ['RANK'], 'w').write(str(os.getpid()));"
+        "sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert start_ranks([sys.executable, "-c", script], ranks=2) == 7
+    for rank in ("0", "1"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(Path(rank).read_text()), 0)
+
+
+def test_the_launcher_wires_ranks_like_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import json, os; json.dump(dict(os.environ), open(os.environ['RANK'] + '.json', 'w'))"
+    monkeypatch.chdir(tmp_path)
+    assert start_ranks([sys.executable, "-c", script], ranks=2) == 0
+    found = [json.loads(Path(f"{rank}.json").read_text()) for rank in range(2)]
+    assert [(env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) for env in found] == [("0", "0", "2"), ("1", "1", "2")]
+    assert found[0]["MASTER_PORT"] == found[1]["MASTER_PORT"] and "OMP_NUM_THREADS" in found[0]
+
+
+@pytest.mark.slow
+def test_a_port_in_use_and_a_world_of_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.parallel.fault_ranks", "none", str(tmp_path / "out.gif")]
+    base = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "RANK": "0"}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = base | {"WORLD_SIZE": "2", "MASTER_PORT": port}
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert f"port {port} (MASTER_PORT) is in use by another process; choose another" in done.stderr
+    alone = base | {"WORLD_SIZE": "1", "MASTER_PORT": port}
+    done = subprocess.run(command, env=alone, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "out.gif").read_text() == "alone"
+
+
+@pytest.mark.slow
+def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
+    """No orphans: the store that holds them together dies with it."""
+    script = (
+        "import sys; from videoaccel.parallel.launch import start_ranks;"
+        f"command = [sys.executable, '-m', 'tests.parallel.fault_ranks', 'sleep', {str(tmp_path / 'o.gif')!r}];"
+        "start_ranks(command, ranks=2)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    while len(ranks := children.read_text().split()) < 2:
+        time.sleep(0.1)
+    time.sleep(10)
+    launcher.kill()
+    launcher.wait()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{rank}/status").exists() for rank in ranks) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not any(Path(f"/proc/{rank}/status").exists() for rank in ranks)

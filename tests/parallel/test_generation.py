@@ -1,0 +1,82 @@
+"""Whole generations by several ranks against one: latents within 1e-4, frames within a grey level, equal decisions."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parallel import pipelines
+from tests.ranks import RankPools
+from videoaccel.registry import policy_names
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "first_block": {"threshold": 0.6},
+    "elastic": {"decisions": "static"},
+    "lemica": {"budget": 3},
+    "teacache": {"threshold": 1.0},
+    "toca": {"period": 2, "warmup": 1, "keep": 0.4},
+    "duca": {"period": 2, "warmup": 1, "keep": 0.4},
+    "soda": {"schedule": "modules", "flops_ratio": 1.3},
+}
+"""So that they do something in so few steps."""
+
+APART = {"elastic", "fastercache", "sada", "tgate", "toca"}
+"""Methods that need both guidance branches on one rank."""
+
+SHARED = [(1, 1, 2), (1, 2, 1), (1, 1, 3)]
+
+
+def check(ranks: RankPools, degrees: tuple[int, int, int], options: dict[str, Any]) -> None:
+    expected, digests, actions = pipelines.made(None, **options)
+    pool = ranks(degrees[0] * degrees[1] * degrees[2])
+    for out, found, decided in pool.run(pipelines.run_made, degrees, options):
+        assert decided == actions and found == digests
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("degrees", [*SHARED, (1, 2, 2)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"given": True, "samples": 2}, {"num_frames": 1}, {"guidance_scale": 1.0, "sequence_parallel": "ulysses"}],
+)
+def test_latents_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int, int], options: dict) -> None:
+    if degrees[1] == 2 and options.get("guidance_scale") == 1.0:
+        pytest.skip("one branch cannot be split")
+    check(ranks, degrees, options)
+
+
+@pytest.mark.parametrize("degrees", SHARED)
+@pytest.mark.parametrize("method", policy_names())
+def test_every_method_decides_and_computes_as_on_one_rank(
+    ranks: RankPools, method: str, degrees: tuple[int, int, int]
+) -> None:
+    options = {"method": method, "fields": FIELDS.get(method, {}), "num_inference_steps": 12}
+    if degrees[1] == 2 and method in APART:
+        with pytest.raises(AssertionError, match=f"{method} needs both guidance branches on one rank"):
+            ranks(2).run(pipelines.run_made, degrees, options)
+        return
+    check(ranks, degrees, options)
+
+
+@pytest.mark.parametrize("degrees", [(1, 1, 2), (1, 1, 3)])
+def test_frames_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int, int]) -> None:
+    """Decoded in turn, and the second loop goes on from what was decoded."""
+    options = {"num_frames": 34, "loops": 2, "latents": False, "num_inference_steps": 2}
+    expected, _, _ = pipelines.made(None, **options)
+    for out, _, _ in ranks(degrees[2]).run(pipelines.run_made, degrees, options):
+        assert out.shape == expected.shape
+        assert ((out - expected).abs().max() * 127.5).item() < 1
+
+
+def test_clips_side_by_side_wait_for_nobody(ranks: RankPools) -> None:
+    expected, _, _ = pipelines.made(None, method="first_block", fields={"threshold": 0.6})
+    found = ranks(2).run(pipelines.made_by_half, {"method": "first_block", "fields": {"threshold": 0.6}})
+    assert found[1] is None and torch.equal(found[0], expected)
+
+
+def test_few_chunks_are_cut_into_frames(ranks: RankPools) -> None:
+    """One chunk of 9 frames on 2 ranks: each decodes some of them."""
+    options = {"latents": False, "num_inference_steps": 2}
+    expected, _, _ = pipelines.made(None, **options)
+    for out, _, _ in ranks(2).run(pipelines.run_made, (1, 1, 2), options):
+        assert ((out - expected).abs().max() * 127.5).item() < 1

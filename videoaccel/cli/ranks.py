@@ -1,0 +1,73 @@
+"""``--gpus N``: the command again, as N processes; and who of them speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from videoaccel.settings import GenerateSettings
+
+
+def is_rank() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """Its number among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def must_start(settings: GenerateSettings) -> bool:
+    """Whether ranks are asked for that nobody has started yet."""
+    return (settings.gpus or 1) > 1 and not is_rank()
+
+
+def start(command: str, settings: GenerateSettings, *, options: Mapping[str, str | bool | None]) -> int:
+    """Run a command of this program as so many ranks; returns the exit code.
+
+    Everything is checked here first, so that what is wrong is said once.
+
+    Args:
+        command: Its name.
+        settings: Put together from all places; ranks get them as a file, since only one process can read stdin.
+        options: Further ones by flag: a text, True for a switch, None or False for none.
+
+    Raises:
+        ValueError: The settings do not fit.
+    """
+    from videoaccel.parallel.launch import start_ranks  # torch and all
+    from videoaccel.resolve import resolve
+
+    order = resolve(settings)
+    with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
+        file = Path(folder) / "settings.yaml"
+        told = settings.model_dump(mode="json", exclude_unset=True)
+        file.write_text(yaml.safe_dump(told, allow_unicode=True), encoding="utf-8")
+        arguments = [sys.executable, "-m", "videoaccel", command, "--config", str(file), *_flags(options)]
+        return start_ranks(arguments, ranks=order.degrees.ranks, device=str(order.settings.device))
+
+
+def _flags(options: Mapping[str, str | bool | None]) -> Sequence[str]:
+    found: list[str] = []
+    for flag, value in options.items():
+        if value is True:
+            found.append(flag)
+        elif value:
+            found += [flag, str(value)]
+    return found
+
+
+def require_alone(command: str) -> None:
+    """Refuse to run a command several times at once where one process does all of it.
+
+    Raises:
+        ValueError: It was started as several ranks.
+    """
+    if is_rank():
+        raise ValueError(f"videoaccel {command} runs in one process; start it without torchrun")

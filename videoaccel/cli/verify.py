@@ -1,0 +1,135 @@
+"""``videoaccel verify``: proves that several ranks make the clip of one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videoaccel.cli.errors import FAILURE
+from videoaccel.cli.flags import flag
+from videoaccel.cli.generate import keyword, parameter
+from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.ranks import require_alone
+from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+
+if TYPE_CHECKING:
+    from videoaccel.verification import Verdict
+
+PANEL = "Verify"
+SHARED = (
+    "prompt", "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "steps", "guidance", "seed",
+    "speedup", "prior", "allow_foreign_prior", "sequence_parallel", "provider", "patience", "device", "threads",
+)  # fmt: skip
+STEPS = 6
+PROMPT = "a red circle moves left on a dark blue background"
+
+
+def command() -> Callable[..., int]:
+    """The command, with those options of generate that a clip depends on."""
+
+    def verify(**options: Any) -> int:
+        """Prove that several ranks make the clip of one: text, noise, a network pass, latents, frames, decisions.
+
+        Each number of ranks is split in every way. Exit code 0 only if everything holds.
+        """
+        return _verify(options)
+
+    parameters = [*(parameter(name) for name in SHARED), *_own()]
+    verify.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verify.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return verify
+
+
+def _verify(options: Mapping[str, Any]) -> int:
+    require_alone("verify")
+    settings, ranks = gather(options), numbers(options["ranks"])
+    methods = [name.strip() for name in (options["accel"] or "exact").split(",") if name.strip()]
+    with shown_progress(quiet=options["quiet"]) as display:
+        from videoaccel.verification import verify  # torch and all
+
+        calm_libraries(quiet=options["quiet"])
+        note = (lambda text: None) if options["quiet"] else display.note
+        verdicts = verify(settings, ranks=ranks, methods=methods, note=note)
+    if options["json"]:
+        typer.echo(json.dumps([as_data(verdict) for verdict in verdicts], indent=2))
+    else:
+        typer.echo(table(verdicts))
+    return 0 if all(verdict.holds for verdict in verdicts) else FAILURE
+
+
+def gather(options: Mapping[str, Any]) -> GenerateSettings:
+    """Settings from options.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
+    start = Layer({"prompt": (PROMPT,), "steps": STEPS})
+    return merge([start, Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")])
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of ranks.
+
+    Raises:
+        ValueError: Something in it is none.
+
+    >>> numbers("1,2,4")
+    [1, 2, 4]
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise ValueError(f"--ranks takes whole numbers of at least 1 with commas between, such as 1,2,4; got {text!r}")
+    return found
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """For people."""
+    from videoaccel.verification import TOLERANCES
+
+    names = [f"{stage} ({most:g})" for stage, most in TOLERANCES.items()]
+    lines = ["largest differences from one rank; in brackets what counts as equal, 0 is bit for bit"]
+    lines.append("".join(f"{name:<16}" for name in ("method", "ranks", *names)) + "decisions")
+    for verdict in verdicts:
+        degrees = verdict.degrees
+        ranks = f"{degrees.ranks} ({degrees.guidance} x {degrees.sequence})"
+        bits = {None: "", True: ", bits of exact", False: ", NOT the bits of exact"}[verdict.bits]
+        cells = [verdict.method, ranks, *(f"{verdict.differences[stage]:.2g}" for stage in TOLERANCES)]
+        decisions = f"{'equal' if verdict.decisions else 'DIFFERENT'}{bits}"
+        lines.append("".join(f"{cell:<16}" for cell in cells) + decisions + ("" if verdict.holds else "  FAILS"))
+    failed = sum(not verdict.holds for verdict in verdicts)
+    lines.append(f"{failed} of {len(verdicts)} fail" if failed else f"all {len(verdicts)} hold")
+    return "\n".join(lines)
+
+
+def as_data(verdict: Verdict) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "method": verdict.method,
+        **verdict.degrees._asdict(),
+        "differences": dict(verdict.differences),
+        "equal_decisions": verdict.decisions,
+        "bits_of_exact": verdict.bits,
+        "holds": verdict.holds,
+    }
+
+
+def _own() -> list[inspect.Parameter]:
+    def option(name: str, kind: Any, of: str, text: str, *, default: Any = None, metavar: str | None = None) -> Any:
+        made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=PANEL)
+        return keyword(name, Annotated[kind, made], default=False if kind is bool else default)
+
+    return [
+        option("ranks", str, "--ranks", "Numbers of ranks.", default="1,2", metavar="N,N,..."),
+        option("accel", str | None, "--accel", "Methods; exact is none (default).", metavar="NAME,NAME,..."),
+        option("set_", list[str] | None, "--set", "Any setting, a.b=c; the value is YAML.", metavar="NAME=VALUE"),
+        option("json", bool, "--json", "Machine-readable."),
+        option("quiet", bool, "--quiet", "Print nothing but the result, warnings and errors."),
+    ]
