@@ -44,7 +44,7 @@ def test_a_dry_run_says_what_ranks_would_do(cli: Cli) -> None:
 def test_several_processes_where_one_does_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    for command in (("verify",), ("plan", "--accel", "fora"), ("doctor",)):
+    for command in (("verify",), ("plan", "--accel", "fora"), ("doctor",), ("compare", "--prompts", "p", "-o", "o")):
         result = cli(*command)
         assert result.code == 2
         assert f"rank 1: videoaccel {command[0]} runs in one process; start it without torchrun" in result.err
