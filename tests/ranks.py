@@ -12,6 +12,9 @@ import torch.multiprocessing as mp
 
 TIMEOUT_S = 600
 
+LARGE = ("torch", "torch.distributed.device_mesh", "diffusers.pipelines.pipeline_utils", "transformers.models.t5")
+"""What takes long to import: done once, in the process that ranks are forked from."""
+
 
 def _serve(rank: int, size: int, store: str, pipe: Any) -> None:
     torch.set_num_threads(1)
@@ -29,7 +32,8 @@ class RankPool:
     """Runs importable functions on every rank at once."""
 
     def __init__(self, size: int) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(list(LARGE))
         self.folder = tempfile.TemporaryDirectory()
         self.pipes, self.processes = [], []
         for rank in range(size):

@@ -65,7 +65,8 @@ class MeshPlan:
     def reason(self) -> str:
         """Why the first is recommended."""
         best = self.choices[0].load
-        taken = f"guidance {best.degrees.guidance} x sequence {best.degrees.sequence} ({best.scheme})"
+        way = f" ({best.scheme})" if best.degrees.sequence > 1 else ""
+        taken = f"guidance {best.degrees.guidance} x sequence {best.degrees.sequence}{way}"
         frames, places = self.stream.frames, self.stream.places
         spoiled = [
             f"{frames} latent frames on {other.degrees.sequence} ranks pad spatial attention by {other.frame_waste:.0%}"

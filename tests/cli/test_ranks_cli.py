@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.commands import Cli, here, sidecar
+from tests.cli.commands import ROOT, Cli, here, sidecar
 from videoaccel.cli.ranks import _flags
-from videoaccel.cli.verify import numbers
+from videoaccel.cli.verify import numbers, table
+from videoaccel.parallel.degrees import Degrees
+from videoaccel.verification import Verdict
 
 TINY = ("a red circle", "--steps", "2", "--frames", "5", "--threads", "1")
 
@@ -42,7 +44,7 @@ def test_a_dry_run_says_what_ranks_would_do(cli: Cli) -> None:
 def test_several_processes_where_one_does_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    for command in (("verify",), ("plan", "--accel", "fora"), ("doctor",)):
+    for command in (("verify",), ("plan", "--accel", "fora"), ("doctor",), ("compare", "--prompts", "p", "-o", "o")):
         result = cli(*command)
         assert result.code == 2
         assert f"rank 1: videoaccel {command[0]} runs in one process; start it without torchrun" in result.err
@@ -74,8 +76,25 @@ def test_a_plan_weighs_meshes(cli: Cli) -> None:
     assert cli("plan", "--accel", "fora", "--link", "3").code == 2
 
 
+def test_a_verdict_is_a_line() -> None:
+    close = dict.fromkeys(("text", "noise", "pass", "latents", "frames"), 0.0)
+    good = Verdict("off", Degrees(1, 2, 2), close, True, True)
+    lines = table([good, Verdict("fora", Degrees(1, 1, 2), {**close, "latents": 2e-4}, False)]).splitlines()
+    assert good.holds and lines[2].startswith("off             4 (2 x 2)") and lines[2].endswith("equal, bits of exact")
+    assert lines[3].endswith("DIFFERENT  FAILS") and lines[4] == "1 of 2 fail"
+    wrong = [{"latents": float("nan")}, {"text": 1e-9}, {"frames": 2.0}]
+    assert not any(Verdict("exact", Degrees(), {**close, **one}, True).holds for one in wrong)
+    assert not Verdict("off", Degrees(), close, True, False).holds
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are processes of their own, started in another folder."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.mark.slow
-def test_ranks_started_here_make_the_clip_of_one(generate: Cli) -> None:
+def test_ranks_started_here_make_the_clip_of_one(generate: Cli, importable: None) -> None:
     one = generate("a red circle", "-o", "one/", "--threads", "1")
     two = generate("a red circle", "-o", "two/", "--threads", "1", "--gpus", "2", "--device", "cpu")
     assert (one.code, two.code) == (0, 0), two.err
@@ -88,7 +107,7 @@ def test_ranks_started_here_make_the_clip_of_one(generate: Cli) -> None:
 
 
 @pytest.mark.slow
-def test_verify_proves_it(cli: Cli, pipeline_folder: Path) -> None:
+def test_verify_proves_it(cli: Cli, pipeline_folder: Path, importable: None) -> None:
     options = ("--model", pipeline_folder, "--frames", "5", "--steps", "3", "--json", "--quiet")
     result = cli("verify", "--ranks", "1,2", "--accel", "exact,off,fora", *options)
     assert result.code == 0, result.err

@@ -21,10 +21,13 @@ CASES: list[tuple[str, tuple[int, int, int], dict[str, Any]]] = [
     ("latte", (4, 6, 6), {"batch": 1, "lengths": (7,), "temporal": False}),
 ]
 
+COUNTS = [2, 3, 4, pytest.param(5, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+"""More than there are frames, too."""
+
 
 @pytest.mark.parametrize("name, size, options", CASES)
 @pytest.mark.parametrize("scheme", ["dsp", "ulysses"])
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", COUNTS)
 @torch.inference_mode()
 def test_ranks_give_the_video_of_one(
     ranks: RankPools, count: int, scheme: str, name: str, size: tuple[int, int, int], options: dict

@@ -15,6 +15,7 @@ from rich.table import Table
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import STDIN, read_prompts
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
+from videoaccel.cli.ranks import require_alone
 from videoaccel.reading import read_text
 from videoaccel.settings import Layer, merge
 from videoaccel.wording import counted
@@ -80,6 +81,7 @@ def compare(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False,
 ) -> None:
     """Compare methods: speed against quality, all in one process on the same clips. A stopped comparison goes on."""
+    require_alone("compare")
     texts = _prompts(prompts)
     numbers, speedups = _numbers("--seeds", seeds, int), _numbers("--speedup", speedup or "", float)
     told = {
