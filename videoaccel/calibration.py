@@ -305,19 +305,20 @@ class _Run:
         """Measure the speed-quality curve that ``min_psnr`` is read off, where SODA was measured."""
         if "soda" not in self.measuring.methods or not {*Soda.needs, *Soda.uses} <= set(prior.tables):
             return prior
-        work = [s for s in samples if [s.seed, s.prompt] not in prior.info.get("curved", [])]
+        known, ranks = prior.info.get("curved", []), self.mesh.degrees.ranks
+        work = [s for s in samples[self.mesh.rank :: ranks] if [s.seed, s.prompt] not in known]
         if work and not quality_curve.available():
             self.note("no speed-quality curve: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
             return prior
-        steps = self.order.settings.steps or 0
+        steps, curves = self.order.settings.steps or 0, []
         tick = _counted(self.listener, "curve", len(work) * (steps + sum(quality_curve.counts(steps))))
         for sample in work:
             run, frames = self._denoising(sample), int(self.order.settings.frames or 1)
             tables = quality_curve.measure(run, self.pipe.vae, frames, prior.tables, tick=tick)
-            curve = average([tables], self.setting, {"curved": [[sample.seed, sample.prompt]]})
-            prior = prior.merged(curve)
-            prior.save(part_path(self.out))
-        return prior
+            curves.append(average([tables], self.setting, {"curved": [[sample.seed, sample.prompt]]}))
+            if ranks == 1:
+                merge([prior, *curves]).save(self.part)
+        return merge([prior, *(curve for found in self.mesh.everyone.each(curves) for curve in found)])
 
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""
