@@ -38,7 +38,8 @@ def tables() -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", policy_names())
 @torch.inference_mode()
 def test_what_is_rehearsed_is_what_runs(name: str, tables: dict[str, Tensor]) -> None:
-    policy = make_policy(name, **({"budget": 6} if name == "lemica" else {}))
+    fields: dict[str, Any] = {"lemica": {"budget": 6}, "elastic": {"decisions": "static"}}
+    policy = make_policy(name, **fields.get(name, {}))
     run = tiny_run(steps=policy.steps(STEPS))
     if policy.steps(STEPS) != STEPS:
         tables = {}

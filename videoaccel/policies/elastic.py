@@ -28,7 +28,7 @@ from videoaccel.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
 from videoaccel.costs import Costs, Unit
 from videoaccel.models.router import GATES, LOGITS, Routers, hard
 from videoaccel.models.seam import Site, Work
-from videoaccel.policies._trunk import modulated, require_steps
+from videoaccel.policies._trunk import modulated, require_branches, require_steps
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 from videoaccel.router_file import RouterFile, find_routers
 
@@ -85,6 +85,8 @@ class Elastic(Policy):
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, 2, "elastic")
+        if self.branches == "apart":
+            require_branches(job, "elastic with branches apart")
         assert job.costs is not None
         unit: Unit = "flops" if self.speedup is None else "ms"
         costs = job.costs(unit)
