@@ -137,6 +137,25 @@ def test_the_function_does_what_the_method_does(pipe: VideoPipeline) -> None:
     assert pipe.policy is None
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("sada", {"threshold": 9.0}), ("delta_dit", {"share": 0.5}), ("elastic", {"decisions": "static"})],
+)
+def test_a_clip_of_a_method_is_made_again_from_its_sidecar(
+    make: Workshop, method: str, options: dict[str, Any]
+) -> None:
+    make(steps=STEPS, accel=method, accel_options=options)
+    record = make.record()["acceleration"]
+    assert record["method"] == method and options.items() <= record["fields"].items()
+    assert len(record["loops"][0]["actions"]) > 1, "something was not computed"
+    assert make.again("out.json", "again.mp4") == (make.folder / "out.mp4").read_bytes()
+
+
+def test_the_guidance_scale_is_said_when_generating(pipe: VideoPipeline) -> None:
+    with pytest.raises(ValueError, match="guidance_scale is for pipelines of diffusers"):
+        videoaccel.accelerate(pipe, "sada", guidance_scale=2.0)
+
+
 def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> None:
     pipe.accelerate("fora", period=4)
     policy = pipe.policy

@@ -59,8 +59,6 @@ class Elastic(Policy):
     knob: ClassVar[str] = "flops_ratio"
     sweep: ClassVar[tuple[float, ...]] = (1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
-    joins_branches: ClassVar[bool] = True
-
     flops_ratio: float | None = Field(
         None, ge=1, description="How many times fewer FLOPs; 1.5 unless a target is given."
     )
@@ -87,7 +85,8 @@ class Elastic(Policy):
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, 2, "elastic")
-        require_branches(job, "elastic")
+        if self.branches == "apart":
+            require_branches(job, "elastic with branches apart")
         assert job.costs is not None
         unit: Unit = "flops" if self.speedup is None else "ms"
         costs = job.costs(unit)
@@ -280,7 +279,7 @@ class _ElasticSession(ActionSession):
             self._routers = copy.deepcopy(self.file.routers).to(h.device)
         if self._sums is None:
             self._sums = torch.zeros(len(self.job.blocks), self.job.rows, LOGITS + 1, device=h.device)
-        seen = self._routers.sums(block, h, places=self.job.places)
+        seen = self._routers.sums(block, h, first=self.job.first_place, places=self.job.places)
         rows = range(self.job.rows) if self.rows is None else self.rows
         self._sums[block, list(rows)] = seen
 

@@ -18,7 +18,7 @@ multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip a
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videoaccel.actions import COMPUTE, Action, Forecast, Partial
-from videoaccel.columns import choose
+from videoaccel.columns import Columns, choose
 from videoaccel.denoise import combine
-from videoaccel.models.seam import BODY, Site, Work
+from videoaccel.models.seam import BODY, Branch, Site, Work
 from videoaccel.policies._stability import Criterion, Rules, Windows, make_track
 from videoaccel.policies._trunk import require_branches
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
@@ -141,6 +141,7 @@ class _SadaSession(Session):
         self._phases = [0] * job.samples
         self._scores: Tensor | None = None
         self._kept: Tensor | None = None
+        self._columns: Columns | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -247,15 +248,25 @@ class _SadaSession(Session):
         return found
 
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
+        if self._columns is not None and (site.kind, site.axis) == ("attn", "space"):
+            module = cast(Branch, branch)
+            delta = self.mix(site, module, module.pre(x, cond), cond, columns=self._columns)
+            return module.add(x, delta, cond)
         if site.kind != "body" or self._scores is None:
             return super().run(site, branch, x, cond)
-        assert self.policy.keep is not None
-        columns = choose(
-            self._scores, self.policy.keep, frames=x.shape[1], groups=self.policy.groups, places=self.job.places
-        )
-        self._kept = columns.flat.view(columns.shape)[:, 0] % x.shape[2]
+        self._kept = self._chosen(self._scores, frames=1).places(self._scores.shape[1])
+        here = self._scores[:, self.job.first_place :][:, : x.shape[2]]
+        here = F.pad(here, (0, x.shape[2] - here.shape[1]))  # places that only fill up a rank's share
+        self._columns = columns = self._chosen(here, frames=x.shape[1], places=self.job.places)
         out = branch.compute(columns.take(x), cond, self.run)
+        self._columns = None
         return columns.put(out.new_zeros(*x.shape[:3], out.shape[-1]), out)
+
+    def _chosen(self, scores: Tensor, *, frames: int, places: int | None = None) -> Columns:
+        """The columns to compute, of all places or of those that are on this rank; the same for any number of ranks."""
+        assert self.policy.keep is not None
+        total = self.job.total_places
+        return choose(scores, self.policy.keep, frames=frames, groups=self.policy.groups, places=places, total=total)
 
     def _grid(self) -> tuple[int, int]:
         """Rows and columns of places."""
@@ -263,7 +274,7 @@ class _SadaSession(Session):
         rows, columns = (
             -(-size // patch) for size, patch in zip(self.job.latent_shape[2:], self.job.patch, strict=True)
         )
-        assert rows * columns == self.job.places
+        assert rows * columns == self.job.total_places
         return rows, columns
 
     def _column_scores(self, b: int) -> Tensor:

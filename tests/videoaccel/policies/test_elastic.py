@@ -193,7 +193,8 @@ def test_options_without_effect_are_refused(fields: dict[str, Any], message: str
 def test_routers_must_be_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, other = tiny_stdit(), tiny_stdit(seed=1)
-    job = make_job(model, steps=6, costs=lambda unit: costs_of(model))
+    costs = costs_of(model)
+    job = make_job(model, steps=6, costs=lambda unit: costs)
     with pytest.raises(ValueError, match=r"make them with `videoaccel train-router`, or set decisions to 'static'"):
         Elastic().session(job)
     shelf = tmp_path / "videoaccel" / "routers"
@@ -204,7 +205,7 @@ def test_routers_must_be_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.warns(UserWarning, match="routers are passed over: .*broken"):
         Elastic().session(job)
     with pytest.raises(ValueError, match=rf"trained for model {fingerprint(model)[:12]}, this is"):
-        Elastic(router=path).session(make_job(other, steps=6, costs=lambda unit: costs_of(model)))
+        Elastic(router=path).session(make_job(other, steps=6, costs=lambda unit: costs))
     with pytest.raises(FileNotFoundError, match="train-router makes routers"):
         Elastic(router="none.safetensors").session(job)
     replace(router_file(model), budget=(0.8, 1.0)).save(path)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
+from tests.ranks import RankPools
+from tests.videoaccel.policies import rank_work
 from tests.videoaccel.policies.rollout import costs_of, make_job, rollout
 from videoaccel.models.seam import BODY
 from videoaccel.policies._stability import Node, OfficialTrack, Rules, Track, extrapolate, sign_products
@@ -259,6 +261,17 @@ def test_ranks_with_the_same_clip_decide_on_what_they_agree_on() -> None:
     lone, other = (Sada(threshold=0.01).session(job_of(20, agree=never)) for _ in range(2))
     play(lone, curve), play(other, lambda b, at: flat(at))
     assert verdicts(lone) == verdicts(other) == [["whole"]] * 20
+
+
+@pytest.mark.parametrize("criterion", ["posterior", "paper", "ab2"])
+def test_ranks_decide_alike_whatever_each_has_computed(ranks: RankPools, criterion: str) -> None:
+    """Two and four ranks: with equal numbers as one, with numbers of their own still all the same."""
+    alone: Any = Sada(criterion=criterion, max_run=2).session(job_of(20))  # type: ignore[arg-type]
+    play(alone, lambda b, at: flat(1 + at**3))
+    for count in (2, 4):
+        assert ranks(count).run(rank_work.sada_verdicts, criterion, 0.0) == [alone.verdicts] * count
+        fuzzed = ranks(count).run(rank_work.sada_verdicts, criterion, 0.01)
+        assert all(verdicts == fuzzed[0] for verdicts in fuzzed)
 
 
 def test_halves_of_a_clip_add_up_to_its_sums() -> None:
