@@ -91,7 +91,7 @@ def encode_texts(order: WorkOrder) -> dict[str, PromptStates]:
     if order.settings.text_cache:
         states = encode_cached(texts, cache=TextCache(), key=text_key(order), load=lambda: load_text(order))
     else:
-        length = _text_length(order.source)
+        length = _text_length(order.source)  # asked first: a model that is not here says so before T5 is loaded
         tokenizer, encoder = load_text(order)
         states = encode(texts, tokenizer=tokenizer, text_encoder=encoder, max_length=length).to("cpu")
         del tokenizer, encoder

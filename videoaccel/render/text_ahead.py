@@ -58,7 +58,7 @@ class TextAhead:
         """All that one encoder has to encode."""
         cache = self.renderer.cache(orders[0])
         texts = list(dict.fromkeys(text for order in orders for text in texts_needed(order)))
-        job = "text" + hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+        job = text_lease(key)
         while missing := [text for text in texts if not cache.has(text, key=key)]:
             self.control.check()
             tries = self.leases.look().get(job)
@@ -90,3 +90,8 @@ class TextAhead:
         if texts:
             self.listener("text", 0, len(texts))
             self.renderer.encode(order, texts, keep=keep)
+
+
+def text_lease(key: TextKey) -> str:
+    """What the lease of an encoder's work is called."""
+    return "text" + hashlib.sha256(repr(key).encode()).hexdigest()[:12]
