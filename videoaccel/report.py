@@ -74,7 +74,7 @@ def make_page(data: Mapping[str, Any]) -> str:
             cards = "".join(_worst(item) for item in one["worst"])
             parts.append(_section("Worst clips", _WORST, f'<div class="cards">{cards}</div>'))
     for one in data["evaluations"]:
-        parts.append(_section("Scores", _text(one["path"]), _scores(one["scores"])))
+        parts.append(_section("Scores", _text(one["path"]), _scores(one)))
     if data["renders"]:
         figure = _figure(stages(data["renders"], salt="stages"))
         parts.append(_section("Where the time goes", "", figure, *map(_render, data["renders"])))
@@ -112,7 +112,7 @@ def to_csv(data: Mapping[str, Any]) -> str:
                 writer.writerows([one["path"], group["label"], f"{stage}_s_{at}", took] for at, took in spread.items())
             writer.writerow([one["path"], group["label"], "peak_memory_bytes", group["peak_memory"]])
     for one in data["evaluations"]:
-        writer.writerows([one["path"], "score", name, value] for name, value in _flat(one["scores"]))
+        writer.writerows([one["path"], "score", row["metric"], row["score"]] for row in one["scores"])
     for line in data["scaling"]:
         writer.writerows(["", line["label"], f"denoise_s_{p['ranks']}_ranks", p["seconds"]] for p in line["points"])
     return out.getvalue()
@@ -200,19 +200,24 @@ def _render(one: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(scores: Mapping[str, Any]) -> str:
-    lines = "".join(f"<tr><td>{_text(name)}</td><td>{_number(value)}</td></tr>" for name, value in _flat(scores))
-    return f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
+def _scores(one: Mapping[str, Any]) -> str:
+    head = "<tr><th>metric</th><th>score</th><th>clips</th><th>failed</th><th>worst clip</th></tr>"
+    lines = "".join(_score(row) for row in one["scores"])
+    totals = one.get("vbench") or {}
+    told = [f"{name}: {value:.4f}" for name, value in totals.items() if isinstance(value, float)]
+    told += [f"no total: {totals['withheld']}"] if totals.get("withheld") else []
+    told += [f"{name} was not run: {'; '.join(why)}" for name, why in one["not_run"].items()]
+    table = f'<div class="scroll"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
+    return table + _list(told)
 
 
-def _flat(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        elif not isinstance(value, list):
-            found.append((f"{prefix}{name}", value))
-    return found
+def _score(row: Mapping[str, Any]) -> str:
+    score = "withheld" if row["score"] is None else f"{_number(row['score'])} {_text(row['unit'])}"
+    worst = "" if row["worst"] is None else f"{_text(row['worst'])} ({_number(row['worst_value'])})"
+    return (
+        f"<tr><td>{_text(row['title'])}</td><td>{score}</td><td>{row['measured']}</td><td>{row['failed']}</td>"
+        f"<td>{worst}</td></tr>"
+    )
 
 
 def _machine(one: Mapping[str, Any]) -> str:

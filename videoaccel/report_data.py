@@ -246,10 +246,9 @@ def _scaling(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def _ranks(clip: Mapping[str, Any]) -> int:
-    """Ranks that made a clip; a sidecar that says nothing is of one."""
-    ranks = clip.get("ranks", clip["machine"].get("ranks", 1))
-    ranks = ranks.get("count", 1) if isinstance(ranks, Mapping) else ranks
-    return int(ranks) if isinstance(ranks, int) else 1
+    """Ranks that made a clip together; a sidecar that says nothing is of one."""
+    ranks = clip.get("ranks", {})
+    return int(ranks.get("guidance", 1) * ranks.get("sequence", 1))
 
 
 def _machines(sources: Sequence[Source]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def read_source(path: Path) -> Source:
     data = _json(file)
     if isinstance(data, dict) and isinstance(data.get("rows"), list) and "holds" in data:
         return Source(path, "compare", results=data, rows=list(_rows(file.parent / ROWS)))
-    if isinstance(data, dict) and isinstance(data.get("scores"), dict):
+    if isinstance(data, dict) and isinstance(data.get("scores"), list) and "not_run" in data:
         return Source(path, "evaluate", results=data)
     raise ValueError(
         f"{path} is no result; a report takes folders of videoaccel compare and render, results.json of compare and "

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from tests.videoaccel.render.studio import FakeRenderer, Studio
 from videoaccel.action_grid import as_letters, spread
 from videoaccel.actions import COMPUTE, REUSE, SKIP, Compute, Forecast, Partial, Span
 from videoaccel.comparison_worst import Worst, file_name, strip
+from videoaccel.eval.metric import Score
+from videoaccel.evaluation_rows import Row
+from videoaccel.evaluation_table import summarise
 from videoaccel.models.seam import BODY, Site
 from videoaccel.report import report, to_csv
 from videoaccel.report_data import gather, pareto
@@ -78,13 +82,16 @@ def test_one_page_with_everything_in_it(compared: Path, studio: Studio, tmp_path
     render = studio.open({"prompt": "a", "seed": {"from": 0, "to": 3}}, {"prompt": "b", "accel": "fora", "steps": 9})
     studio.work(render, FakeRenderer())
     evaluated = tmp_path / "scores.json"
-    evaluated.write_text(json.dumps({"scores": {"psnr": 31.5, "vbench": {"flicker": 0.98}}, "machine": {"name": "x"}}))
+    rows = [Row("a.mp4", "psnr", "1", Score(31.5)), Row("<b>.mp4", "psnr", "2", Score(22.5))]
+    scores = [asdict(summarise("psnr", rows))]
+    found = {"scores": scores, "vbench": {"withheld": "not all"}, "not_run": {"lpips": ["no AlexNet"]}}
+    evaluated.write_text(json.dumps(found))
     page, data, table = report([compared, studio.out, evaluated], tmp_path / "report", title="Mine & yours")
     text = page.read_text(encoding="utf-8")
     for wanted in (
         "Mine &amp; yours", "Speed and quality", "Worst clips", "Where the time goes", "Memory", "Step by site",
         "How it was measured", "Hardware and versions", "never fired: &lt;everything&gt;", "a &lt;red&gt; circle",
-        "vbench.flicker", "a &lt;CPU&gt;", "fewer_steps",
+        "&lt;b&gt;.mp4 (22.50)", "lpips was not run: no AlexNet", "no total: not all", "a &lt;CPU&gt;", "fewer_steps",
     ):  # fmt: skip
         assert wanted in text, wanted
     assert "Scaling" not in text, "nothing was rendered on several ranks"
@@ -100,7 +107,7 @@ def test_one_page_with_everything_in_it(compared: Path, studio: Studio, tmp_path
     assert found["renders"][0]["clips"] == 5 and found["renders"][0]["groups"][0]["stages"]["decode"]["median"] == 0.5
     lines = list(csv.DictReader(io.StringIO(table.read_text())))
     assert {"source": str(compared), "what": "soda speedup=2", "quantity": "psnr", "value": "33.0"} in lines
-    assert {"source": str(evaluated), "what": "score", "quantity": "vbench.flicker", "value": "0.98"} in lines
+    assert {"source": str(evaluated), "what": "score", "quantity": "psnr", "value": "27.0"} in lines
 
 
 def test_what_was_not_measured_is_not_there(compared: Path) -> None:
@@ -120,7 +127,8 @@ def test_scaling_needs_several_numbers_of_ranks(studio: Studio) -> None:
     for number, place in enumerate(render.folder.finished().values()):
         (path,) = place.glob("*.json")
         record = json.loads(path.read_text())
-        record["machine"] = {"name": "GPU", "ranks": 1 if number < 2 else 4}
+        record["machine"] = {"name": "GPU"}
+        record |= {} if number < 2 else {"ranks": {"data": 3, "guidance": 2, "sequence": 2}}
         record["seconds"]["denoise"] = 8.0 if number < 2 else 2.5
         path.write_text(json.dumps(record))
     (line,) = gather([read_source(studio.out)])["scaling"]
