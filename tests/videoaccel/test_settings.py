@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.resolve import numbered, pick_device, resolve
 from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
 
@@ -202,3 +203,18 @@ def test_an_empty_output_name_is_refused() -> None:
     """An unset variable in a script must not overwrite out.mp4."""
     with pytest.raises(ValueError, match="output"):
         merge([Layer({"prompt": "a", "output": ""})])
+
+
+@pytest.mark.parametrize("name", config_names("accel"))
+def test_methods_in_the_box_can_be_named(name: str, pipeline_folder: Path) -> None:
+    order = resolve(GenerateSettings(prompt="a", model=str(pipeline_folder), accel=name))
+    fields = read_yaml(config_folder("accel") / f"{name}.yaml")
+    assert order.policy is not None and order.policy.name == fields.pop("method")
+    assert {field: getattr(order.policy, field) for field in fields} == fields
+
+
+def test_a_target_beside_a_file_takes_the_place_of_its_own(pipeline_folder: Path) -> None:
+    order = resolve(GenerateSettings(prompt="a", model=str(pipeline_folder), accel="soda-published", speedup=1.5))
+    policy = order.policy
+    assert policy is not None and policy.model_dump()["speedup"] == 1.5 and policy.model_dump()["flops_ratio"] is None
+    assert policy.model_dump()["schedule"] == "modules"
