@@ -100,4 +100,7 @@ class CalibrateSettings(ModelSettings):
     memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(
         None, ge=1, description="Bytes that module outputs may take, such as 2GiB; half of what is free by default."
     )
+    backbones: str | None = Field(
+        None, description="Folder with LPIPS' network, for its curve; default where evaluate looks, if it is there."
+    )
     output: str | None = Field(None, description="Where to; by default where generate looks.")

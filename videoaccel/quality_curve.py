@@ -5,9 +5,13 @@ Measured when all errors are, since plans are made from them. PSNR is over decod
 Shape legend: N steps, T frames, H, W pixels.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,13 +23,35 @@ from videoaccel.plan import UnreachableError
 from videoaccel.policies.soda import CURVES, Soda
 from videoaccel.probing import Tick
 
+if TYPE_CHECKING:  # it needs torchmetrics, an extra
+    from videoaccel.eval.perceptual import Lpips
+
 RATIOS = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-PSNR = CURVES["min_psnr"][0]
+PSNR, LPIPS = (table for table, _ in CURVES.values())
 
 
 def available() -> bool:
     """Whether what measures quality is installed, the extra [eval]."""
     return importlib.util.find_spec("torchmetrics") is not None
+
+
+def find_lpips(folder: str | None) -> Lpips | None:
+    """LPIPS' network from a folder of backbones; where none is named and none is in the usual place, None.
+
+    Raises:
+        MissingBackbone: It is not in the folder.
+    """
+    if not available():
+        return None
+    from videoaccel.eval.backbones import Backbones, MissingBackbone
+    from videoaccel.eval.perceptual import Lpips
+
+    try:
+        return Lpips.from_backbones(Backbones(None if folder is None else Path(folder).expanduser()))
+    except MissingBackbone:
+        if folder is not None:
+            raise
+        return None
 
 
 def counts(steps: int) -> list[int]:
@@ -34,7 +60,13 @@ def counts(steps: int) -> list[int]:
 
 
 def measure(
-    run: Denoising, vae: Autoencoder, num_frames: int, tables: Mapping[str, Tensor], *, tick: Tick
+    run: Denoising,
+    vae: Autoencoder,
+    num_frames: int,
+    tables: Mapping[str, Tensor],
+    *,
+    lpips: Lpips | None = None,
+    tick: Tick = lambda calls: None,
 ) -> dict[str, Tensor]:
     """Quality of one clip by number of calls, [1, N], the first of one call; NaN where it was not measured.
 
@@ -43,23 +75,29 @@ def measure(
         vae: Decodes.
         num_frames: Frames of the clip.
         tables: The finished prior's.
+        lpips: Measures LPIPS, too.
         tick: Told of network calls.
     """
     from videoaccel.eval.fidelity import frame_psnr, mean_psnr
+    from videoaccel.eval.perceptual import SMALLEST, frame_lpips
 
     wanted = torch.from_numpy(decoded(vae, plain(run), num_frames))
     job = run.job(prior=tables)
     tick(job.steps)
-    curve = torch.full((job.steps,), math.nan)
+    curves = {PSNR: torch.full((job.steps,), math.nan)}
+    if lpips is not None and min(wanted.shape[1:3]) >= SMALLEST:
+        curves[LPIPS] = torch.full((job.steps,), math.nan)
     for calls in counts(job.steps):
         try:
             session = Soda(anchors=calls).session(job, mix=run.layout.mix)
         except UnreachableError:  # so few calls that no forecast reaches from one to the next
             continue
         clip = torch.from_numpy(decoded(vae, run.denoise(session), num_frames))
-        curve[calls - 1] = mean_psnr(frame_psnr(clip, wanted).tolist())
+        curves[PSNR][calls - 1] = mean_psnr(frame_psnr(clip, wanted).tolist())
+        if LPIPS in curves and lpips is not None:
+            curves[LPIPS][calls - 1] = frame_lpips(lpips, clip, wanted).mean()
         tick(calls)
-    return {PSNR: curve[None]}
+    return {name: curve[None] for name, curve in curves.items()}
 
 
 def decoded(vae: Autoencoder, latents: Tensor, num_frames: int) -> Frames:

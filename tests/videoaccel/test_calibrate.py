@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.eval import standin
 from tests.videoaccel.workshop import Workshop
 from videoaccel import CalibrateSettings, VideoPipeline, calibrate
-from videoaccel.calibration import builtin_prompts, chosen_methods, merge_files, part_path
+from videoaccel.calibration import builtin_prompts, chosen_methods
+from videoaccel.calibration_files import merge_files, part_path
 from videoaccel.calibration_settings import PROMPTS, parse_bytes
 from videoaccel.denoise import Network
 from videoaccel.eval.world import Scene, is_held_out
@@ -247,3 +249,12 @@ def test_the_curve_says_what_calls_buy(measure: Measure, make: Workshop, calls: 
         make(prior=str(prior.path), steps=8, frames=5, min_psnr=target)
         fewest = fewest_calls(curve.tolist(), target, what="min_psnr")
         assert make.record()["acceleration"]["loops"][0]["network_calls"] == fewest <= 6
+
+
+def test_lpips_has_its_curve_where_its_network_is(measure: Measure, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="alexnet"):
+        measure(backbones=str(tmp_path))
+    standin.save("alexnet", tmp_path / "alexnet_model" / "alexnet-owt-7be5be79.pth")
+    tables = measure(steps=8, samples=1, replay_samples=1, backbones=str(tmp_path)).tables
+    assert tables["soda.lpips"].isnan().tolist() == tables["soda.psnr"].isnan().tolist()
+    assert 0 < tables["soda.lpips"][5] < tables["soda.lpips"][1]

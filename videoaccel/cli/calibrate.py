@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videoaccel.prior import Prior
 
 PANEL = "Calibration"
-_OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "output")
+_OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "backbones", "output")
 
 
 def command() -> Callable[..., None]:
@@ -79,7 +79,7 @@ def _merge(options: Mapping[str, Any]) -> None:
         raise ValueError("--merge needs a file to write to, such as -o all.safetensors")
     if given := [name for name in (*SHARED, *_OWN[:-1], "prompts") if options.get(name) is not None]:
         raise ValueError(f"--{given[0].replace('_', '-')} changes nothing where priors are merged")
-    from videoaccel.calibration import merge_files
+    from videoaccel.calibration_files import merge_files
 
     prior = merge_files(files, out)
     if not options["quiet"]:
