@@ -23,7 +23,7 @@ GRACE = 20.0
 POLL = 0.1
 
 
-def start_ranks(command: Sequence[str], *, ranks: int, device: str = "cpu") -> int:
+def start_ranks(command: Sequence[str], *, ranks: int, device: str = "cpu", grace: float = 5.0) -> int:
     """Run a command as so many ranks and wait for them.
 
     The store through which they find each other, and hear of each other's end, lives in this process: when it dies,
@@ -33,6 +33,7 @@ def start_ranks(command: Sequence[str], *, ranks: int, device: str = "cpu") -> i
         command: Program and arguments, the same for all.
         ranks: How many.
         device: What they run on; CPU ranks share the machine's cores.
+        grace: Seconds to be gone in, for those that are told to end.
 
     Returns:
         0 if all ended well, else the exit code of the first that did not (1 for one that was killed).
@@ -47,7 +48,7 @@ def start_ranks(command: Sequence[str], *, ranks: int, device: str = "cpu") -> i
     try:
         return _first_failure(processes, signs)
     finally:
-        end_processes(processes)
+        end_processes(processes, grace=grace)
 
 
 def end_processes(processes: Sequence["subprocess.Popen[bytes]"], *, grace: float = 5.0) -> None:

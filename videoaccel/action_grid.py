@@ -1,9 +1,10 @@
 """What happened, or would happen, at every module in every step, whoever decided it: the network, a span, a block."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videoaccel.actions import COMPUTE, SKIP, Action, Compute, Place, Span
+from videoaccel.actions import COMPUTE, SKIP, Action, Compute, Partial, Place, Span
 from videoaccel.models.seam import BODY, Site
 
 LETTERS = "cpfrbs"
@@ -33,6 +34,30 @@ def spread(
         for site in modules:
             found[site] = larger[0] if larger else step.get(site, COMPUTE)
     return found
+
+
+def averaged(traces: Sequence[tuple[Mapping[Place, Action], int]]) -> dict[Place, Action]:
+    """One trace of a step for several groups of rows: a place that some computed and others not was computed in part.
+
+    Args:
+        traces: Of each group, with its number of rows; what a group has decided nothing about it has skipped.
+    """
+    total = sum(count for _, count in traces)
+    found: dict[Place, Action] = {}
+    for place in dict.fromkeys(place for trace, _ in traces for place in trace):
+        actions = [(trace.get(place, SKIP), count) for trace, count in traces]
+        if len({action for action, _ in actions}) == 1:
+            found[place] = actions[0][0]
+            continue
+        spent = math.fsum(count * _computed(action) for action, count in actions)
+        whole = isinstance(place, Span) or place.kind in ("body", "block")
+        found[place] = COMPUTE if whole and spent else Compute(spent / total) if spent else SKIP
+    return found
+
+
+def _computed(action: Action) -> float:
+    """How much of it is computed."""
+    return action.width if isinstance(action, Compute) else action.keep if isinstance(action, Partial) else 0.0
 
 
 def as_letters(

@@ -88,7 +88,7 @@ def _form_within(policy: Policy, job: Job, limit: int, *, frames: int, width: in
         if coarser is None:
             break
         form = coarser
-    if not policy.all_or_nothing and found.slots:
+    if not any(part.all_or_nothing for part in policy.parts) and found.slots:
         if kept := _greedy(found.slots, limit):
             return form, kept
         least = min(found.slots.values())

@@ -161,17 +161,17 @@ class Bench:
     def why_not(self, setting: Setting, clip: Clip) -> str | None:
         """Why a method cannot run here at all: it needs a prior and there is none; None if it can."""
         policy = setting.policy
-        if policy is None or not policy.needs:
+        if policy is None or not policy.required:
             return None
         found = self._prior(self.maker(clip, setting))
         if isinstance(found, str):
             return found
-        missing = [name for name in policy.needs if name not in found.tables]
+        missing = [name for name in policy.required if name not in found.tables]
         return f"the prior has no table {missing[0]}; videoaccel calibrate makes it" if missing else None
 
     def prior_hash(self, setting: Setting, clip: Clip) -> str:
         """Tells the calibrated tables apart that a setting runs on; empty where it needs none, or has none."""
-        if setting.policy is None or not setting.policy.needs:
+        if setting.policy is None or not setting.policy.required:
             return ""
         if setting.key not in self._hashes:
             found = self._prior(self.maker(clip, setting))
@@ -186,7 +186,7 @@ class Bench:
 
         costs("flops")
         tables = None
-        if setting.policy is not None and setting.policy.needs:
+        if setting.policy is not None and setting.policy.required:
             found = self._priors.get(denoising.job().steps)
             tables = found.tables if isinstance(found, Prior) else None
         return replace(denoising.job(prior=tables), costs=costs)

@@ -8,7 +8,7 @@ from typing import Any
 
 from videoaccel.policy import Policy
 from videoaccel.reading import parse_yaml
-from videoaccel.registry import make_policy, policy_class, policy_names
+from videoaccel.registry import knob_of, make_policy, policy_names
 
 EXACT, OFF, ALL = "exact", "off", "all"
 
@@ -48,7 +48,7 @@ def choose_settings(
     """Every method at every value of its knob, ``exact`` first.
 
     Args:
-        methods: Names; ``exact`` is always there, and ``all`` names every method.
+        methods: Names; ``exact`` is always there, ``all`` names every method, ``soda+sada`` two at once.
         values: By method fields in place of its sweep: one that has several values is the knob, the others are fixed.
             A method with none of several is swept with the others fixed, or run once where these exclude its knob.
         controls: Add the `CONTROLS`.
@@ -61,7 +61,7 @@ def choose_settings(
     names = list(dict.fromkeys([*wanted, *(CONTROLS if controls else ())]))
     for name in [*names, *values]:
         if name != EXACT:
-            policy_class(name)
+            knob_of(name)
     if left := [name for name in values if name not in names]:
         raise ValueError(f"values are given for {left[0]}, which is not among the methods {', '.join(names)}")
     settings = [Setting(EXACT)]
@@ -97,15 +97,15 @@ def read_values(items: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def _of_method(method: str, values: Values) -> list[Setting]:
-    kind = policy_class(method)
     several = [field for field, given in values.items() if len(given) > 1]
     if len(several) > 1:
         raise ValueError(f"{method}: one field may have several values, not {' and '.join(several)}")
     if empty := [field for field, given in values.items() if not given]:
         raise ValueError(f"{method}.{empty[0]} has no values")
     fixed = {field: given[0] for field, given in values.items() if len(given) == 1}
-    knob = several[0] if several else kind.knob
-    sweep: Sequence[Any] = values.get(knob, kind.sweep)
+    own, usual = knob_of(method)
+    knob = several[0] if several else own
+    sweep: Sequence[Any] = values.get(knob, usual)
     if knob in fixed or not knob or not sweep:
         return [_setting(method, fixed)]
     try:

@@ -24,10 +24,12 @@ from torch import Tensor
 
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.devices import cpu_threads
+from videoaccel.explanation import Explanation, explain
 from videoaccel.files import check_creatable, make_clip_folders
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
+from videoaccel.plan_picture import draw
 from videoaccel.policy import Session
 from videoaccel.prior import Prior
 from videoaccel.ranks import started, told_of_ranks
@@ -187,16 +189,25 @@ class Run:
             files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
             sessions: list[Session] = []
             request = requested(order, batch, pipe=self.pipe, states=self.states, given=self.given)
+            spoilt: Exception | None = None
             for chunk in self.pipe.stream(request, clock=clock, sessions=sessions):
                 with clock.stage("write"):
-                    for row, file in files.items():
-                        file.add(_frames(chunk[row]))
+                    try:
+                        for row, file in files.items() if spoilt is None else ():
+                            file.add(_frames(chunk[row]))
+                    except Exception as error:
+                        if mesh.clip.size == 1:
+                            raise
+                        spoilt = error  # the other ranks count on this one until the last chunk
+            if spoilt is not None:
+                raise spoilt
+        explained = [_explain(order, session) for session in sessions] if s.explain and mesh.leads else []
         took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
         for row, outputs in rows.items():
             made = {
                 "output": files[row].describe(outputs.clip, fps=s.fps),
                 **self.identity,
-                "acceleration": _acceleration(order, sessions),
+                "acceleration": _acceleration(order, sessions, explained),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
                 **told_of_ranks(order, mesh),
@@ -205,6 +216,8 @@ class Run:
             atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             if outputs.sheet is not None:
                 atomic_write_bytes(outputs.sheet, files[row].sheet())
+            for path, explanation in zip(outputs.explained, explained, strict=True):
+                draw(explanation.report, path, errors=explanation.errors, guidance=explanation.guidance)
             if outputs.poster is not None:
                 atomic_write_bytes(outputs.poster, files[row].poster())
             yield Clip(outputs, record)
@@ -252,6 +265,7 @@ def requested(
         foreign_prior=s.allow_foreign_prior,
         cache_memory=s.cache_memory,
         sequence_parallel=s.sequence_parallel,
+        explain=s.explain,
         **more,
     )
 
@@ -293,7 +307,19 @@ class _File:
         return data.getvalue()
 
 
-def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, Any] | None:
+def _explain(order: WorkOrder, session: Session) -> Explanation:
+    """What the method did, with a warning for each thing that looks wrong."""
+    assert order.policy is not None and order.settings.steps is not None
+    policy = session.made_by or order.policy
+    found = explain(session, method=policy.name, steps=order.settings.steps, fields=policy.model_dump(mode="json"))
+    for warning in found.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return found
+
+
+def _acceleration(
+    order: WorkOrder, sessions: Sequence[Session], explained: Sequence[Explanation]
+) -> dict[str, Any] | None:
     """What was decided, for the sidecar; None without a method."""
     if order.policy is None:
         return None
@@ -308,8 +334,9 @@ def _acceleration(order: WorkOrder, sessions: Sequence[Session]) -> dict[str, An
                 "decisions": session.digest(),
                 "cache_foretold_bytes": session.foretold_bytes,
                 "cache_peak_bytes": session.peak_bytes,
+                **({"explained": explained[loop].as_data()} if explained else {}),
             }
-            for session in sessions
+            for loop, session in enumerate(sessions)
         ],
     }
 

@@ -183,7 +183,7 @@ class Maker:
     def _setting(self) -> dict[str, Any]:
         """What a prior must have been made for; only where one is needed, since weights are read for it."""
         request, policy = self.request, self.request.policy
-        if policy is None or not policy.needs:
+        if policy is None or not policy.required:
             return {}
         return setting_of(
             cast(nn.Module, self.transformer),
@@ -206,15 +206,18 @@ class Maker:
         return find_layout(choose_scheme(request.sequence, frames=frames))(mesh, shards, self.branches, kernel=kernel)
 
     def _session(self, denoising: Denoising) -> Session:
-        policy, mix = self.request.policy, denoising.layout.mix
+        request, mix = self.request, denoising.layout.mix
+        policy = request.policy
         if policy is None:
             session = Session(denoising.job(), mix=mix)
         else:
             with self.clock.stage("plan"):
                 tables = self._tables(denoising.setting)
-                job = denoising.job(prior=tables, cache_memory=self.request.cache_memory)
+                job = denoising.job(prior=tables, cache_memory=request.cache_memory)
                 frames, _, _ = self.transformer.token_grid(self.size)
                 session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
+        if request.explain:
+            session.note_guidance()
         self.sessions.append(session)
         return session
 

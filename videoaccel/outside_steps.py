@@ -131,8 +131,8 @@ class _GradientTrack(Track):
         self._gradients: list[tuple[float, Tensor]] = []
         self._x = torch.zeros(())
 
-    def computed(self, at: float, value: Tensor, weight: Tensor | None = None) -> None:
-        self.nodes = [*self.nodes, Node(at, value)][-self.rules.history :]
+    def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
+        self.nodes = [*self.nodes, Node(at, value, degraded)][-self.rules.history :]
         self.run, self._stable, self.pending = 0, False, None
 
     def felt(self, time: float, x: Tensor, gradient: Tensor) -> None:

@@ -178,6 +178,7 @@ class VideoPipeline(DiffusionPipeline):
         attention_backend: str = NATIVE,
         sequence_parallel: str = AUTO,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        explain: bool = False,
     ) -> Request:
         """Say a batch in full; arguments as in :meth:`__call__`.
 
@@ -227,6 +228,7 @@ class VideoPipeline(DiffusionPipeline):
             attention=attention_backend,
             sequence=sequence_parallel,
             callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
+            explain=explain,
         )
         made.check(space_factor=self.vae.space_factor)
         made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
@@ -272,6 +274,7 @@ class VideoPipeline(DiffusionPipeline):
                 sequence_parallel: How ranks share places, see :meth:`parallelize`: ``dsp``, ``ulysses``, or ``auto``.
                 callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
                     changed latents.
+                explain: Have sessions note what :func:`videoaccel.explanation.explain` tells of guidance.
 
         Raises:
             ValueError: An argument is out of range or does not fit the others.

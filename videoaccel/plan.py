@@ -8,7 +8,7 @@ minimax over paths, LeMiCa (arXiv 2511.00090). Per-site schedules under a budget
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,10 +59,12 @@ class Plan:
     Attributes:
         steps: Actions by place, for every step.
         error: The error that the planner expects, in its own unit.
+        expected: For every step the relative error expected of each place that is not computed.
     """
 
     steps: tuple[dict[Place, Action], ...]
     error: float
+    expected: tuple[Mapping[Place, float], ...] = ()
 
     def cost(self, costs: Costs) -> float:
         """Of the whole generation."""
@@ -319,6 +321,32 @@ def _follow(choices: Tensor, options: Sequence[_Option], errors: Errors, sites: 
     return Plan(tuple(steps), total)
 
 
+def expected_errors(
+    steps: Sequence[Mapping[Place, Action]], errors: Errors, sites: Sequence[Site]
+) -> tuple[dict[Place, float], ...]:
+    """What calibration measured of each action that is not to compute: by step and site."""
+    last = dict.fromkeys(sites, 0)
+    found: list[dict[Place, float]] = []
+    for i, step in enumerate(steps):
+        now: dict[Place, float] = {}
+        for m, site in enumerate(sites):
+            action = step.get(site, COMPUTE)
+            if isinstance(action, Compute):
+                last[site] = i
+            elif i - last[site] <= errors.ages:
+                now[site] = float(_measured(errors, action)[i, m, i - last[site] - 1])
+        found.append(now)
+    return tuple(found)
+
+
+def _measured(errors: Errors, action: Action) -> Tensor:
+    """The table of an action, [N, M, A]."""
+    if isinstance(action, Partial):
+        k = min(range(len(errors.shares)), key=lambda k: abs(errors.shares[k] - action.keep))
+        return errors.prune[:, :, k]
+    return errors.forecast if isinstance(action, Forecast) else errors.cache
+
+
 # Targets ------------------------------------------------------------------------------------------------------------
 
 
@@ -361,30 +389,17 @@ def coarsen(plan: Plan, blocks: Mapping[Site, tuple[Site, ...]]) -> Plan:
     if _alike(plan, every):
         span = Span(0, len(blocks))
         steps: list[dict[Place, Action]] = [{span: step.get(every[0], COMPUTE)} for step in plan.steps]
-        return Plan(tuple(steps), plan.error)
+        return Plan(tuple(steps), plan.error, plan.expected)
     uniform = {block: modules for block, modules in blocks.items() if _alike(plan, modules)}
     merged = []
     for step in plan.steps:
         alone = {site for modules in uniform.values() for site in modules}
         kept = {place: action for place, action in step.items() if place not in alone}
         merged.append(kept | {block: step.get(modules[0], COMPUTE) for block, modules in uniform.items()})
-    return Plan(tuple(merged), plan.error)
+    return Plan(tuple(merged), plan.error, plan.expected)
 
 
 def _alike(plan: Plan, sites: Sequence[Site]) -> bool:
     """Whether in every step the sites share one action, and none computes some columns only."""
     actions = [[step.get(site, COMPUTE) for site in sites] for step in plan.steps]
     return all(len(set(step)) == 1 and not isinstance(step[0], Partial) for step in actions)
-
-
-def as_data(plan: Plan) -> list[dict[str, str]]:
-    """The plan for JSON: by step and place, without what is computed."""
-    return [
-        {str(place): str(action) for place, action in step.items() if not isinstance(action, Compute)}
-        for step in plan.steps
-    ]
-
-
-def describe(plan: Plan, costs: Costs) -> dict[str, Any]:
-    """Predicted figures."""
-    return {"predicted_ratio": round(plan.ratio(costs), 3), "unit": costs.unit, "predicted_error": plan.error}

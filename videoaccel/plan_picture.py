@@ -1,18 +1,30 @@
-"""A plan drawn: step by site, one colour an action, and above it what each step costs."""
+"""A plan or a run drawn: step by site, one colour an action, with what each step costs and is expected to err."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videoaccel.actions import Action, Compute, Forecast, Partial, Reuse
+from videoaccel.actions import Action, Compute, Forecast, Partial, Place, Reuse
 from videoaccel.files import atomic_file
-from videoaccel.planning import PlanReport
+from videoaccel.plan_report import PlanReport
 
 MOST_LABELS = 40
 
 
-def draw(report: PlanReport, path: str | Path) -> None:
+def draw(
+    report: PlanReport,
+    path: str | Path,
+    *,
+    errors: Sequence[Mapping[Place, float]] = (),
+    guidance: Mapping[int, float] | None = None,
+) -> None:
     """Write the picture, a png.
+
+    Args:
+        report: What is, or was, done.
+        path: The file.
+        errors: For every step the relative error expected at places that are not computed; drawn if there is any.
+        guidance: By step how far the guidance branches are apart; drawn if there is any.
 
     Raises:
         ValueError: matplotlib is not installed, or there is no plan, since decisions depend on the clip.
@@ -33,17 +45,25 @@ def draw(report: PlanReport, path: str | Path) -> None:
     sites = [site for modules in report.blocks.values() for site in modules]
     actions = sorted({action for step in grid for action in step.values()}, key=_order)
     rows = [[actions.index(step[site]) for step in grid] for site in sites]
+    below = [name for name, found in (("errors", any(errors)), ("guidance", bool(guidance))) if found]
     height = min(14.0, max(3.2, 1.9 + 0.16 * len(sites)))
-    figure = Figure(figsize=(max(6.5, 3.2 + 0.26 * len(grid)), height), dpi=130, layout="constrained")
-    above, main = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [0.8, height - 1.4]})
+    whole = height + 0.9 * len(below)
+    figure = Figure(figsize=(max(6.5, 3.2 + 0.26 * len(grid)), whole), dpi=130, layout="constrained")
+    ratios = [0.8, height - 1.4, *[0.8 for _ in below]]
+    above, main, *others = figure.subplots(len(ratios), 1, sharex=True, gridspec_kw={"height_ratios": ratios})
     colours = ListedColormap([_colour(action) for action in actions])
     main.imshow(rows, cmap=colours, vmin=-0.5, vmax=len(actions) - 0.5, aspect="auto", interpolation="nearest")
     _lines(main, len(grid), [len(modules) for modules in report.blocks.values()])
     places, names = _labels(sites, [len(modules) for modules in report.blocks.values()])
     main.set_yticks(places, names, fontsize=7)
     main.set_xticks(range(0, len(grid), max(1, len(grid) // 15)))
-    main.set_xlabel("step")
     _costs(above, report)
+    for axes, name in zip(others, below, strict=True):
+        if name == "errors":
+            _errors(axes, errors)
+        else:
+            _guidance(axes, guidance or {})
+    figure.axes[-1].set_xlabel("step")
     legend = [Patch(facecolor=_colour(a), edgecolor="0.5", label=_name(a)) for a in actions]
     figure.legend(handles=legend, loc="outside lower center", ncols=min(6, len(legend)), fontsize=8, frameon=False)
     figure.suptitle(_title(report), fontsize=9)
@@ -62,6 +82,32 @@ def _costs(axes: Any, report: PlanReport) -> None:
     axes.set_yticks([0, 50, 100])
     axes.tick_params(labelsize=7, labelbottom=False)
     axes.set_ylabel(f"{costs.unit.replace('flops', 'FLOPs')}, %", fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _errors(axes: Any, errors: Sequence[Mapping[Place, float]]) -> None:
+    """The largest and the mean error expected in each step."""
+    steps = [i for i, step in enumerate(errors) if step]
+    largest = [max(errors[i].values()) for i in steps]
+    axes.vlines(steps, 0, largest, color="#c0504d", linewidth=1.2)
+    axes.plot(steps, largest, "o", color="#c0504d", markersize=3, label="largest")
+    if any(len(errors[i]) > 1 for i in steps):
+        means = [sum(errors[i].values()) / len(errors[i]) for i in steps]
+        axes.plot(steps, means, "_", color="0.2", markersize=6, label="mean")
+        axes.legend(fontsize=6, frameon=False, loc="upper right")
+    _small(axes, "expected\nerror")
+
+
+def _guidance(axes: Any, guidance: Mapping[int, float]) -> None:
+    """How far the unconditional branch is from the conditional one where both ran."""
+    axes.plot(list(guidance), list(guidance.values()), ".", color="#1b3a6b", markersize=4)
+    _small(axes, "guidance:\nbranches\napart")
+
+
+def _small(axes: Any, name: str) -> None:
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=7)
+    axes.set_ylabel(name, fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -30,6 +30,12 @@ class PlanSession(ActionSession):
         self.decides_blocks = any(isinstance(place, Site) and place.kind == "block" for place in places)
         self.wanted = _wanted(plan)
 
+    def begin(self, i: int) -> None:
+        """A new step: what the plan expects to be off."""
+        super().begin(i)
+        if self.plan.expected:
+            self.errors[-1].update(self.plan.expected[i])
+
     def decide(self, place: Place, seen: Seen) -> Action:
         """What the plan says."""
         return self.plan.steps[self.i].get(place, COMPUTE)

@@ -9,14 +9,14 @@ Shape legend: B batch (samples), N steps, T latent frames, S places, C channels.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from videoaccel.actions import Action, Place, Span
+from videoaccel.actions import COMPUTE, Action, Place, Span
 from videoaccel.columns import Columns
 from videoaccel.costs import Costs, Unit
 from videoaccel.models.seam import Attend, Branch, Site, Work
@@ -73,6 +73,12 @@ def kernel_mix(attend: Attend) -> Mix:
 def alone(stats: Tensor) -> Tensor:
     """Agreement of one rank with itself."""
     return stats
+
+
+def apart(velocities: Velocities) -> Tensor:
+    """Relative distance of the unconditional velocity from the conditional one; on the device."""
+    cond, uncond = velocities["cond"].float(), velocities["uncond"].float()
+    return (uncond - cond).norm() / cond.norm()
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,18 @@ class Job:
         return Span(0, len(self.blocks))
 
 
+def of_sample(job: Job, row: int) -> Job:
+    """The job of one sample of a batch."""
+    mask, limit = job.x_mask, job.cache_memory
+    return replace(
+        job,
+        sigmas=job.sigmas[row : row + 1],
+        x_mask=None if mask is None else mask[:, row : row + 1],
+        seed=job.seed + row,
+        cache_memory=None if limit is None else limit // job.samples,
+    )
+
+
 class Session:
     """One generation under a policy. This one computes everything: the machinery with nothing changed.
 
@@ -151,10 +169,13 @@ class Session:
         trace: For every step the action taken at each place that was asked about.
         shares: For every step the number of rows that ran over all rows.
         reads: For every step how often a number was brought from the device to the host.
+        errors: For every step the relative error that the method expects at places where it did not compute.
         peak_bytes: Most memory that the session held after a step.
         made_by: What made it; None for the machinery with nothing changed.
         foretold_bytes: Peak memory as it was foretold, where it was.
         channels: C of the stream that it has to be shown; None if any will do.
+        guidance: By step how far the guidance branches were apart where both ran, see :func:`apart`; None unless asked.
+        degraded: Whether the network call that it made last left something out, of a session above another.
     """
 
     def __init__(self, job: Job, *, mix: Mix = local_mix) -> None:
@@ -163,16 +184,20 @@ class Session:
         self.trace: list[dict[Place, Action]] = []
         self.shares: list[float] = []
         self.reads: list[int] = []
+        self.errors: list[dict[Place, float]] = []
         self.peak_bytes = 0
         self.made_by: Policy | None = None
         self.foretold_bytes: int | None = None
         self.channels: int | None = None
+        self.degraded = False
+        self.guidance: dict[int, Tensor] | None = None
 
     def begin(self, i: int) -> None:
         """Called first in step ``i``."""
         self.trace.append({})
         self.shares.append(0.0)
         self.reads.append(0)
+        self.errors.append({})
 
     def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
         """Return the velocities of step ``i`` at latent ``x`` [B, Z, T, h, w]."""
@@ -191,6 +216,8 @@ class Session:
         self.shares[-1] += len(rows) / self.job.rows
         out = call(branches=branches) if samples is None else call(rows=samples, branches=branches)
         self.peak_bytes = max(self.peak_bytes, self.cache_bytes)
+        if self.guidance is not None and {"cond", "uncond"} <= out.keys():
+            self.guidance[len(self.trace) - 1] = apart(out)
         return out
 
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
@@ -199,6 +226,10 @@ class Session:
             return branch.compute(x, cond, self.run)
         module = cast(Branch, branch)
         return module.add(x, self.mix(site, module, module.pre(x, cond), cond), cond)
+
+    def note_guidance(self) -> None:
+        """From now on note in ``guidance``, by step, how far the guidance branches are apart."""
+        self.guidance = {}
 
     def disturb(self) -> None:
         """The latent is not the one that the last step left: whatever is stored belongs to another."""
@@ -217,6 +248,12 @@ class Session:
     def counts(self) -> dict[str, int]:
         """How often each action was taken."""
         return dict(Counter(str(action) for step in self.trace for action in step.values()))
+
+    @property
+    def idle(self) -> list[str]:
+        """Why nothing was gained so far, in words; empty if something was."""
+        computed = all(action == COMPUTE for step in self.trace for action in step.values())
+        return ["everything was computed in every step"] if computed and min(self.shares, default=1.0) >= 1 else []
 
     def decisions(self) -> dict[str, str]:
         """What was decided in the step under way, by place, and the share of the rows that ran."""
@@ -279,6 +316,29 @@ class Policy(BaseModel):
 
     joins_branches: ClassVar[bool] = False
     """Whether it needs both guidance branches on one rank."""
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """What it decides about, for :mod:`videoaccel.chain`: which steps run, or what is computed in them.
+
+        None if it goes with no other method.
+        """
+        return None
+
+    @property
+    def parts(self) -> "tuple[Policy, ...]":
+        """The methods that it consists of."""
+        return (self,)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """``needs`` of all its parts."""
+        return tuple(table for part in self.parts for table in part.needs)
+
+    @classmethod
+    def below(cls, **fields: Any) -> "Policy":
+        """The method in a chain, where another one decides about steps."""
+        return cls(**fields)
 
     @property
     def column_groups(self) -> int | None:

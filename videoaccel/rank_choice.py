@@ -34,7 +34,7 @@ def whole_guidance(s: GenerateSettings, policy: Policy | None) -> str | None:
     """Why guidance cannot be split over ranks; None if it can."""
     if s.guidance == 1:
         return "without guidance there is one branch only"
-    if policy is not None and policy.joins_branches:
+    if policy is not None and any(part.joins_branches for part in policy.parts):
         return f"{s.accel} needs both guidance branches on one rank"
     return None
 

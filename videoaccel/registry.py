@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from videoaccel import policies
+from videoaccel.chain import DOT, SIGN, Chain, nested
 from videoaccel.policy import Policy
 
 
@@ -36,16 +38,58 @@ def policy_class(name: str) -> type[Policy]:
 
 
 def make_policy(name: str, **fields: Any) -> Policy:
-    """A method with some of its fields set.
+    """A method with some of its fields set; of two methods, ``soda+sada``, with fields by method.
 
     Raises:
-        ValueError: There is no such method or field, or a value is out of range.
+        ValueError: There is no such method or field, a value is out of range, or the two cannot be combined.
+
+    >>> make_policy("delta_dit+sada", sada={"threshold": 0.1}).name
+    'delta_dit+sada'
     """
+    if SIGN in name:
+        return _chain(name, fields)
     found = policy_class(name)
+    return _made(found, found, fields, name)
+
+
+def knob_of(name: str) -> tuple[str, tuple[Any, ...]]:
+    """The field of a method that trades quality for speed, with values of it; of two methods the upper one's.
+
+    Raises:
+        ValueError: There is no such method, or the two cannot be combined.
+
+    >>> knob_of("fora"), knob_of("pab+fixed_linear")[0]
+    (('period', (2, 3, 4, 5, 6, 8)), 'fixed_linear.period')
+    """
+    if SIGN not in name:
+        found = policy_class(name)
+        return found.knob, found.sweep
+    over = make_policy(name).parts[-1]
+    return f"{over.name}{DOT}{over.knob}", over.sweep
+
+
+def _chain(name: str, fields: Mapping[str, Any]) -> Policy:
+    names = [part.strip() for part in name.split(SIGN)]
+    found = [policy_class(part) for part in names]
+    if len(names) != 2 or names[0] == names[1]:
+        raise ValueError(f"a chain is two different methods, such as soda+sada, got {name!r}")
+    given = nested(fields)
+    if other := sorted(given.keys() - set(names)):
+        raise ValueError(f"{name} has no method {other[0]!r}; give fields as {names[0]}.field or {names[1]}.field")
+    parts = [(part, kind, given.get(part, {})) for part, kind in zip(names, found, strict=True)]
+    made = [_made(kind, kind, own, part) for part, kind, own in parts]
+    if {policy.level for policy in made} == {"steps"}:
+        below = [_made(kind, kind.below, own, part) for part, kind, own in parts]
+        first = below[0].level == "modules"
+        made = [below[0], made[1]] if first else [made[0], below[1]]
+    return Chain.of(*made)
+
+
+def _made(kind: type[Policy], make: Callable[..., Policy], fields: Mapping[str, Any], name: str) -> Policy:
     try:
-        return found(**fields)
+        return make(**fields)
     except ValidationError as error:
-        raise ValueError(_sentence(name, found, error)) from None
+        raise ValueError(_sentence(name, kind, error)) from None
 
 
 def _sentence(name: str, found: type[Policy], error: ValidationError) -> str:

@@ -53,6 +53,7 @@ class Request:
         attention: Name of the attention kernel.
         sequence: How ranks share places: ``dsp``, ``ulysses``, or ``auto``.
         callback: Called after every step.
+        explain: Note what is needed to explain what a method did, see :mod:`videoaccel.explanation`.
     """
 
     height: int
@@ -77,6 +78,7 @@ class Request:
     attention: str
     sequence: str
     callback: StepCallback | None
+    explain: bool
 
     def check(self, *, space_factor: int) -> None:
         """Refuse what cannot be generated.

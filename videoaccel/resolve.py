@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videoaccel.attention import attention_kernel
+from videoaccel.chain import SIGN
 from videoaccel.config import Defaults, config_folder, config_names, read_yaml
 from videoaccel.devices import check_device
 from videoaccel.eval.vbench import read_full_info
@@ -40,17 +42,23 @@ class Outputs:
         sidecar: How it was made.
         sheet: Contact sheet; None for none.
         poster: A frame as a jpeg; None for none.
+        explained: Pictures of what the method did, one a loop; empty for none.
     """
 
     clip: str
     sidecar: Path
     sheet: Path | None
     poster: Path | None = None
+    explained: tuple[Path, ...] = ()
 
     @property
     def all(self) -> list[str]:
         """Every path that is written."""
-        return [self.clip, str(self.sidecar), *(str(path) for path in (self.sheet, self.poster) if path)]
+        return [
+            self.clip,
+            str(self.sidecar),
+            *(str(path) for path in (self.sheet, self.poster, *self.explained) if path),
+        ]
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,8 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         degrees=degrees,
     )
     attention_kernel(settings.attention)
+    if settings.explain and find_spec("matplotlib") is None:
+        raise ValueError("`explain` needs matplotlib; pip install 'videoaccel[report]' brings it")
     check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
@@ -247,7 +257,7 @@ def _score(given: float | str | None, default: float | str | None) -> float | st
 def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
     scores = {name: getattr(s, name) for name in ("aes", "flow", "camera_motion")}
     told = defaults.model_copy(update={name: None if score == NONE else score for name, score in scores.items()})
-    prompts = s.prompt if s.vbench is None else _suite_prompts(s.vbench)
+    prompts = s.prompt if s.vbench is None else suite_prompts(s.vbench)
     texts = prompt_texts(prompts, told, loops=s.loops, clean=s.clean_prompt)
     count = len(texts) * s.samples
     seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(texts), samples=s.samples)
@@ -262,14 +272,19 @@ def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
             prompt=prompts[index // s.samples],
             texts=tuple(texts[index // s.samples]),
             seed=seeds[index],
-            outputs=_outputs(names[index], s.contact_sheet, sidecars) if s.keep in (None, index) else None,
+            outputs=_outputs(names[index], s, sidecars) if s.keep in (None, index) else None,
         )
         for index in range(count)
     ]
 
 
-def _suite_prompts(path: str) -> tuple[str, ...]:
-    """Every prompt of a ``VBench_full_info.json`` once, in its order."""
+def suite_prompts(path: str) -> tuple[str, ...]:
+    """Every prompt of a ``VBench_full_info.json`` once, in its order.
+
+    Raises:
+        ValueError: It is no such file, or a prompt cannot name a clip.
+        OSError: It cannot be read.
+    """
     rows = read_full_info(read_text(Path(path), name=f"`vbench` {path}"), source=path)
     texts = tuple(dict.fromkeys(row.text for row in rows))
     if wrong := next((text for text in texts if "/" in text), None):
@@ -277,12 +292,21 @@ def _suite_prompts(path: str) -> tuple[str, ...]:
     return texts
 
 
-def _outputs(clip: str, sheet: bool, sidecars: Path | None) -> Outputs:
+def pictures(folder: Path, name: str, s: GenerateSettings) -> dict[str, Any]:
+    """Pictures beside a clip that the settings ask for: the sheet of its frames, and what the method did."""
+    numbers = [""] if s.loops == 1 else [f"-{loop}" for loop in range(s.loops)]
+    return {
+        "sheet": folder / f"{name}-sheet.png" if s.contact_sheet else None,
+        "explained": tuple(folder / f"{name}-explain{number}.png" for number in numbers) if s.explain else (),
+    }
+
+
+def _outputs(clip: str, s: GenerateSettings, sidecars: Path | None) -> Outputs:
     """A clip's files; sidecars of a VBench run lie in a folder of their own, since its scripts choke on other files."""
     path = Path(clip)
     name = path.name if clip.endswith("/") else path.stem
     sidecar = (sidecars or path.parent) / f"{name}.json"
-    return Outputs(clip, sidecar, path.with_name(f"{name}-sheet.png") if sheet else None)
+    return Outputs(clip, sidecar, **pictures(path.parent, name, s))
 
 
 def _policy(s: GenerateSettings) -> Policy | None:
@@ -292,6 +316,11 @@ def _policy(s: GenerateSettings) -> Policy | None:
         ValueError: There is no such method or field, or a value is out of range.
     """
     targets = {name: value for name in TARGETS if (value := getattr(s, name)) is not None}
+    if targets and s.accel and SIGN in s.accel:
+        raise ValueError(
+            f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
+            f"a field of one, such as `accel_options.{s.accel.split(SIGN)[0]}={{...}}`"
+        )
     if s.accel is None and not targets:
         if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:
             raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
@@ -305,14 +334,14 @@ def _policy(s: GenerateSettings) -> Policy | None:
             raise ValueError(f"`{missing[0]}` is a target of {BEST}; {method} takes none: {knob}")
         fields = {name: value for name, value in fields.items() if name not in TARGETS} | targets
     policy = make_policy(method, **fields)
-    if s.prior and not policy.needs:
+    if s.prior and not policy.required:
         raise ValueError(f"{method} uses no prior; leave out `prior`")
     return policy
 
 
 def _method(name: str) -> tuple[str, dict[str, Any]]:
     """Method and fields by name, or from a YAML file."""
-    if name in policy_names():
+    if name in policy_names() or SIGN in name:
         return name, {}
     path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml"):

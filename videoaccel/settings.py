@@ -223,6 +223,7 @@ class GenerateSettings(Config):
         metavar="FILE", flag="-o", min_length=1,
     )  # fmt: skip
     contact_sheet: bool = _option(False, _OUT, "Also write a picture of the clip's frames beside it.")
+    explain: bool = _option(False, _OUT, "Also draw what the method did in every step and module.")
 
     if not TYPE_CHECKING:  # editors and type checkers know the fields from pydantic's own
 
@@ -250,6 +251,10 @@ class GenerateSettings(Config):
              "`vbench` seeds its clips itself, sample k of every prompt with `seed` + k; leave out `seeds`"),
             (self.vbench is not None and self.contact_sheet,
              "`contact_sheet` writes beside the clip, but VBench's folder may hold clips only; leave it out"),
+            (self.vbench is not None and self.explain,
+             "`explain` draws beside the clip, but VBench's folder may hold clips only; leave it out"),
+            (self.explain and self.accel is None and not targets,
+             "`explain` draws what a method did; name one, such as `accel=soda`"),
             (bool(self.size and (self.resolution or self.aspect)),
              "give `size`, or `resolution` and `aspect`, not both"),
             (len(known) > 1, "give only one of `images`, `video` and `references`, "
@@ -294,7 +299,7 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     "samples": ("seeds", "keep"),
     **{name: tuple(other for other in TARGETS if other != name) for name in TARGETS},
     "prompt": ("keep", "vbench"),
-    "vbench": ("prompt", "keep", "seeds", "contact_sheet"),
+    "vbench": ("prompt", "keep", "seeds", "contact_sheet", "explain"),
     "gpus": ("dp", "cfg_parallel", "sp"),
 }
 

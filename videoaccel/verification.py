@@ -127,7 +127,9 @@ def _splits(count: int, settings: GenerateSettings, methods: Sequence[str]) -> I
         for method in methods:
             whole = settings.model_copy(update={"gpus": None, "dp": None, "cfg_parallel": None, "sp": None})
             order = resolve(variant(whole, method, Degrees()))
-            joined = order.settings.guidance == 1 or (order.policy is not None and order.policy.joins_branches)
+            joined = order.settings.guidance == 1 or (
+                order.policy is not None and any(part.joins_branches for part in order.policy.parts)
+            )
             if degrees.guidance == 1 or not joined:
                 able.append(method)
         if able:

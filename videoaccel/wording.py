@@ -4,6 +4,8 @@ Messages name settings in backticks, `` `edit` `` or with a value `` `edit=0.4` 
 command line puts its own spelling there, ``--edit 0.4``, see `videoaccel.cli.flags`.
 """
 
+from collections.abc import Iterable
+
 
 def counted(count: int, noun: str) -> str:
     """A number of things.
@@ -12,6 +14,21 @@ def counted(count: int, noun: str) -> str:
     ('1 prompt', '2 prompts')
     """
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Rising numbers, with neighbours put together.
+
+    >>> ranges([0, 1, 3, 5, 6, 7])
+    '0-1, 3, 5-7'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def as_bytes(count: int) -> str:

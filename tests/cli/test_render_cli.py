@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, Result, here, python
 from videoaccel import parts
@@ -200,3 +201,81 @@ def test_a_scheduler_that_stops_it(render: Render) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on from here" in err, (out, err)
     assert list(Path("out/.render/leases").iterdir()) == [] and list(Path("out/.render/staging").iterdir()) == []
+
+
+def test_ranks_are_said_once_for_all_jobs(render: Render) -> None:
+    wrong = render("--dry-run", jobs=[{"prompt": "a", "gpus": 2}, {"prompt": "b", "sp": 2}])
+    assert wrong.code == 2
+    assert "line 1: gpus: is said once for all jobs, --gpus beside the job file" in wrong.err
+    assert "line 2: sp: is said once for all jobs, --sp beside the job file" in wrong.err
+    for flags, message in (
+        (("--sp", "2"), "--sp 2 needs ranks: give --gpus, or start it by torchrun"),
+        (("--gpus", "2", "--workers", "2"), "--workers 2: of several ranks every group is a worker"),
+        (("--gpus", "2", "--engine", "ray"), "--engine ray starts workers of its own"),
+        (("--gpus", "2", "--set", "sp=2"), "--set sp: give --sp"),
+        (("--gpus", "3", "--sp", "2"), "do not multiply to 3 ranks"),
+    ):
+        done = render("--dry-run", *flags, jobs=[{"prompt": "a"}])
+        assert done.code == 2 and message in done.err, (flags, done.err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "workers"), [(("--gpus", "2"), 2), (("--gpus", "4", "--sp", "2"), 2)])
+def test_groups_of_ranks_are_workers(
+    render: Render, flags: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips made alone are bit for bit those of one process; those that are shared within a grey level."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    jobs = [{"prompt": f"a red circle {k}", "name": f"c{k}", "frames": 5, "format": "frames"} for k in range(4)]
+    assert render(jobs=jobs, out="alone").code == 0
+    done = subprocess.run(
+        python(
+            "-m", "videoaccel", "render", "jobs.jsonl", "-o", "out", "--config", "run.yaml", "--device", "cpu", *flags
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("4 of 4 clips done (4 made now") == 1, "one rank speaks, of all"
+    assert all(f"done c{k}" in done.stderr for k in range(4))
+    names = set()
+    for name, folder in clips().items():
+        record = json.loads((folder / f"{name}.json").read_text())
+        names.add(record["job"]["worker"])
+        shared = "--sp" in flags
+        assert record["ranks"]["data"] == workers and record["ranks"]["sequence"] == 1 + shared
+        for path in sorted((clips("alone")[name] / name).iterdir()):
+            pictures = [np.asarray(Image.open(where)).astype(int) for where in (path, folder / name / path.name)]
+            assert abs(pictures[0] - pictures[1]).max() <= shared
+    assert len(names) == workers
+    assert not list(RenderFolder(Path("out")).leases.iterdir())
+    again = subprocess.run(
+        python(
+            "-m", "videoaccel", "render", "jobs.jsonl", "-o", "out", "--config", "run.yaml", "--device", "cpu", *flags
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0 and "4 of 4 clips done (0 made now" in again.stdout
+
+
+def test_vbenchs_prompts(render: Render, cli: Cli) -> None:
+    """Sample k of a prompt has seed + k and is published as k, also where clips are made in several goes."""
+    rows = [("a red circle", "color"), ("a dog", "scene")]
+    Path("full.json").write_text(json.dumps([{"prompt_en": prompt, "dimension": [name]} for prompt, name in rows]))
+    options = ("--vbench", "full.json", "-o", "night", "--config", "run.yaml", "--set", "frames=2")
+    first = cli("render", *options)
+    assert first.code == 0, first.err
+    assert sorted(path.name for path in Path("night/vbench").iterdir()) == ["a dog-0.mp4", "a red circle-0.mp4"]
+    done = cli("render", *options, "--samples", "3")
+    assert done.code == 0 and "6 clips for VBench in night/vbench" in done.out
+    names = [f"{prompt}-{k}.mp4" for prompt in ("a dog", "a red circle") for k in range(3)]
+    assert sorted(path.name for path in Path("night/vbench").iterdir()) == names
+    for folder in RenderFolder(Path("night")).finished().values():
+        record = json.loads(next(folder.glob("*.json")).read_text())
+        clip = Path("night/vbench") / f"{record['prompt']}-{record['seed']}.mp4"
+        assert clip.read_bytes() == (folder / record["output"]["file"]).read_bytes()
+    assert cli("render", "-o", "night").err.endswith("give a job file, or --vbench VBench_full_info.json\n")
+    assert "not both" in render("--vbench", "full.json", jobs=[{"prompt": "a"}]).err
+    gif = cli("render", *options, "--set", "format=gif")
+    assert gif.code == 2 and "VBench's scripts read .mp4; jobs write gif" in gif.err

@@ -15,7 +15,8 @@ from videoaccel import CalibrateSettings, GenerateSettings, calibrate, replay
 from videoaccel.actions import COMPUTE, REUSE, SKIP, Forecast, Partial, Span
 from videoaccel.models.seam import BODY, Site
 from videoaccel.plan_picture import draw
-from videoaccel.planning import PlanReport, gathered, plan
+from videoaccel.plan_report import PlanReport, gathered
+from videoaccel.planning import plan
 from videoaccel.prior import Prior
 from videoaccel.probing import SiteInfluence, default_methods, measure, run_probe
 from videoaccel.registry import make_policy, policy_names

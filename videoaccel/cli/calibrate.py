@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videoaccel.calibration_settings import SHARED, CalibrateSettings
-from videoaccel.cli.flags import flag, shown
-from videoaccel.cli.generate import keyword, parameter, read_prompts
+from videoaccel.cli.flags import shown
+from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.config import validate
-from videoaccel.reading import read_text
-from videoaccel.settings import Layer, assignments, merge
 from videoaccel.wording import counted
 
 if TYPE_CHECKING:
@@ -57,17 +55,8 @@ def _calibrate(options: dict[str, Any]) -> None:
 
 
 def _settings(options: Mapping[str, Any]) -> CalibrateSettings:
-    given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
-    set_ = assignments(options["set_"] or [])
-    if wrong := [name for name in set_ if name not in SHARED]:
-        raise ValueError(f"--set {wrong[0]}: calibrate takes {', '.join(SHARED)}")
-    generation = merge([Layer(given, flag), Layer(set_, lambda name: f"--set {name}")])
-    values = {name: getattr(generation, name) for name in (*given, *set_)}
+    values = shared_values(options, shared=SHARED, command="calibrate")
     values |= {name: options[name] for name in _OWN if options[name] is not None}
-    if (file := options["prompts"]) is not None:
-        values["prompts"] = tuple(
-            read_prompts(read_text(Path(file).expanduser(), name=f"--prompts {file}"), source=file)
-        )
     return validate(CalibrateSettings, values, source="calibrate")
 
 

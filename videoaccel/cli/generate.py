@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from videoaccel.sidecar import Sidecar
 
 STDIN = "-"
-_ONLY_OUTPUT = {"output", "contact_sheet"}
+_ONLY_OUTPUT = {"output", "contact_sheet", "explain"}
 
 
 def command() -> Callable[..., int]:
@@ -123,6 +123,24 @@ def read_prompts(text: str, *, source: str) -> list[str]:
     if prompts := [line for line in lines if line and not line.startswith("#")]:
         return prompts
     raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
+
+
+def shared_values(options: Mapping[str, Any], *, shared: Sequence[str], command: str) -> dict[str, Any]:
+    """What a command that shares some of these options was told by them, its ``--set`` and its file of prompts.
+
+    Raises:
+        ValueError: A file or a value is wrong, or ``--set`` names a setting that is not shared.
+    """
+    given = {name: options[name] for name in shared if options.get(name) not in (None, [], ())}
+    set_ = assignments(options["set_"] or [])
+    if wrong := [name for name in set_ if name not in shared]:
+        raise ValueError(f"--set {wrong[0]}: {command} takes {', '.join(shared)}")
+    settings = merge([Layer(given, flag), Layer(set_, lambda name: f"--set {name}")])
+    values = {name: getattr(settings, name) for name in (*given, *set_)}
+    if (file := options["prompts"]) is not None:
+        text = read_text(Path(file).expanduser(), name=f"--prompts {file}")
+        values["prompts"] = tuple(read_prompts(text, source=file))
+    return values
 
 
 def parameter(name: str) -> inspect.Parameter:

@@ -27,6 +27,7 @@ def methods(
             table.add_row(method, found.knob or "-", "yes" if found.needs else "no", first)
         console.print(table)
         console.print("\nvideoaccel methods NAME shows the fields of one; --set accel_options.FIELD=VALUE sets them.")
+        console.print("Two at once: --accel soda+sada, one that decides about steps over one about what is in them.")
         return
     found = policy_class(name)
     for title in ("field", "default", "values", "what it is"):

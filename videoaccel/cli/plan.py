@@ -19,7 +19,7 @@ from videoaccel.wording import as_bytes
 if TYPE_CHECKING:
     from videoaccel.mesh_plan import MeshPlan
     from videoaccel.parallel.links import Link
-    from videoaccel.planning import PlanReport
+    from videoaccel.plan_report import PlanReport
 
 PANEL = "Plan"
 SHARED = (
@@ -111,7 +111,7 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
 
 def described(report: PlanReport) -> str:
     """The report as text."""
-    from videoaccel.planning import gathered
+    from videoaccel.plan_report import gathered
 
     fields = ", ".join(f"{name} {value}" for name, value in report.fields.items() if value not in (None, [], ""))
     lines = [f"{report.method} ({fields})", *_prior_lines(report)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.ranks import is_rank, rank
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.config import read_yaml
 from videoaccel.settings import Layer, assignments
@@ -23,11 +27,13 @@ if TYPE_CHECKING:
     from videoaccel.render.control import Control
     from videoaccel.render.outcome import Outcome, Rules
     from videoaccel.render.run import Render
+    from videoaccel.render.worker import Tell
 
 SOME_FAILED, INTERRUPTED = 3, 130
 
-_JOBS, _WORKERS, _FAULTS = "Jobs", "Workers", "Faults"
+_JOBS, _WORKERS, _RANKS, _FAULTS = "Jobs", "Workers", "Ranks", "Faults"
 _GIB = 1 << 30
+_EVERY = 0.5  # seconds between looks at what other workers write down
 _ONCE = ("--quiet", "--retry", "--verify")  # what workers of one command do not do each for themselves
 
 
@@ -36,6 +42,21 @@ _Config = Annotated[
     typer.Option(
         help="Settings of all jobs from a YAML file; lines win over it.", metavar="FILE", rich_help_panel=_JOBS
     ),
+]
+_JobFile = Annotated[
+    str | None, typer.Argument(help="Job file: .jsonl, .csv, .yaml, or .txt with a prompt a line.", metavar="JOBS")
+]
+_Vbench = Annotated[
+    str | None,
+    typer.Option(
+        help="VBench_full_info.json in place of a job file; clips also appear in DIR/vbench as its scripts expect.",
+        metavar="FILE",
+        rich_help_panel=_JOBS,
+    ),
+]
+_Samples = Annotated[
+    int | None,
+    typer.Option(help="Clips of every prompt, with seeds that count up.", metavar="N", rich_help_panel=_JOBS),
 ]
 _Set = Annotated[
     list[str] | None,
@@ -68,6 +89,29 @@ _Processes = Annotated[
     typer.Option(help="Processes on this machine; with GPUs each has its own.", metavar="N", rich_help_panel=_WORKERS),
 ]
 _Device = Annotated[str | None, typer.Option(help="In place of the jobs' own.", rich_help_panel=_WORKERS)]
+_Gpus = Annotated[
+    int | None,
+    typer.Option(
+        help="Ranks to start on this machine, one a GPU (or a CPU process); torchrun starts them, too.",
+        metavar="N",
+        rich_help_panel=_RANKS,
+    ),
+]
+_Dp = Annotated[
+    int | None, typer.Option(help="Groups of ranks; each is a worker.", metavar="N", rich_help_panel=_RANKS)
+]
+_Cfg = Annotated[
+    int | None,
+    typer.Option(
+        "--cfg-parallel",
+        help="2 gives each guidance branch ranks of its own.",
+        metavar="N",
+        rich_help_panel=_RANKS,
+    ),
+]
+_Sp = Annotated[
+    int | None, typer.Option(help="Ranks that share the places of a clip.", metavar="N", rich_help_panel=_RANKS)
+]
 _Engine = Annotated[str, typer.Option(help="local, or ray for actors on a Ray cluster.", rich_help_panel=_WORKERS)]
 _NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Leave when nothing is left to take.", rich_help_panel=_WORKERS)
@@ -98,8 +142,10 @@ _Pause = Annotated[
 
 
 def render(
-    jobs: Annotated[str, typer.Argument(help="Job file: .jsonl, .csv, .yaml, or .txt with a prompt a line.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the clips; gone on with.", metavar="DIR")],
+    jobs: _JobFile = None,
+    vbench: _Vbench = None,
+    samples: _Samples = None,
     config: _Config = None,
     set_: _Set = None,
     dry_run: _DryRun = False,
@@ -110,6 +156,10 @@ def render(
     workers: _Processes = 1,
     device: _Device = None,
     engine: _Engine = "local",
+    gpus: _Gpus = None,
+    dp: _Dp = None,
+    cfg_parallel: _Cfg = None,
+    sp: _Sp = None,
     no_wait: _NoWait = False,
     stale_after: _Stale = 60.0,
     tries: _Tries = 3,
@@ -127,23 +177,47 @@ def render(
     if config is not None:
         path = config_path(config)
         defaults.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
-    overrides = [Layer(assignments(set_ or []), lambda name: f"--set {name}")]
+    said = assignments(set_ or [])
+    overrides = [Layer(said, lambda name: f"--set {name}")]
+    if samples is not None:
+        overrides.append(Layer({"samples": samples}, flag))
+    if (jobs is None) == (vbench is None):
+        raise ValueError("give a job file, or --vbench VBench_full_info.json" + ("" if jobs is None else ", not both"))
+    file = str(jobs or vbench)
+    shared = _shared({"gpus": gpus, "dp": dp, "cfg_parallel": cfg_parallel, "sp": sp})
+    ranks = shared.get("gpus", 1)
+    if ranks > 1:
+        _check_ranks(said, workers=workers, engine=engine)
+        overrides.append(Layer({**shared, **({} if device is None else {"device": device})}, flag))
+    quiet = quiet or rank() > 0
     with shown_progress(quiet=quiet) as display:
         from videoaccel.render.outcome import Rules
         from videoaccel.render.run import open_render  # torch and all
 
         calm_libraries(quiet=quiet)
-        opened = _open(open_render, jobs, out, defaults=defaults, overrides=overrides, batching=allow_batching)
+        layers = {"defaults": defaults, "overrides": overrides}
+        opened = _open(open_render, file, out, batching=allow_batching, suite=jobs is None, **layers)
         for line, first in opened.plan.repeated:
             display.note(f"line {line} asks for the same clip as line {first}; it is made once")
         if dry_run:
-            typer.echo(_plan(opened, time=not no_time))
+            if rank() == 0:
+                typer.echo(_plan(opened, time=not no_time))
             return
-        _prepare(opened, again=retry, verify=verify, note=display.note)
+        if not is_rank() or rank() == 0:
+            _prepare(opened, again=retry, verify=verify, note=display.note)
         rules = Rules(tries=tries, timeout=timeout, stale=stale_after, grace=grace, pause=pause, wait=not no_wait)
         board = Board(opened, display, quiet=quiet, single=workers == 1 and engine == "local")
-        with board:
-            outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
+        if ranks == 1 or is_rank():
+            with board:
+                outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
+    if ranks > 1 and not is_rank():
+        from videoaccel.parallel.launch import start_ranks
+
+        again = [sys.executable, "-m", "videoaccel", *(text for text in sys.argv[1:] if text not in _ONCE[1:])]
+        kind = opened.plan.units[0].jobs[0].group.order.settings.device
+        raise typer.Exit(start_ranks(again, ranks=ranks, device=str(kind), grace=grace + 5))
+    if vbench is not None and rank() == 0:
+        _publish(opened, quiet=quiet)
     _end(opened, outcome, quiet=quiet)
 
 
@@ -157,6 +231,14 @@ def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:
         for problem in error.problems:
             typer.echo(f"{jobs}, {plain(problem)}", err=True)
         raise ValueError(f"{counted(len(error.problems), 'problem')} in {jobs}; nothing was rendered") from None
+
+
+def _publish(opened: Render, *, quiet: bool) -> None:
+    from videoaccel.render.suite import FOLDER, publish
+
+    count = publish(opened.plan, opened.folder)
+    if not quiet:
+        typer.echo(f"{counted(count, 'clip')} for VBench in {opened.folder.root / FOLDER}")
 
 
 def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
@@ -175,6 +257,8 @@ def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, eng
         from videoaccel.render.ray_engine import work_on_ray
 
         return work_on_ray(opened, rules, workers=workers, tell=board.tell)
+    if is_rank():
+        return _work_as_rank(opened, rules, board=board)
     if workers > 1:
         from videoaccel.render.supervisor import supervise
 
@@ -187,6 +271,64 @@ def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, eng
     control = Control(opened.folder.cancelled, rules.timeout)
     with _signals(control, rules.grace):
         return work(opened, rules=rules, device=device, control=control, tell=board.tell)
+
+
+def _work_as_rank(opened: Render, rules: Rules, *, board: Board) -> Outcome:
+    from videoaccel.parallel.mesh import Mesh
+    from videoaccel.render.control import Control
+    from videoaccel.render.run import work_with_ranks
+
+    order = opened.plan.units[0].jobs[0].group.order
+    s = order.settings
+    control = Control(opened.folder.cancelled, rules.timeout)
+    with (
+        _signals(control, rules.grace),
+        Mesh.from_env(order.degrees, device=str(s.device), provider=s.provider, patience=s.patience) as mesh,
+    ):
+        return work_with_ranks(opened, mesh, rules=rules, control=control, tell=_of_all(board, opened))
+
+
+def _of_all(board: Board, opened: Render) -> Tell:
+    """Tells of this worker's steps, and of what all workers write down."""
+    from videoaccel.render.follow import Follower
+
+    follower, looked = Follower(opened.folder.manifest), [time.monotonic()]
+    list(follower.new())  # of runs before
+
+    def tell(event: str, about: Mapping[str, Any]) -> None:
+        if event == "step":
+            board.tell(event, about)
+        if event != "step" or time.monotonic() - looked[0] > _EVERY:
+            looked[0] = time.monotonic()
+            for row in follower.new():
+                board.tell(row["event"], row)
+
+    return tell
+
+
+def _shared(given: Mapping[str, int | None]) -> dict[str, int]:
+    """How the ranks that were started, or are to be, share the work; unless told otherwise each makes clips alone."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) if is_rank() else given["gpus"] or 1
+    if given["gpus"] not in (None, ranks):
+        started = counted(ranks, "rank")
+        raise ValueError(f"--gpus {given['gpus']} was asked for, but {started} were started; leave it out")
+    if ranks == 1:
+        if wrong := [name for name in ("dp", "cfg_parallel", "sp") if (given[name] or 1) > 1]:
+            raise ValueError(f"{flag(wrong[0])} {given[wrong[0]]} needs ranks: give --gpus, or start it by torchrun")
+        return {}
+    if given["dp"] is None:
+        branches, places = given["cfg_parallel"] or 1, given["sp"] or 1
+        return {"gpus": ranks, "dp": max(1, ranks // (branches * places)), "cfg_parallel": branches, "sp": places}
+    return {name: value for name, value in {**given, "gpus": ranks}.items() if value is not None}
+
+
+def _check_ranks(said: Mapping[str, Any], *, workers: int, engine: str) -> None:
+    if workers > 1:
+        raise ValueError(f"--workers {workers}: of several ranks every group is a worker; --dp says how many")
+    if engine != "local":
+        raise ValueError("--engine ray starts workers of its own; leave out --gpus, and start it without torchrun")
+    if wrong := [name for name in ("gpus", "dp", "cfg_parallel", "sp") if name in said]:
+        raise ValueError(f"--set {wrong[0]}: give {flag(wrong[0])}")
 
 
 @contextmanager
@@ -214,11 +356,7 @@ def _child_arguments(given: Sequence[str]) -> list[str]:
             skip = False
         elif argument in ("--workers", "--device"):
             skip = True
-        elif not argument.startswith(("--workers=", "--device=")) and argument not in (
-            "--quiet",
-            "--retry",
-            "--verify",
-        ):
+        elif not argument.startswith(("--workers=", "--device=")) and argument not in _ONCE:
             arguments.append(argument)
     return [*arguments, "--workers", "1", "--quiet"]
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from videoaccel.calibration_settings import SHARED, ModelSettings
-from videoaccel.cli.flags import flag, shown
-from videoaccel.cli.generate import keyword, parameter, read_prompts
+from videoaccel.cli.flags import shown
+from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.config import validate
-from videoaccel.reading import read_text
 from videoaccel.router_settings import RouterSettings
-from videoaccel.settings import Layer, assignments, merge
 
 PANEL = "Training"
 _OWN = ("seed", *(name for name in RouterSettings.model_fields if name not in ModelSettings.model_fields))
@@ -56,17 +53,8 @@ def _train(options: dict[str, Any]) -> None:
 
 
 def _settings(options: Mapping[str, Any]) -> RouterSettings:
-    given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
-    set_ = assignments(options["set_"] or [])
-    if wrong := [name for name in set_ if name not in SHARED]:
-        raise ValueError(f"--set {wrong[0]}: train-router takes {', '.join(SHARED)}")
-    generation = merge([Layer(given, flag), Layer(set_, lambda name: f"--set {name}")])
-    values = {name: getattr(generation, name) for name in (*given, *set_)}
+    values = shared_values(options, shared=SHARED, command="train-router")
     values |= {name: options[name] for name in _OWN if options[name] is not None}
-    if (file := options["prompts"]) is not None:
-        values["prompts"] = tuple(
-            read_prompts(read_text(Path(file).expanduser(), name=f"--prompts {file}"), source=file)
-        )
     return validate(RouterSettings, values, source="train-router")
 
 

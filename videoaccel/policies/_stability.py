@@ -21,10 +21,17 @@ FLOW_WEIGHTS = (1.0, -2.0, 1.0)
 
 
 class Node(NamedTuple):
-    """A computed prediction, float32 of any shape, and where it was computed."""
+    """A computed prediction, float32 of any shape, and where it was computed.
+
+    Attributes:
+        at: Where.
+        value: The prediction.
+        degraded: Whether a method below this one left something out of it.
+    """
 
     at: float
     value: Tensor
+    degraded: bool = False
 
 
 class Rules(NamedTuple):
@@ -37,6 +44,7 @@ class Rules(NamedTuple):
         max_run: Most skipped steps in a row.
         reach: How far a forecast may reach beyond the newest node, in distances of the last two nodes.
         history: Nodes to keep.
+        whole: Whether predictions that are degraded become no nodes.
     """
 
     criterion: Criterion
@@ -45,6 +53,7 @@ class Rules(NamedTuple):
     max_run: int
     reach: float
     history: int
+    whole: bool = False
 
 
 class Windows(NamedTuple):
@@ -146,17 +155,21 @@ class Track:
         """Memory held."""
         return sum(node.value.nbytes for node in self.nodes)
 
-    def computed(self, at: float, value: Tensor, weight: Tensor | None = None) -> None:
+    def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
         """A step was computed.
 
         Args:
             at: Where.
             value: The prediction.
             weight: 1 where an element counts, 0 where it does not (given frames); broadcasts to the value.
+            degraded: Whether something was left out of it.
         """
+        self.run = 0
+        if degraded and self.rules.whole:
+            return
         known = self.nodes
-        self.nodes = [*known, Node(at, value.float())][-self.rules.history :]
-        self.run, self._stable = 0, False
+        self.nodes = [*known, Node(at, value.float(), degraded)][-self.rules.history :]
+        self._stable = False
         self.pending = self.unstable = None
         if self.rules.criterion == "posterior":
             self._measure(at, known[-self.rules.terms :], weight)
@@ -183,6 +196,10 @@ class Track:
     def predicted_error(self, at: float) -> float:
         """Relative error that a forecast will have, from that of the last one that could be checked."""
         return (self._error or 0.0) * distance(at, self.nodes[-self.rules.terms :]) / self._base
+
+    def expected(self, at: float) -> float | None:
+        """`predicted_error`, if there is anything to predict it from."""
+        return None if self._error is None or len(self.nodes) < 2 else self.predicted_error(at)
 
     def within_reach(self, at: float) -> bool:
         """Whether there are nodes to extrapolate from, and near enough."""
@@ -235,10 +252,12 @@ class OfficialTrack(Track):
         """Memory held."""
         return super().nbytes + sum(x.nbytes for x in (*self._outputs, *self._slopes))
 
-    def computed(self, at: float, value: Tensor, weight: Tensor | None = None) -> None:
+    def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
         """See :class:`Track`."""
-        self.nodes = [*self.nodes, Node(at, value.float())][-self.rules.history :]
         self.run = 0
+        if degraded and self.rules.whole:
+            return
+        self.nodes = [*self.nodes, Node(at, value.float(), degraded)][-self.rules.history :]
         self._went(self.nodes[-1].value, self.nodes[-1].value, weight)
 
     def skipped(self, at: float, *, terms: int | None = None) -> Tensor:

@@ -14,7 +14,7 @@ gate and the extrapolation of what the span adds.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -45,6 +45,11 @@ class DeltaDiT(Policy):
     gate: float | None = Field(
         None, ge=0, description="Relative change of the stream entering the span above which it is computed."
     )
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

@@ -12,7 +12,7 @@ is given need not be computed once more.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -39,6 +39,11 @@ class DuCa(Policy):
     age_weight: float = Field(0.25, ge=0, description="Worth of a column that was refreshed `period` steps ago.")
     warmup: int = Field(3, ge=1, description="Steps, at the start, that are full.")
     groups: int = Field(8, ge=1, description="Number of column groups.")
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

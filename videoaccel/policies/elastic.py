@@ -14,15 +14,15 @@ Published: 1.4 to 1.9 times on image models, after training on 32 GPUs; no video
 """
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from videoaccel.action_grid import averaged
 from videoaccel.action_session import ActionSession, Seen
 from videoaccel.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
 from videoaccel.costs import Costs, Unit
@@ -81,6 +81,11 @@ class Elastic(Policy):
         if "max_age" in self.model_fields_set and not self.band:
             raise ValueError("max_age changes nothing without a band")
         return self
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
@@ -248,7 +253,7 @@ class _ElasticSession(ActionSession):
             for name, values in found.items():
                 whole = out.setdefault(name, values.new_empty(self.job.samples, *values.shape[1:]))
                 whole[list(samples)] = values
-        self.trace[-1] = _averaged(traces)
+        self.trace[-1] = averaged(traces)
         return {name: out[name] for name in self.job.branches}
 
     def _groups(self) -> list[tuple[tuple[str, ...], list[int], Choices]]:
@@ -290,22 +295,3 @@ class _ElasticSession(ActionSession):
             order = self.file.orders.get(str(site._replace(kind="block")))
             self._ordered[site] = branch if order is None else branch.ordered(order.long())
         return self._ordered[site]
-
-
-def _averaged(traces: Sequence[tuple[Mapping[Place, Action], int]]) -> dict[Place, Action]:
-    """One trace of several groups of rows: a place that some rows ran and others not was computed in part."""
-    total = sum(count for _, count in traces)
-    places = dict.fromkeys(place for trace, _ in traces for place in trace)
-    found: dict[Place, Action] = {}
-    for place in places:
-        actions = {trace.get(place, SKIP) for trace, _ in traces}
-        if len(actions) == 1:
-            found[place] = actions.pop()
-            continue
-        spent = math.fsum(
-            count * (action.width if isinstance(action := trace.get(place, SKIP), Compute) else 0.0)
-            for trace, count in traces
-        )
-        block = cast(Site, place).kind == "block"
-        found[place] = COMPUTE if block and spent else Compute(spent / total) if spent else SKIP
-    return found

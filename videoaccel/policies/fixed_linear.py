@@ -4,7 +4,7 @@ No published method: two numbers per latent element and no look inside the netwo
 trajectories are nearly straight, it is hard to beat.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,11 @@ class FixedLinear(Policy):
     period: float = Field(2.0, ge=1)
     order: int = Field(1, ge=0, le=3)
     warmup: int = Field(2, ge=1)
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "steps"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

@@ -30,6 +30,11 @@ class Fora(Policy):
         """One residual of all blocks."""
         return self.model_copy(update={"slots": "trunk"}) if self.slots == "modules" else None
 
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         return _ForaSession(self, job, mix)

@@ -16,5 +16,9 @@ class Off(Policy):
 class _OffSession(ActionSession):
     decides_blocks = True
 
+    @property
+    def idle(self) -> list[str]:
+        return []  # as it shall be
+
     def keeps(self, place: Place) -> bool:
         return False

@@ -9,7 +9,7 @@ they exist only in that one schedule; elsewhere the released MLP broadcast never
 spatial attention in 21, temporal in 17, cross-attention in 16 of 30 steps.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,6 +48,11 @@ class Pab(Policy):
         if any(not 0 <= point < 1 for point in self.mlp_points):
             raise ValueError(f"mlp_points are shares of the steps in [0, 1), not {self.mlp_points}")
         return self
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

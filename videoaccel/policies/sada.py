@@ -18,7 +18,7 @@ multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip a
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,9 @@ class Sada(Policy):
     )
     refresh: int = Field(4, ge=1, description="Most steps in a row that compute some columns only.")
     groups: int = Field(8, ge=1, description="Groups that columns fall into.")
+    nodes: Literal["all", "whole"] = Field(
+        "all", description="Over another method: extrapolate from what it degraded, too, or from whole steps only."
+    )
 
     @model_validator(mode="after")
     def _used(self) -> Self:
@@ -93,6 +96,7 @@ class Sada(Policy):
             terms=self.terms,
             max_run=self.max_run or max(1, round(run)),
             reach=self.reach,
+            whole=self.nodes == "whole",
             history=max(3, self.terms, 0 if self.multistep_from is None else self.multistep_terms),
         )
 
@@ -111,6 +115,11 @@ class Sada(Policy):
         least = next(n for n in count() if first_skip(self.start, n) < n - LAST)
         if steps < least:
             raise ValueError(f"sada with a start of {self.start:g} needs at least {least} steps, got {steps}")
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "steps" if self.keep is None else None
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
@@ -175,6 +184,7 @@ class _SadaSession(Session):
         late = self.policy.multistep_terms if i >= self.windows.late else None
         found: dict[int, Mapping[str, Tensor]] = {}
         for b in none:
+            self._expect(i, b)
             guided = self.tracks[b].skipped(self._sigmas[b][i], terms=late).to(x.dtype)
             found[b] = dict.fromkeys(self.job.branches, guided)
         if whole:
@@ -219,11 +229,18 @@ class _SadaSession(Session):
         share = sum(running) / len(running)
         return COMPUTE if share == 1 else Partial(share, fill="forecast", keys="kept")
 
+    def _expect(self, i: int, b: int) -> None:
+        """Note the error that a skip is expected to have, the largest of all samples."""
+        error = self.tracks[b].expected(self._sigmas[b][i])
+        if error is not None:
+            self.errors[-1][BODY] = max(error, self.errors[-1].get(BODY, 0.0))
+
     def _learn(self, i: int, out: Velocities, samples: Sequence[int]) -> None:
         guided = combine(out, self.job.guidance_scale)
         for k, b in enumerate(samples):
             self._partial_runs[b] = 0
-            self.tracks[b].computed(self._sigmas[b][i], guided[k], self._weight(i, b, guided))
+            weight = self._weight(i, b, guided)
+            self.tracks[b].computed(self._sigmas[b][i], guided[k], weight, degraded=self.degraded)
 
     def _weight(self, i: int, b: int, like: Tensor) -> Tensor | None:
         """1 in frames that are being made, [T, 1, 1]; None where all are."""

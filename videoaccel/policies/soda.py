@@ -9,6 +9,7 @@ Shape legend: R generation rows, B samples, N steps, M sites, K shares, A ages, 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,6 +30,7 @@ from videoaccel.plan import (
     best_anchors,
     between_anchors,
     coarsen,
+    expected_errors,
     site_schedules,
     to_ratio,
 )
@@ -97,6 +99,11 @@ class Soda(Policy):
         return self
 
     @classmethod
+    def below(cls, **fields: Any) -> Policy:
+        """Modules by their own rule, unless another schedule is asked for."""
+        return cls(**{"schedule": "modules", **fields})
+
+    @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:
         """Measures cache, prune and forecast errors."""
         return ErrorProbe(job, mix=mix)
@@ -106,6 +113,11 @@ class Soda(Policy):
         if self.schedule != "network" and self.slots == "modules":
             return self.model_copy(update={"slots": "coarsest"})
         return None if self.schedule == "network" else self.model_copy(update={"schedule": "network"})
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "steps" if self.schedule == "network" else "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
@@ -124,26 +136,31 @@ class Soda(Policy):
         target = self.flops_ratio or self.speedup or (None if aimed else 2.0)
         if self.schedule == "network":
             return self._whole_steps(job, unit, target)
-        errors, costs = self._errors(job), job.costs(unit)
+        measured, costs = self._measured(job), job.costs(unit)
+        errors = self._weighted(measured, job)
         if self.schedule == "sites":
             assert target is not None
-            return self._coarse(
-                to_ratio(
-                    lambda price: site_schedules(
-                        errors, sites, costs, price=price, partial=self.rule != "reuse", forecast=self.forecast
-                    ),
-                    costs,
-                    target,
+            partial = self.rule != "reuse"
+            plan = to_ratio(
+                lambda price: site_schedules(
+                    errors, sites, costs, price=price, partial=partial, forecast=self.forecast
                 ),
-                job,
+                costs,
+                target,
             )
-        return self._coarse(self._anchored(errors, sites, costs, target), job)
+        else:
+            plan = self._anchored(errors, sites, costs, target)
+        return self._coarse(replace(plan, expected=expected_errors(plan.steps, measured, sites)), job)
 
-    def _errors(self, job: Job) -> Errors:
+    def _measured(self, job: Job) -> Errors:
         prior = tables_of(job, self.needs[:3], method="soda")
         errors = Errors(prior["soda.cache"], prior["soda.prune"], prior["soda.forecast"], SHARES)
         if errors.steps != job.steps:
             raise ValueError(f"the prior was made for {errors.steps} steps, here are {job.steps}")
+        return errors
+
+    def _weighted(self, errors: Errors, job: Job) -> Errors:
+        """Errors times their influence on the result, if that shall count."""
         if not self.influence:
             return errors
         weights = tables_of(job, ("influence.site", "influence.step"), method="soda with influence")
@@ -154,7 +171,7 @@ class Soda(Policy):
         needed: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
         needed += tuple(table for name, (table, _) in CURVES.items() if getattr(self, name) is not None)
         tables = tables_of(job, needed, method="soda")
-        served = tables["soda.velocity"][:, self.order]
+        measured = served = tables["soda.velocity"][:, self.order]
         if len(served) != job.steps:
             raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {job.steps}")
         if self.influence:
@@ -172,7 +189,11 @@ class Soda(Policy):
         steps: list[dict[Place, Action]] = [
             {BODY: COMPUTE if i in marks else Forecast(self.order)} for i in range(job.steps)
         ]
-        return Plan(tuple(steps), error)
+        last = [max(mark for mark in marks if mark <= i) for i in range(job.steps)]
+        expected: list[dict[Place, float]] = [
+            {} if i in marks else {BODY: float(measured[i, i - last[i] - 1])} for i in range(job.steps)
+        ]
+        return Plan(tuple(steps), error, tuple(expected))
 
     def _calls_for_quality(self, tables: Mapping[str, Tensor]) -> int | None:
         """Network calls that keep the quality asked for; None if none is."""

@@ -36,6 +36,11 @@ class TaylorSeer(Policy):
         """All blocks as one."""
         return self.model_copy(update={"scope": "trunk"}) if self.scope == "modules" else None
 
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, self.warmup + 1, f"taylorseer with a warm-up of {self.warmup}")

@@ -12,7 +12,7 @@ released schedule for cross-attention comes out at no tokens at all, so it is se
 map, cross-attention runs without a fused kernel in its full steps, as in the release, but one head at a time.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,11 @@ class ToCa(Policy):
     age_weight: float = Field(0.25, ge=0, description="Worth of a column that was refreshed `period` steps ago.")
     warmup: int = Field(3, ge=1, description="Steps, at the start, that are full.")
     groups: int = Field(8, ge=1, description="Number of column groups.")
+
+    @property
+    def level(self) -> Literal["steps", "modules"] | None:
+        """See :meth:`Policy.level`."""
+        return "modules"
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""

@@ -21,6 +21,13 @@ LONGEST_PROMPT = 20_000
 MOST_SEED = 2**63 - 1
 
 _OWN = ("name", "format")
+_ELSEWHERE = (
+    ("keep", "a line makes one clip"),
+    ("batch_size", "--allow-batching makes clips together"),
+)
+RANKS = ("gpus", "dp", "cfg_parallel", "sp")
+"""Settings that hold for a whole render: which ranks there are, and how they share clips."""
+
 _COUNTED = {"seeds", "samples", "keep"}
 _Known = dict[str, GenerateSettings]
 """Checked settings by what was written, prompt and seed apart."""
@@ -91,6 +98,8 @@ def _number(problem: str) -> int:
 
 def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: _Known) -> list[Job]:
     layers = [*below, Layer(line.values), *above]
+    if ranks := [name for layer in layers[: -len(above) or None] for name in RANKS if name in layer.values]:
+        raise ValueError(f"{ranks[0]}: is said once for all jobs, --{ranks[0].replace('_', '-')} beside the job file")
     last = {name: number for number, layer in enumerate(layers) for name in layer.values}
     # A field that a later layer sets sweeps no more.
     values = {(last[name], name): layers[last[name]].values[name] for name in last}
@@ -151,7 +160,7 @@ def _singles(line: int, own: Mapping[str, Any], s: GenerateSettings) -> Iterator
         raise ValueError("prompt is empty")
     if long := [prompt for prompt in s.prompt if len(prompt) > LONGEST_PROMPT]:
         raise ValueError(f"prompt has {len(long[0]):,} characters; at most {LONGEST_PROMPT:,}")
-    for wrong, instead in (("keep", "a line makes one clip"), ("batch_size", "--allow-batching makes clips together")):
+    for wrong, instead in _ELSEWHERE:
         if getattr(s, wrong) not in (None, 1):
             raise ValueError(f"{wrong}: has no place in a job: {instead}")
     format_, file = _format(own["format"], s.output)

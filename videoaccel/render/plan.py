@@ -17,7 +17,7 @@ from videoaccel.given import given_files
 from videoaccel.render.hashes import Hashes
 from videoaccel.render.job import Job
 from videoaccel.render.jobs_file import BadJobsError
-from videoaccel.resolve import Outputs, Sample, WorkOrder, resolve
+from videoaccel.resolve import Outputs, Sample, WorkOrder, pictures, resolve
 from videoaccel.settings import GenerateSettings
 from videoaccel.sidecar import model_files, model_hash
 from videoaccel.wording import counted
@@ -32,6 +32,7 @@ LETTERS = 16
 _NOT_PIXELS = {
     "prompt", "seed", "seeds", "samples", "keep", "batch_size", "output", "device", "offload", "text_cache", "threads",
     "model", "vae", "text_encoder", "accel", "speedup", "accel_options", "prior", "images", "video", "references",
+    "gpus", "dp", "cfg_parallel", "sp", "provider", "patience",
 }  # fmt: skip
 """Settings that are no part of an identity, or are in it by what they mean: hashes of files, the method's fields."""
 
@@ -87,8 +88,8 @@ class Planned:
         """For the work order; written into a folder, or made only because others of its batch depend on it."""
         job, outputs = self.job, None
         if into is not None:
-            sheet = into / f"{job.name}-sheet.png" if job.settings.contact_sheet else None
-            outputs = Outputs(f"{into}/{job.file}", into / f"{job.name}.json", sheet, into / POSTER)
+            beside = pictures(into, job.name, job.settings)
+            outputs = Outputs(f"{into}/{job.file}", into / f"{job.name}.json", poster=into / POSTER, **beside)
         return Sample(prompt=job.prompt, texts=self.texts, seed=job.settings.seed, outputs=outputs)
 
 
@@ -217,6 +218,7 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
         "video": s.video and inputs[s.video],
         "references": [inputs[path] for path in s.references],
         "threads": threads,
+        "ranks": list(order.degrees[1:]) if order.degrees.clip > 1 else None,  # they change a clip's last bits
     }
     key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return Group(key, order, models[model], inputs, threads)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from videoaccel.devices import cpu_threads
 from videoaccel.generation import Clip, OutOfMemoryError, Run, memory_advice
+from videoaccel.parallel.mesh import Mesh
 from videoaccel.parts import free_cached, load_pipeline, load_text, read_given, text_key, texts_needed
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.render.plan import Group, Planned, Unit
@@ -83,10 +84,12 @@ class LocalRenderer:
     Attributes:
         texts: Where text states are.
         device: Device in place of the jobs' own; None leaves it to them.
+        mesh: The ranks that make clips together, all of which call `make`; only the one that leads gets clips.
     """
 
     texts: TextCache
     device: str | None = None
+    mesh: Mesh = field(default_factory=Mesh)
     _loaded: tuple[str, VideoPipeline] | None = None
     _keys: dict[tuple[str, ...], TextKey] = field(default_factory=dict)
     _eased: dict[str, Ease] = field(default_factory=dict)
@@ -112,8 +115,9 @@ class LocalRenderer:
             for start in range(0, len(batch), size):
                 wanted = [job for job in unit.jobs[start : start + size] if job.id in into]
                 if wanted:
-                    clips = run.make(batch[start : start + size], listener=stage)
-                    made += [(job, _placed(job, clip)) for job, clip in zip(wanted, clips, strict=True)]
+                    clips = list(run.make(batch[start : start + size], listener=stage))
+                    assert len(clips) == len(wanted) * self.mesh.leads
+                    made += [(job, _placed(job, clip)) for job, clip in zip(wanted, clips, strict=False)]
         return made
 
     def ease(self, unit: Unit, error: OutOfMemoryError) -> str | None:
@@ -184,7 +188,7 @@ class LocalRenderer:
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # the old networks go before the new ones come
             free_cached(str(order.settings.device))
-            self._loaded = (key, load_pipeline(order))
+            self._loaded = (key, load_pipeline(order).parallelize(self.mesh))
         return self._loaded[1]
 
     def _read(self, order: WorkOrder, group: Group) -> list[Tensor]:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from videoaccel.files import atomic_write_text
 from videoaccel.names import safe_name
+from videoaccel.parallel.comm import RankError
+from videoaccel.parallel.mesh import Mesh
 from videoaccel.render.control import ALL, Control
 from videoaccel.render.folder import RenderFolder
 from videoaccel.render.gallery import Gallery
@@ -23,7 +25,9 @@ from videoaccel.render.jobs_file import read_jobs
 from videoaccel.render.leases import Leases
 from videoaccel.render.outcome import Outcome, Rules, take_stock
 from videoaccel.render.plan import Plan, Unit, make_plan
+from videoaccel.render.ranks_renderer import RanksRenderer
 from videoaccel.render.renderer import LocalRenderer, Renderer
+from videoaccel.render.suite import check_suite, read_suite
 from videoaccel.render.text_ahead import TextAhead
 from videoaccel.render.worker import Tell, Worker
 from videoaccel.settings import Layer
@@ -53,6 +57,7 @@ def open_render(
     defaults: Sequence[Layer] = (),
     overrides: Sequence[Layer] = (),
     batching: int = 1,
+    suite: bool = False,
 ) -> Render:
     """Read and check a job file; writes nothing.
 
@@ -62,6 +67,7 @@ def open_render(
         defaults: Settings that lines may set otherwise.
         overrides: Settings that they may not.
         batching: Jobs with equal shapes that are made at once, at most.
+        suite: The file is VBench's list of prompts, see `videoaccel.render.suite`.
 
     Raises:
         BadJobsError: Lines are wrong; says all of them.
@@ -73,8 +79,10 @@ def open_render(
     path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
     folder.check()
     hashes = Hashes(folder.hashes)
-    made = make_jobs(read_jobs(path), path=path, defaults=defaults, overrides=overrides)
+    made = make_jobs(read_suite(path) if suite else read_jobs(path), path=path, defaults=defaults, overrides=overrides)
     plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished())
+    if suite:
+        check_suite(plan)
     if folder.is_one():
         hashes.save()
     return Render(path, folder, plan)
@@ -110,18 +118,18 @@ def work(
     folder.prepare()
     keep_plan(render)
     control = control or Control(folder.cancelled, rules.timeout)
-    local = renderer is None
     renderer = renderer or LocalRenderer(TextCache(folder.text), device=device)
+    local = renderer.local if isinstance(renderer, RanksRenderer) else renderer
 
     def encode(worker: Worker, units: Sequence[Unit]) -> None:
-        assert isinstance(renderer, LocalRenderer)
+        assert isinstance(local, LocalRenderer)
 
         def listen(stage: str, done: int, total: int) -> None:
             control.check()
             worker.heart.say({"stage": stage, "done": done, "total": total})
             worker.tell("step", {"stage": stage, "done": done, "total": total})
 
-        TextAhead(renderer, worker.leases, worker.observer, control, worker.room.patiently, listen).run(units)
+        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen).run(units)
 
     gallery = Gallery(folder)
 
@@ -139,7 +147,7 @@ def work(
         rules=rules,
         control=control,
         tell=heard,
-        before=encode if local else None,
+        before=encode if isinstance(local, LocalRenderer) else None,
     )
     try:
         outcome = worker.run()
@@ -147,9 +155,54 @@ def work(
         if worker.outcome.made or not folder.gallery.exists():
             with suppress(OSError):
                 gallery.update(now=True)
-    if local and not (outcome.left or outcome.interrupted):
+    if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):
         TextCache(folder.text).clear()  # states of long prompts are large, and nobody needs them any more
     return outcome
+
+
+def work_with_ranks(
+    render: Render,
+    mesh: Mesh,
+    *,
+    rules: Rules | None = None,
+    control: Control | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Be one rank of a render: the ranks that share a clip are one worker. All ranks call this with the same render.
+
+    Args:
+        render: From `open_render`, with settings that have these ranks.
+        mesh: The ranks.
+        rules: How patient the workers are.
+        control: Asked at every step whether to go on, on the first rank of each group.
+        tell: Told of every event of this rank's worker, likewise.
+
+    Returns:
+        How the render stands once all workers have ended; the same on all ranks.
+
+    Raises:
+        RankError: A rank is gone, or out of step. What was at work is given back, or taken over by a later run.
+    """
+    mesh.require_alike({"jobs": [unit.id for unit in render.plan.units]})
+    local = LocalRenderer(TextCache(render.folder.text), mesh=mesh)
+    renderer = RanksRenderer(local, mesh, render.plan)
+    own: Outcome | None = None
+    if mesh.leads:
+        try:
+            own = work(render, rules=rules, renderer=renderer, control=control, tell=tell)
+        except RankError:
+            raise
+        except BaseException:
+            renderer.dismiss()
+            raise
+        renderer.dismiss()
+    else:
+        renderer.follow()
+    ended = [outcome for outcome in mesh.everyone.each(own) if outcome is not None]
+    last = mesh.everyone.same(count_outcome(render, rules or Rules()) if mesh.first else None)
+    last.made, last.seconds = sum(one.made for one in ended), max(one.seconds for one in ended)
+    last.interrupted = any(one.interrupted for one in ended)
+    return cast(Outcome, last)
 
 
 def keep_plan(render: Render) -> None:

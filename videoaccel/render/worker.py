@@ -11,6 +11,7 @@ from typing import Any
 
 from videoaccel.files import atomic_write_text
 from videoaccel.generation import OutOfMemoryError
+from videoaccel.parallel.comm import RankError
 from videoaccel.render.control import CancelledError, Control, StoppedError, TimedOutError
 from videoaccel.render.folder import RenderFolder
 from videoaccel.render.heartbeat import Heartbeat, Observer
@@ -208,6 +209,9 @@ class Worker:
                 self._make(unit, lease, eased)
                 return
             except (StoppedError, CancelledError):
+                raise
+            except RankError as error:  # nothing can be made any more, and this job may be why
+                self._failed(unit, lease, error)
                 raise
             except OutOfMemoryError as error:
                 step = self.renderer.ease(unit, error)
