@@ -145,7 +145,9 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     vae = VideoAutoencoder(**VAE_CONFIG)
     if args.init is not None:
-        vae.load_state_dict(VideoAutoencoder.from_pretrained(args.init).state_dict())
+        given = VideoAutoencoder.from_pretrained(args.init)
+        vae.load_state_dict(given.state_dict())
+        vae.register_to_config(latents_mean=given.shift.flatten().tolist(), latents_std=given.scale.flatten().tolist())
     vae = vae.to(args.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, weight_decay=0.0, betas=(0.9, 0.98))
     checkpoint, first = args.out / "checkpoint.pt", 0

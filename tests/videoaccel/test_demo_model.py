@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,17 @@ def test_latents_are_normalised(demo: VideoPipeline) -> None:
         z = demo.vae.encode(next(batches(10**5, clips=True, count=24)))
     assert z.mean((0, 2, 3, 4)).abs().max() < 0.35
     assert (z.std((0, 2, 3, 4)) - 1).abs().max() < 0.35
+
+
+def test_stills_come_back_from_the_vae(demo: VideoPipeline) -> None:
+    """Given pictures, first frames of loops and one-frame clips are single frames, unlike what a chunk holds."""
+    from examples.demo_model.train_vae import batches, single_frames
+
+    rng = np.random.default_rng(3)
+    stills = single_frames(next(batches(10**5, clips=True, count=6)), rng)
+    with torch.inference_mode():
+        back = demo.vae.decode(demo.vae.encode(stills), 1)
+    assert 127.5 * (back.clamp(-1, 1) - stills).abs().mean() < 6, "grey levels"
 
 
 def test_default_clip(demo: VideoPipeline) -> None:
