@@ -7,6 +7,7 @@ Source: diffusers' ``AutoencoderKL``, whose weights and configurations load unch
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -15,6 +16,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from videoaccel.models.checkpoint import StrictLoading
+from videoaccel.models.protocols import Each, here
 from videoaccel.models.video_vae import Noise, posterior_sample
 
 OLDER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -70,16 +72,18 @@ class FrameAutoencoder(StrictLoading, AutoencoderKL):
         self.tile_sample_min_size, self.tile_latent_min_size = tile_size, tile_size // self.space_factor
 
     @apply_forward_hook
-    def encode(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+    def encode(self, x: Tensor, *, noise: Noise | None = None, each: Each = here) -> Tensor:
         """Encode clips [B, 3, T, H, W] in [-1, 1] to latents [B, Z, T, h, w].
 
         Args:
             x: The clips.
             noise: Source of the posteriors' samples, drawn per micro batch; None takes their modes.
+            each: Does independent pieces of the work, the micro batches.
         """
         frames = x.to(self.dtype).transpose(1, 2)
         parts = frames.flatten(0, 1).split(self.micro_batch_size)
-        latents = torch.cat([posterior_sample(self._encode(part), noise) for part in parts])
+        moments = each([partial(self._encode, part) for part in parts])
+        latents = torch.cat([posterior_sample(one, noise) for one in moments])
         return latents.unflatten(0, frames.shape[:2]).transpose(1, 2) * self.config.scaling_factor
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:

@@ -13,6 +13,15 @@ from torch import Tensor
 from videoaccel.models.seam import Run, Site
 
 
+Each = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
+"""Does independent pieces of work and returns their results, in order: here, or dealt out to ranks."""
+
+
+def here(pieces: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """Do all pieces one after the other."""
+    return [piece() for piece in pieces]
+
+
 class Context(Protocol):
     """What stays the same through a generation, made by :meth:`Transformer.prepare`."""
 
@@ -139,8 +148,13 @@ class Autoencoder(Protocol):
         """Latent frames, rows and columns of a clip of F, H, W."""
         ...
 
-    def encode(self, x: Tensor, *, noise: Callable[[torch.Size, torch.dtype], Tensor] | None = None) -> Tensor:
-        """Clips [B, 3, F, H, W] in [-1, 1] -> latents [B, Z, t, h, w] of spread 1; ``noise`` samples the posterior."""
+    def encode(
+        self, x: Tensor, *, noise: Callable[[torch.Size, torch.dtype], Tensor] | None = None, each: Each = here
+    ) -> Tensor:
+        """Clips [B, 3, F, H, W] in [-1, 1] -> latents [B, Z, t, h, w] of spread 1; ``noise`` samples the posterior.
+
+        ``each`` does pieces of the work that do not hang on each other.
+        """
         ...
 
     def enable_tiling(self, *, tile_size: int = 512) -> None:

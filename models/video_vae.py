@@ -6,6 +6,7 @@ Source: Open-Sora 1.2 (https://github.com/hpcaitech/Open-Sora, Apache-2.0). Para
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from videoaccel.models.checkpoint import StrictLoading
+from videoaccel.models.protocols import Each, here
 from videoaccel.models.temporal_vae import TemporalVAE
 
 Noise = Callable[[torch.Size, torch.dtype], Tensor]
@@ -139,12 +141,13 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         return latents, height // self.space_factor, width // self.space_factor
 
     @apply_forward_hook
-    def encode(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+    def encode(self, x: Tensor, *, noise: Noise | None = None, each: Each = here) -> Tensor:
         """Encode clips [B, 3, T, H, W] in [-1, 1] to latents [B, Z, t, h, w].
 
         Args:
             x: The clips.
             noise: Source of the posteriors' samples, drawn per 2D micro batch, then per chunk; None takes their modes.
+            each: Does independent pieces of the work: the 2D micro batches, then the chunks.
 
         Raises:
             ValueError: A clip smaller than one latent place.
@@ -154,9 +157,10 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
                 f"clips of {list(x.shape[2:])} frames x height x width are smaller than one latent place "
                 f"({self.space_factor} x {self.space_factor} pixels)"
             )
-        spatial = self._encode_frames(x, noise)
+        spatial = self._encode_frames(x, noise, each)
         chunks = spatial.split(self.config.micro_frame_size or spatial.shape[2], dim=2)
-        z = torch.cat([posterior_sample(self.temporal_vae.encode(chunk), noise) for chunk in chunks], dim=2)
+        moments = each([partial(self.temporal_vae.encode, chunk) for chunk in chunks])
+        z = torch.cat([posterior_sample(one, noise) for one in moments], dim=2)
         return (z - self.shift) / self.scale
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
@@ -201,10 +205,11 @@ class VideoAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         mean, logvar = moments.unflatten(0, frames.shape[:2]).transpose(1, 2).chunk(2, dim=1)
         return mean * self.scale_applied, logvar.clamp(*LOGVAR_RANGE)
 
-    def _encode_frames(self, x: Tensor, noise: Noise | None) -> Tensor:
+    def _encode_frames(self, x: Tensor, noise: Noise | None, each: Each) -> Tensor:
         frames = x.to(self.scale.dtype).transpose(1, 2)
         vae = self.spatial_vae.module
-        latents = [posterior_sample(vae._encode(part), noise) for part in self._micro_batches(frames.flatten(0, 1))]
+        moments = each([partial(vae._encode, part) for part in self._micro_batches(frames.flatten(0, 1))])
+        latents = [posterior_sample(one, noise) for one in moments]
         return torch.cat(latents).unflatten(0, frames.shape[:2]).transpose(1, 2) * self.scale_applied
 
     def _decode_frames(self, spatial: Tensor) -> Tensor:

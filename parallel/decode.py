@@ -6,12 +6,14 @@ Shape legend: B batch, Z latent channels, t, h, w latent sizes, F frames of a ch
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from videoaccel.models.protocols import Autoencoder
+from videoaccel.parallel.deal import dealt
 from videoaccel.parallel.mesh import Mesh
 
 
@@ -40,9 +42,10 @@ def decoded(vae: Autoencoder, latents: Tensor, num_frames: int, *, mesh: Mesh) -
     pieces = cut_pieces(vae.chunks(latents, num_frames), size)
     whole: list[Tensor] = []
     for start in range(0, len(pieces), size):
-        dealt = pieces[start : start + size]
+        some = pieces[start : start + size]
         # All of a round before one is written: ranks that wait in a broadcast do not wait for a disk.
-        for piece, frames in zip(dealt, list(_round(vae, dealt, mesh)), strict=True):
+        done = dealt([partial(vae.decode_piece, *piece) for piece in some], mesh=mesh, device=latents.device)
+        for piece, frames in zip(some, done, strict=True):
             whole.append(frames)
             if piece.stop == piece.frames:
                 yield torch.cat(whole, dim=2)
@@ -57,14 +60,3 @@ def cut_pieces(chunks: list[tuple[Tensor, int]], ranks: int) -> list[Piece]:
         each = -(-frames // parts)
         found += [Piece(chunk, frames, start, min(start + each, frames)) for start in range(0, frames, each)]
     return found
-
-
-def _round(vae: Autoencoder, dealt: list[Piece], mesh: Mesh) -> Iterator[Tensor]:
-    """Decode a piece on each rank, and send it to the others."""
-    rank = mesh.clip.rank
-    own = vae.decode_piece(*dealt[rank]) if rank < len(dealt) else None
-    shapes: list[Any] = mesh.calm.each(None if own is None else (tuple(own.shape), own.dtype))
-    for source, (size, dtype) in enumerate(shapes[: len(dealt)]):
-        held = own if source == rank else torch.empty(size, dtype=dtype, device=dealt[0].chunk.device)
-        assert held is not None
-        yield mesh.clip.broadcast(held, source=source)

@@ -16,8 +16,9 @@ from videoaccel.cache_memory import fit
 from videoaccel.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.denoise import StepCallback
 from videoaccel.denoising import Denoising
-from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer
+from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here
 from videoaccel.models.seam import direct
+from videoaccel.parallel.deal import dealt
 from videoaccel.parallel.decode import decoded
 from videoaccel.parallel.layout import Layout
 from videoaccel.parallel.mesh import Mesh
@@ -152,7 +153,9 @@ class Maker:
             return z, None
         with self.clock.stage("references"):
             noises = [self.request.noise.of(row) for row in range(len(references))]
-            encoded = [reference.encode(self.vae, noise) for reference, noise in zip(references, noises, strict=True)]
+            each = here if self.mesh.clip.size == 1 else partial(dealt, mesh=self.mesh, device=self.device)
+            pairs = zip(references, noises, strict=True)
+            encoded = [reference.encode(self.vae, noise, each=each) for reference, noise in pairs]
         strategies = [reference.strategy for reference in references]
         align = self.request.align
         z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videoaccel.conditioning import Group, format_mask_strategy
 from videoaccel.media import fit, is_image, read_image, read_video
-from videoaccel.models.protocols import Autoencoder
+from videoaccel.models.protocols import Autoencoder, Each, here
 from videoaccel.models.video_vae import Noise
 from videoaccel.prompts import cut_options
 from videoaccel.wording import counted
@@ -61,9 +61,10 @@ class References:
                     f"read_clip(path, height={height}, width={width}) resizes and crops it"
                 )
 
-    def encode(self, vae: Autoencoder, noise: Noise) -> list[Tensor]:
-        """Latents [Z, t, h, w] of the clips, each a sample of its posterior."""
-        return [vae.encode(clip[None].to(vae.device, vae.dtype), noise=noise)[0].float() for clip in self.clips]
+    def encode(self, vae: Autoencoder, noise: Noise, *, each: Each = here) -> list[Tensor]:
+        """Latents [Z, t, h, w] of the clips, each a sample of its posterior; ``each`` does pieces of the work."""
+        clips = [clip[None].to(vae.device, vae.dtype) for clip in self.clips]
+        return [vae.encode(clip, noise=noise, each=each)[0].float() for clip in clips]
 
 
 def read_references(paths: str | Sequence[str | Path], strategy: str, *, height: int, width: int) -> References:

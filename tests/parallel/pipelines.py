@@ -1,13 +1,18 @@
 """Whole generations by the ranks of a pool; importable by their processes."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.models.networks import tiny_stdit
 from tests.parallel.work import mesh_of
 from tests.tiny_pipeline import tiny_pipeline
 from tests.videoaccel.policies.test_all import prior
+from videoaccel.noise import SampleNoise
+from videoaccel.parallel.deal import dealt
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.policy import Session
@@ -107,3 +112,24 @@ def run_made(degrees: tuple[int, int, int], options: dict[str, Any]) -> tuple[An
     found, mesh = made(degrees, **options), mesh_of(*degrees)
     assert mesh.sequence.ledger.sent or mesh.guidance.ledger.sent
     return found
+
+
+def encoded(count: int) -> tuple[Tensor, int]:
+    """The latent of a clip of 35 frames whose encoding is dealt out to so many ranks, and the pieces done here."""
+    pipe = tiny_pipeline()
+    mesh = mesh_of(1, 1, count) if count > 1 else Mesh()
+    done = 0
+
+    def each(pieces: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        def counting(piece: Callable[[], Tensor]) -> Tensor:
+            nonlocal done
+            done += 1
+            return piece()
+
+        return dealt([partial(counting, piece) for piece in pieces], mesh=mesh, device=torch.device("cpu"))
+
+    clip = torch.rand(3, 35, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    noise = SampleNoise.from_seeds([7]).of(0)
+    with torch.inference_mode():
+        (latent,) = References((clip,), "0").encode(pipe.vae, noise, each=each)
+    return latent, done

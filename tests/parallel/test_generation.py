@@ -13,6 +13,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "first_block": {"threshold": 0.6},
     "elastic": {"decisions": "static"},
     "lemica": {"budget": 3},
+    "delta_dit+sada": {"sada": {"threshold": 2.0}, "delta_dit": {"share": 0.5}},
+    "soda+fixed_linear": {"soda": {"flops_ratio": 1.3}},
     "teacache": {"threshold": 1.0},
     "toca": {"period": 2, "warmup": 1, "keep": 0.4},
     "duca": {"period": 2, "warmup": 1, "keep": 0.4},
@@ -20,7 +22,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 """So that they do something in so few steps."""
 
-APART = {"fastercache", "sada", "tgate", "toca"}
+APART = {"fastercache", "sada", "tgate", "toca", "delta_dit+sada"}
 """Methods that need both guidance branches on one rank."""
 
 SHARED = [(1, 1, 2), (1, 2, 1), (1, 1, 3)]
@@ -46,13 +48,13 @@ def test_latents_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int
 
 
 @pytest.mark.parametrize("degrees", SHARED)
-@pytest.mark.parametrize("method", policy_names())
+@pytest.mark.parametrize("method", [*policy_names(), "delta_dit+sada", "soda+fixed_linear"])
 def test_every_method_decides_and_computes_as_on_one_rank(
     ranks: RankPools, method: str, degrees: tuple[int, int, int]
 ) -> None:
     options = {"method": method, "fields": FIELDS.get(method, {}), "num_inference_steps": 12}
     if degrees[1] == 2 and method in APART:
-        with pytest.raises(AssertionError, match=f"{method} needs both guidance branches on one rank"):
+        with pytest.raises(AssertionError, match="needs both guidance branches on one rank"):
             ranks(2).run(pipelines.run_made, degrees, options)
         return
     check(ranks, degrees, options)
@@ -89,3 +91,13 @@ def test_few_chunks_are_cut_into_frames(ranks: RankPools) -> None:
     expected, _, _ = pipelines.made(None, **options)
     for out, _, _ in ranks(2).run(pipelines.run_made, (1, 1, 2), options):
         assert ((out - expected).abs().max() * 127.5).item() < 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_encoding_is_shared_out_with_the_same_bits(ranks: RankPools, count: int) -> None:
+    """Posterior samples too: every rank draws them all."""
+    expected, _ = pipelines.encoded(1)
+    found = ranks(count).run(pipelines.encoded, count)
+    assert all(torch.equal(latent, expected) for latent, _ in found)
+    worked = [pieces for _, pieces in found]
+    assert sum(worked) == 9 + 3 and max(worked) - min(worked) <= 2, "nine micro batches and three chunks"

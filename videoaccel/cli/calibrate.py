@@ -13,6 +13,7 @@ from videoaccel.calibration_settings import SHARED, CalibrateSettings
 from videoaccel.cli.flags import shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.config import validate
 from videoaccel.wording import counted
 
@@ -45,13 +46,25 @@ def _calibrate(options: dict[str, Any]) -> None:
         _merge(options)
         return
     settings = _settings(options)
-    with shown_progress(quiet=options["quiet"]) as display:
+    if (ranks := options["gpus"] or 1) > 1 and not is_rank():
+        raise typer.Exit(start_again(ranks, device=_device(settings)))
+    if is_rank() and ranks not in (1, ranks_started()):
+        raise ValueError(f"--gpus {ranks} was asked for, but {counted(ranks_started(), 'rank')} were started")
+    quiet = options["quiet"] or rank() > 0
+    with shown_progress(quiet=quiet) as display:
         from videoaccel.calibration import calibrate  # torch and all
 
-        calm_libraries(quiet=options["quiet"])
-        prior = calibrate(settings, listener=display, note=(lambda text: None) if options["quiet"] else display.note)
-    if not options["quiet"]:
+        calm_libraries(quiet=quiet)
+        prior = calibrate(settings, listener=display, note=(lambda text: None) if quiet else display.note)
+    if not quiet:
         typer.echo(_summary(prior, str(prior.path)))
+
+
+def _device(settings: CalibrateSettings) -> str:
+    """Checks it early, so that what is wrong is said once."""
+    from videoaccel.resolve import pick_device
+
+    return str(pick_device(settings.device))
 
 
 def _settings(options: Mapping[str, Any]) -> CalibrateSettings:
@@ -112,6 +125,7 @@ def _others() -> list[inspect.Parameter]:
 
     return [
         option("prompts", str | None, "Prompts from a file, one a line, in place of those in the box.", metavar="FILE"),
+        option("gpus", int | None, "Ranks to start on this machine; samples are dealt out to them.", metavar="N"),
         option("merge", bool, "Add up what several runs or machines measured, instead of measuring."),
         option("set_", list[str] | None, "Any setting, a.b=c; the value is YAML.", of="--set", metavar="NAME=VALUE"),
         option("quiet", bool, "Print nothing but warnings and errors."),

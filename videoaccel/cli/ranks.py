@@ -15,7 +15,12 @@ from videoaccel.settings import GenerateSettings
 
 def is_rank() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return ranks_started() > 1
+
+
+def ranks_started() -> int:
+    """How many they are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
@@ -51,6 +56,21 @@ def start(command: str, settings: GenerateSettings, *, options: Mapping[str, str
         file.write_text(yaml.safe_dump(told, allow_unicode=True), encoding="utf-8")
         arguments = [sys.executable, "-m", "videoaccel", command, "--config", str(file), *_flags(options)]
         return start_ranks(arguments, ranks=order.degrees.ranks, device=str(order.settings.device))
+
+
+def start_again(ranks: int, *, device: str, without: Sequence[str] = (), grace: float = 5.0) -> int:
+    """Run this very command line as so many ranks; returns the exit code.
+
+    Args:
+        ranks: How many.
+        device: What they run on.
+        without: Switches that are not passed on.
+        grace: Seconds to be gone in for ranks that are told to end.
+    """
+    from videoaccel.parallel.launch import start_ranks
+
+    arguments = [text for text in sys.argv[1:] if text not in without]
+    return start_ranks([sys.executable, "-m", "videoaccel", *arguments], ranks=ranks, device=device, grace=grace)
 
 
 def _flags(options: Mapping[str, str | bool | None]) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -17,7 +16,7 @@ import typer
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.cli.ranks import is_rank, rank
+from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.config import read_yaml
 from videoaccel.settings import Layer, assignments
@@ -211,11 +210,8 @@ def render(
             with board:
                 outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
     if ranks > 1 and not is_rank():
-        from videoaccel.parallel.launch import start_ranks
-
-        again = [sys.executable, "-m", "videoaccel", *(text for text in sys.argv[1:] if text not in _ONCE[1:])]
-        kind = opened.plan.units[0].jobs[0].group.order.settings.device
-        raise typer.Exit(start_ranks(again, ranks=ranks, device=str(kind), grace=grace + 5))
+        kind = str(opened.plan.units[0].jobs[0].group.order.settings.device)
+        raise typer.Exit(start_again(ranks, device=kind, without=_ONCE[1:], grace=grace + 5))
     if vbench is not None and rank() == 0:
         _publish(opened, quiet=quiet)
     _end(opened, outcome, quiet=quiet)
@@ -308,7 +304,7 @@ def _of_all(board: Board, opened: Render) -> Tell:
 
 def _shared(given: Mapping[str, int | None]) -> dict[str, int]:
     """How the ranks that were started, or are to be, share the work; unless told otherwise each makes clips alone."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1")) if is_rank() else given["gpus"] or 1
+    ranks = ranks_started() if is_rank() else given["gpus"] or 1
     if given["gpus"] not in (None, ranks):
         started = counted(ranks, "rank")
         raise ValueError(f"--gpus {given['gpus']} was asked for, but {started} were started; leave it out")
