@@ -55,6 +55,8 @@ def main() -> None:
     reachable, refused = [], {}
     for setting in others:
         try:
+            if reason := bench.why_not(setting, clip):
+                raise ValueError(reason)
             bench.make(clip, setting)  # warms up, and plans
             reachable.append(setting)
         except ValueError as error:

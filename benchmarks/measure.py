@@ -34,6 +34,10 @@ class Ratio:
         medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
         return cls(statistics.median(ratios), medians[50], medians[-50])
 
+    def over(self, count: float) -> "Ratio":
+        """Divided by a number."""
+        return Ratio(self.median / count, self.low / count, self.high / count)
+
     def __str__(self) -> str:
         return f"{self.median:.4f} [{self.low:.4f}, {self.high:.4f}]"
 

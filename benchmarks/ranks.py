@@ -5,8 +5,10 @@
 
 Ranks live through the whole run. In every round one rank alone makes a denoising run while the others wait, then all
 make the same run together: the two times of a round are a pair, taken within seconds of each other. Efficiency is the
-time alone over N times the time together; the slowest rank counts. On a machine with fewer cores than ranks this says
-nothing.
+time alone over N times the time together; the slowest rank counts. What the machine itself allows is measured in the
+same round: all ranks make a run each, with nothing to tell each other. Cores that share a memory bus, or are two
+threads of one, are slower together than one is alone, whatever the ranks do; ``efficiency_of_what_is_there`` is against
+that.
 """
 
 import argparse
@@ -96,20 +98,24 @@ def rank_main(case: str, degrees: Degrees, rounds: int) -> dict[str, Any]:
             return shared.denoise(Session(shared.job(), mix=shared.layout.mix))
 
         difference = float((together() - plain(alone)).abs().max())
-        one, many = [], []
+        one, many, apart = [], [], []
         for _ in range(rounds):
             mesh.calm.each(None)
             one.append(seconds(lambda: plain(alone)) if mesh.first else 0.0)
             mesh.calm.each(None)
             many.append(max(mesh.calm.each(seconds(together))))
-        ratio = Ratio.of(one, many)
+            mesh.calm.each(None)
+            apart.append(max(mesh.calm.each(seconds(lambda: plain(alone)))))
         count = degrees.ranks
+        ratio, there = Ratio.of(one, many), Ratio.of(apart, many)
         return {
             "largest_difference": difference,
             "seconds_alone": sorted(one)[rounds // 2],
             "seconds_together": sorted(many)[rounds // 2],
             "speedup": str(ratio),
-            "efficiency": str(Ratio(ratio.median / count, ratio.low / count, ratio.high / count)),
+            "efficiency": str(ratio.over(count)),
+            "efficiency_of_what_is_there": str(there.over(count)),
+            "machine_alone": str(Ratio.of(one, apart)),
             "bytes_sent_by_first": dict(mesh.sequence.ledger.sent),
         }
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videoaccel.actions import COMPUTE, SKIP, Action, Compute, Partial, Place, Span
+from videoaccel.actions import COMPUTE, SKIP, Action, Borrow, Compute, Partial, Place, Span
 from videoaccel.models.seam import BODY, Site
 
 LETTERS = "cpfrbs"
@@ -19,6 +19,8 @@ def spread(
 ) -> dict[Site, Action]:
     """Actions of one step by module. What serves a larger place serves all in it.
 
+    Where a guidance branch borrows from the other, so do the modules that the other computes.
+
     Args:
         step: By place; what is not named is computed.
         blocks: The network's blocks, each with its modules.
@@ -27,12 +29,15 @@ def spread(
     step = step if share else {BODY: SKIP, **step}
     found: dict[Site, Action] = {}
     whole = step.get(BODY, COMPUTE)
+    usual = whole if isinstance(whole, Borrow) else COMPUTE
+    whole = COMPUTE if isinstance(whole, Borrow) else whole
     spans = {place: action for place, action in step.items() if isinstance(place, Span)}
     for number, (block, modules) in enumerate(blocks.items()):
         inside = next((action for span, action in spans.items() if span.start <= number < span.stop), COMPUTE)
         larger = [action for action in (whole, inside, step.get(block, COMPUTE)) if not isinstance(action, Compute)]
         for site in modules:
-            found[site] = larger[0] if larger else step.get(site, COMPUTE)
+            own = step.get(site, COMPUTE)
+            found[site] = larger[0] if larger else usual if own == COMPUTE else own
     return found
 
 

@@ -279,8 +279,8 @@ class ActionSession(Session):
     # Guards --------------------------------------------------------------------------------------------------------
 
     def _checked(self, place: Place, seen: Seen) -> Action:
-        """The method's action, or COMPUTE where its slot may not be served. Written into the trace."""
-        action = self.decide(place, seen)
+        """The method's action, or COMPUTE where its slot may not be served, or all has to be. Into the trace."""
+        action = COMPUTE if self.whole else self.decide(place, seen)
         if reads(action):
             slot = self.slots.get(place)
             age = None if slot is None else slot.age(self.i, self.rows)

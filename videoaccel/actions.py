@@ -87,7 +87,23 @@ class Skip:
         return "skip"
 
 
-Action = Compute | Reuse | Forecast | Partial | Skip
+@dataclass(frozen=True)
+class Borrow:
+    """Of the whole network: one guidance branch is not run, but made from the other.
+
+    What the other computes is decided at the places inside.
+
+    Attributes:
+        branch: The one that is not run.
+    """
+
+    branch: str = "uncond"
+
+    def __str__(self) -> str:
+        return f"borrow-{self.branch}"
+
+
+Action = Compute | Reuse | Forecast | Partial | Skip | Borrow
 
 COMPUTE = Compute()
 REUSE = Reuse()

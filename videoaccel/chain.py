@@ -122,6 +122,7 @@ class ChainSession(Session):
             return call(rows=[row] if len(x) > 1 else None, branches=branches)
 
         self._running = self.under[row]
+        self._running.whole = not self.over.may_degrade(row)
         return self._running.predict(i, x[row : row + 1], network)
 
     def _note(self, ran: Sequence[int]) -> None:

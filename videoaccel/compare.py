@@ -22,6 +22,7 @@ from videoaccel.comparison_run import measure_quality, measure_time
 from videoaccel.comparison_settings import Setting, Values, choose_settings
 from videoaccel.comparison_table import AtSpeedup, Result, at_speedups, summarise, to_csv
 from videoaccel.comparison_worst import Worst
+from videoaccel.devices import cpu_threads
 from videoaccel.files import atomic_write_bytes, atomic_write_text
 from videoaccel.noise import sample_seeds
 from videoaccel.parts import encode_texts, load_pipeline
@@ -174,10 +175,8 @@ def compare_settings(settings: GenerateSettings, *, listener: Listener | None = 
     _checked(settings.prompt, **options)  # what is wrong is said before anything is loaded
     order = resolve(settings)
     s = order.settings
-    threads = torch.get_num_threads()
-    torch.set_num_threads(s.threads or threads)
     tell = listener or (lambda stage, done, total: None)
-    try:
+    with cpu_threads(s.threads):
         tell("text", 0, 1)
         texts = encode_texts(order)
         tell("load", 0, 1)
@@ -200,8 +199,6 @@ def compare_settings(settings: GenerateSettings, *, listener: Listener | None = 
             attention_backend=s.attention,
             **options,
         )
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _checked(

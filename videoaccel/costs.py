@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Partial, Place, Reuse, Span
+from videoaccel.actions import COMPUTE, REUSE, Action, Borrow, Compute, Partial, Place, Reuse, Span
 from videoaccel.columns import choose, score
 from videoaccel.models.seam import BODY, Run, Site, Work, direct
 
@@ -82,8 +82,9 @@ class Costs:
             share: Rows that ran over all rows; 0 if the network was not called.
         """
         whole = actions.get(BODY, COMPUTE)
-        if share == 0 or not isinstance(whole, Compute | Partial):
+        if share == 0 or not isinstance(whole, Compute | Partial | Borrow):
             return 0.0
+        whole = COMPUTE if isinstance(whole, Borrow) else whole
         served = {
             number
             for place, action in actions.items()

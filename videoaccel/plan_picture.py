@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videoaccel.actions import Action, Compute, Forecast, Partial, Place, Reuse
+from videoaccel.actions import Action, Borrow, Compute, Forecast, Partial, Place, Reuse
 from videoaccel.files import atomic_file
 from videoaccel.plan_report import PlanReport
 
@@ -150,6 +150,8 @@ def _order(action: Action) -> tuple[int, float]:
         return 1, -action.keep
     if isinstance(action, Forecast):
         return 2, action.order
+    if isinstance(action, Borrow):
+        return 5, 0.0
     return (3, 0.0) if isinstance(action, Reuse) else (4, 0.0)
 
 
@@ -162,7 +164,7 @@ def _colour(action: Action) -> str:
         return shades[0] if -degree > 0.6 else shades[1] if -degree > 0.35 else shades[2]
     if kind == 2:
         return ["#f6d9a8", "#f2b65c", "#e08e2b", "#b96a12"][min(int(degree), 3)]
-    return "#d9d9d9" if kind == 3 else "#f5f5f5"
+    return {3: "#d9d9d9", 4: "#f5f5f5"}.get(kind, "#8f7fc0")
 
 
 def _name(action: Action) -> str:
@@ -172,4 +174,6 @@ def _name(action: Action) -> str:
         return f"compute {action.width:.0%} of the neurons"
     if isinstance(action, Forecast):
         return f"forecast, order {action.order}"
+    if isinstance(action, Borrow):
+        return f"compute, {action.branch} borrows"
     return str(action)

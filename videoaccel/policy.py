@@ -175,6 +175,7 @@ class Session:
         foretold_bytes: Peak memory as it was foretold, where it was.
         channels: C of the stream that it has to be shown; None if any will do.
         guidance: By step how far the guidance branches were apart where both ran, see :func:`apart`; None unless asked.
+        whole: Whether all has to be computed in the step under way, of a session below another.
         degraded: Whether the network call that it made last left something out, of a session above another.
     """
 
@@ -189,7 +190,7 @@ class Session:
         self.made_by: Policy | None = None
         self.foretold_bytes: int | None = None
         self.channels: int | None = None
-        self.degraded = False
+        self.degraded = self.whole = False
         self.guidance: dict[int, Tensor] | None = None
 
     def begin(self, i: int) -> None:
@@ -248,6 +249,10 @@ class Session:
     def counts(self) -> dict[str, int]:
         """How often each action was taken."""
         return dict(Counter(str(action) for step in self.trace for action in step.values()))
+
+    def may_degrade(self, sample: int) -> bool:
+        """Of a session above another: whether the lower one may leave something out of this step."""
+        return True
 
     @property
     def idle(self) -> list[str]:

@@ -12,6 +12,7 @@ from videoaccel.actions import COMPUTE, Forecast
 from videoaccel.cache_memory import fit
 from videoaccel.chain import Chain, ChainSession
 from videoaccel.models.seam import BODY
+from videoaccel.policies._stability import Rules, Track
 from videoaccel.registry import make_policy
 
 STEPS = 12
@@ -98,6 +99,32 @@ def test_what_the_lower_one_degraded_is_told_to_the_upper_one(prior: dict[str, T
     expected = [any(a != COMPUTE for place, a in step.items() if place != BODY) for step in session.trace]
     assert set(expected) == {True, False}
     assert marks == {at: flag for at, flag in zip(sigmas, expected, strict=True) if at in marks}
+
+
+def test_whole_steps_alone_are_judged_by() -> None:
+    rules = Rules(criterion="posterior", threshold=1.0, terms=2, max_run=4, reach=3.0, history=3, marked="apart")
+    with_, without = Track(rules), Track(rules)
+    for k, at in enumerate((1.0, 0.9, 0.8, 0.7, 0.6)):
+        value = torch.full((4, 2, 2, 2), 1 + at**3)
+        if k in (1, 3):
+            with_.computed(at, value + 0.3, degraded=True)
+            assert with_.pending is None or k == 3
+        else:
+            with_.computed(at, value)
+            without.computed(at, value)
+        assert with_.nodes[-1].at == at
+    assert with_.pending is not None and without.pending is not None
+    assert torch.equal(with_.pending, without.pending), "as if the degraded ones had not been"
+    assert [node.degraded for node in with_.nodes] == [False, True, False]
+    assert not torch.equal(with_.forecast(0.5), without.forecast(0.5)), "but they are extrapolated from"
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_step_is_whole_after_so_many_that_are_not(every: int, prior: dict[str, Tensor]) -> None:
+    fields = fields_of("elastic", threshold=1e-9, whole_every=every)
+    _, session = play("elastic+sada", prior, fields)
+    degraded = [any(a != COMPUTE for place, a in step.items() if place != BODY) for step in session.trace]
+    assert degraded == [i > 0 and i % (every + 1) != 0 for i in range(STEPS)]
 
 
 def test_it_can_extrapolate_from_whole_steps_only(prior: dict[str, Tensor]) -> None:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 Criterion = Literal["posterior", "ab2", "paper", "official"]
 
+Marked = Literal["all", "apart", "whole"]
+"""Degraded predictions are nodes like others; are extrapolated from, but verdicts rest on the others; or are none."""
+
 FLOW_WEIGHTS = (1.0, -2.0, 1.0)
 """Of the newest, the middle and the oldest of three predictions, in their second difference."""
 
@@ -44,7 +47,7 @@ class Rules(NamedTuple):
         max_run: Most skipped steps in a row.
         reach: How far a forecast may reach beyond the newest node, in distances of the last two nodes.
         history: Nodes to keep.
-        whole: Whether predictions that are degraded become no nodes.
+        marked: What predictions count for that a method below has degraded.
     """
 
     criterion: Criterion
@@ -53,7 +56,7 @@ class Rules(NamedTuple):
     max_run: int
     reach: float
     history: int
-    whole: bool = False
+    marked: Marked = "all"
 
 
 class Windows(NamedTuple):
@@ -131,6 +134,7 @@ class Track:
 
     Attributes:
         nodes: The last computed predictions, oldest first.
+        judged: Those of them, and before them, that verdicts rest on.
         run: Skipped steps since the last computed one.
         pending: Sums that the next verdict rests on, float32 [2], on the device; None if there are none.
         unstable: How unstable each element was at the last computed step, of a prediction's shape; larger is more.
@@ -143,6 +147,7 @@ class Track:
     def forget(self) -> None:
         """All that is known is of another latent."""
         self.nodes: list[Node] = []
+        self.judged: list[Node] = []
         self.run = 0
         self.pending: Tensor | None = None
         self.unstable: Tensor | None = None
@@ -153,7 +158,8 @@ class Track:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        return sum(node.value.nbytes for node in self.nodes)
+        held = {id(node): node.value.nbytes for node in (*self.nodes, *self.judged)}
+        return sum(held.values())
 
     def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
         """A step was computed.
@@ -165,16 +171,19 @@ class Track:
             degraded: Whether something was left out of it.
         """
         self.run = 0
-        if degraded and self.rules.whole:
+        if degraded and self.rules.marked == "whole":
             return
-        known = self.nodes
-        self.nodes = [*known, Node(at, value.float(), degraded)][-self.rules.history :]
+        node, known = Node(at, value.float(), degraded), self.judged
+        self.nodes = [*self.nodes, node][-self.rules.history :]
+        if degraded and self.rules.marked == "apart":
+            return
+        self.judged = [*known, node][-self.rules.history :]
         self._stable = False
         self.pending = self.unstable = None
         if self.rules.criterion == "posterior":
             self._measure(at, known[-self.rules.terms :], weight)
-        elif len(self.nodes) >= 3:
-            self._judge_by(sign_products(self.rules.criterion, self.nodes), weight)
+        elif len(self.judged) >= 3:
+            self._judge_by(sign_products(self.rules.criterion, self.judged), weight)
 
     def judge(self, numbers: Sequence[float]) -> None:
         """Take in ``pending``, brought to the host. NaN is unstable."""
@@ -255,7 +264,7 @@ class OfficialTrack(Track):
     def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
         """See :class:`Track`."""
         self.run = 0
-        if degraded and self.rules.whole:
+        if degraded and self.rules.marked == "whole":
             return
         self.nodes = [*self.nodes, Node(at, value.float(), degraded)][-self.rules.history :]
         self._went(self.nodes[-1].value, self.nodes[-1].value, weight)

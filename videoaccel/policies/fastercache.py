@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, Action, Forecast, Place
-from videoaccel.models.seam import Site
+from videoaccel.actions import COMPUTE, Action, Borrow, Forecast, Place
+from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._trunk import require_branches, require_steps
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 
@@ -137,6 +137,7 @@ class _FasterCacheSession(ActionSession):
         self.begin(i)
         if self.alone(i) and self._bands is not None:
             cond = self.network(call, ("cond",))["cond"]
+            self.trace[-1][BODY] = Borrow("uncond")
             low, high = self._bands
             low = low * self.policy.gain if i < self.low_until else low
             high = high * self.policy.gain if i >= self.high_from else high

@@ -30,7 +30,7 @@ from videoaccel.actions import COMPUTE, Action, Forecast, Partial
 from videoaccel.columns import Columns, choose
 from videoaccel.denoise import combine
 from videoaccel.models.seam import BODY, Branch, Site, Work
-from videoaccel.policies._stability import Criterion, Rules, Windows, make_track
+from videoaccel.policies._stability import Criterion, Marked, Rules, Windows, make_track
 from videoaccel.policies._trunk import require_branches
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 
@@ -71,8 +71,13 @@ class Sada(Policy):
     )
     refresh: int = Field(4, ge=1, description="Most steps in a row that compute some columns only.")
     groups: int = Field(8, ge=1, description="Groups that columns fall into.")
-    nodes: Literal["all", "whole"] = Field(
-        "all", description="Over another method: extrapolate from what it degraded, too, or from whole steps only."
+    nodes: Marked = Field(
+        "all",
+        description="Over another method, what it degraded: counts like whole steps; is extrapolated from, but what "
+        "may be skipped is judged by whole steps; or counts for nothing.",
+    )
+    whole_every: int | None = Field(
+        None, ge=1, description="Over another method: compute a step whole after so many that it degraded."
     )
 
     @model_validator(mode="after")
@@ -96,8 +101,10 @@ class Sada(Policy):
             terms=self.terms,
             max_run=self.max_run or max(1, round(run)),
             reach=self.reach,
-            whole=self.nodes == "whole",
-            history=max(3, self.terms, 0 if self.multistep_from is None else self.multistep_terms),
+            marked=self.nodes,
+            history=max(
+                3, self.terms, self.whole_every or 0, 0 if self.multistep_from is None else self.multistep_terms
+            ),
         )
 
     def windows(self, steps: int) -> Windows:
@@ -228,6 +235,11 @@ class _SadaSession(Session):
             return Forecast(self.policy.terms - 1)
         share = sum(running) / len(running)
         return COMPUTE if share == 1 else Partial(share, fill="forecast", keys="kept")
+
+    def may_degrade(self, sample: int) -> bool:
+        every = self.policy.whole_every
+        track = self.tracks[sample]
+        return every is None or len(track.nodes) < every or not all(node.degraded for node in track.nodes[-every:])
 
     def _expect(self, i: int, b: int) -> None:
         """Note the error that a skip is expected to have, the largest of all samples."""

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.models.seam import Site
+from videoaccel.actions import COMPUTE, REUSE, Action, Borrow, Place
+from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._trunk import require_branches, require_steps
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 
@@ -72,6 +72,7 @@ class _TGateSession(ActionSession):
             return out
         self.begin(i)
         alone = self.network(call, ("cond",))["cond"]
+        self.trace[-1][BODY] = Borrow("uncond")
         # Guidance between two equal velocities is that velocity, at any scale.
         return {"cond": alone, "uncond": alone}
 
