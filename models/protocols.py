@@ -12,7 +12,6 @@ from torch import Tensor
 
 from videoaccel.models.seam import Run, Site
 
-
 Each = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
 """Does independent pieces of work and returns their results, in order: here, or dealt out to ranks."""
 

@@ -26,13 +26,20 @@ from videoaccel.stages import Listener, StageClock
 from videoaccel.text import PromptStates
 
 
-def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | None = None) -> PlanReport:
+def plan(
+    settings: GenerateSettings,
+    *,
+    time: bool = True,
+    listener: Listener | None = None,
+    pipe: VideoPipeline | None = None,
+) -> PlanReport:
     """Show what a generation with these settings would do.
 
     Args:
         settings: Those of the generation; a prompt is not needed.
         time: Measure milliseconds, too, once on this machine.
         listener: Told of the stages ``load``, ``plan`` and ``time``.
+        pipe: The model, if it is loaded already, see :func:`load`.
 
     Raises:
         ValueError: No method is named, its prior is missing, or its target cannot be reached.
@@ -43,7 +50,7 @@ def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | 
     clock = StageClock(listener, device=str(order.settings.device))
     with cpu_threads(order.settings.threads), torch.inference_mode():
         with clock.stage("load"):
-            pipe = load_pipeline(order)
+            pipe = pipe or load_pipeline(order)
         run = pipe.denoising(pipe.request(policy=order.policy, **_request(order, pipe)))
         with clock.stage("plan"):
             prior = _prior(order, run)
@@ -55,8 +62,21 @@ def plan(settings: GenerateSettings, *, time: bool = True, listener: Listener | 
             return _timed(made, run)
 
 
+def load(settings: GenerateSettings, *, listener: Listener | None = None) -> VideoPipeline:
+    """The model of these settings, for several plans."""
+    alone = {"gpus": None, "dp": None, "cfg_parallel": None, "sp": None, "prompt": settings.prompt or ("a clip",)}
+    order = resolve(settings.model_copy(update=alone))
+    with StageClock(listener, device=str(order.settings.device)).stage("load"):
+        return load_pipeline(order)
+
+
 def plan_ranks(
-    settings: GenerateSettings, *, link: Link | None = None, time: bool = True, listener: Listener | None = None
+    settings: GenerateSettings,
+    *,
+    link: Link | None = None,
+    time: bool = True,
+    listener: Listener | None = None,
+    pipe: VideoPipeline | None = None,
 ) -> MeshPlan:
     """Weigh the ways for ``settings.gpus`` ranks to make one clip; they need not be here.
 
@@ -65,6 +85,7 @@ def plan_ranks(
         link: How fast ranks exchange; default what was measured last on this kind of device, if anything was.
         time: Measure milliseconds of one rank, too, once on this machine.
         listener: Told of the stages ``load``, ``plan`` and ``time``.
+        pipe: The model, if it is loaded already, see :func:`load`.
 
     Raises:
         ValueError: Settings do not fit, or there is one rank only.
@@ -78,7 +99,7 @@ def plan_ranks(
     clock = StageClock(listener, device=device)
     with cpu_threads(order.settings.threads), torch.inference_mode():
         with clock.stage("load"):
-            pipe = load_pipeline(order)
+            pipe = pipe or load_pipeline(order)
         run = pipe.denoising(pipe.request(**_request(order, pipe)))
         with clock.stage("time" if time else "plan"):
             costs = run.costs("ms" if time else "flops")

@@ -47,17 +47,19 @@ def _plan(options: Mapping[str, Any]) -> None:
     settings = gather(options)
     report, mesh = None, None
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.planning import plan, plan_ranks  # torch and all
+        from videoaccel.planning import load, plan, plan_ranks  # torch and all
 
         calm_libraries(quiet=options["quiet"])
+        accelerated = settings.accel or any(getattr(settings, name) is not None for name in TARGETS)
+        shared: dict[str, Any] = {"time": not options["no_time"], "listener": display}
+        if settings.gpus is not None and accelerated:
+            shared["pipe"] = load(settings, listener=display)
         if settings.gpus is not None:
-            mesh = plan_ranks(
-                settings, link=_link(options["link"], settings), time=not options["no_time"], listener=display
-            )
+            mesh = plan_ranks(settings, link=_link(options["link"], settings), **shared)
         elif options["link"] is not None:
             raise ValueError("--link is for --gpus: how fast ranks exchange")
-        if mesh is None or settings.accel or any(getattr(settings, name) is not None for name in TARGETS):
-            report = plan(settings.model_copy(update={"gpus": None}), time=not options["no_time"], listener=display)
+        if mesh is None or accelerated:
+            report = plan(settings.model_copy(update={"gpus": None}), **shared)
         if options["png"] is not None:
             from videoaccel.plan_picture import draw
 
