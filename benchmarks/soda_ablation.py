@@ -32,12 +32,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "each site, no influence": {"schedule": "sites", "influence": False},
     "each site": {"schedule": "sites"},
     "each site + forecast": {"schedule": "sites", "forecast": True},
+    "network": {},
     "network, order 0": {"order": 0},
     "network, order 1": {"order": 1},
     "network, order 2": {"order": 2},
     "network, order 3": {"order": 3},
-    "network, order 2, no influence": {"order": 2, "influence": False},
-    "network, order 2, additive": {"order": 2, "objective": "additive"},
+    "network, no influence": {"influence": False},
+    "network, additive": {"objective": "additive"},
 }
 FIXED: dict[str, dict[str, Any]] = {
     "fixed interval": {**PUBLISHED, "rule": "reuse"},

@@ -27,6 +27,9 @@ from videoaccel.registry import policy_class
 from videoaccel.resolve import WorkOrder, resolve
 from videoaccel.stages import Listener, StageClock
 
+CURVE_SAMPLES = 4
+"""Samples, at least, of which the speed-quality curve is an average, if there are so many: cheap beside replays."""
+
 
 def calibrate(
     settings: CalibrateSettings, *, listener: Listener | None = None, note: Note = lambda text: None
@@ -77,7 +80,7 @@ def calibrate(
         run = Run(order, pipe, states, Measuring(methods, memory), setting, out, *told, mesh, lpips)
         samples = [batch[0] for batch in order.batches]
         prior = run.measure(samples, replays=settings.replay_samples)
-        return run.finish(run.draw_curve(prior, samples[: settings.replay_samples]))
+        return run.finish(run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)]))
 
 
 def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:

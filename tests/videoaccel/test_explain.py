@@ -33,8 +33,8 @@ def test_soda_tells_what_calibration_measured(prior: dict[str, Tensor]) -> None:
     anchors = [i for i, step in enumerate(found.report.steps) if str(step[BODY]) == "compute"]
     for i, step in enumerate(found.errors):
         last = max(anchor for anchor in anchors if anchor <= i)
-        expected = {} if i in anchors else {BODY: pytest.approx(float(prior["soda.velocity"][i, 2, i - last - 1]))}
-        assert dict(step) == expected
+        table = prior["soda.velocity"][i, :3, i - last - 1]
+        assert dict(step) == ({} if i in anchors else {BODY: pytest.approx(float(table.min()))})
 
 
 def test_sodas_modules_tell_it_one_by_one(prior: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ Shape legend: R generation rows, B samples, N steps, M sites, K shares, A ages, 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -42,6 +42,9 @@ from videoaccel.wording import counted
 CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
 """Targets in quality: the calibrated table, quality by number of network calls, and whether more is better."""
 
+BEST_UP_TO = 2
+"""Highest order among which ``order: best`` chooses; third order gained nothing, and reaches far where it fails."""
+
 _DRAWN_FOR = ("schedule", "order", "distances", "objective", "influence")
 
 
@@ -68,7 +71,11 @@ class Soda(Policy):
         "network",
         description="Between anchors serve the velocity, or every module by its own rule; or a schedule for each site.",
     )
-    order: int = Field(2, ge=0, lt=ORDERS, description="Of the forecast velocity, for the schedule network.")
+    order: Literal["best"] | Annotated[int, Field(ge=0, lt=ORDERS)] = Field(
+        "best",
+        description="Of the forecast velocity, for the schedule network: in each step the one of 0, 1 and 2 that errs "
+        "least, or always this one.",
+    )
     distances: tuple[int, ...] = Field((), description="Allowed distances between anchors; all if empty.")
     objective: Objective = Field("minimax", description="Least sum of errors, or least greatest error.")
     rule: Rule = Field(
@@ -171,7 +178,8 @@ class Soda(Policy):
         needed: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
         needed += tuple(table for name, (table, _) in CURVES.items() if getattr(self, name) is not None)
         tables = tables_of(job, needed, method="soda")
-        measured = served = tables["soda.velocity"][:, self.order]
+        measured, orders = self._by_order(tables["soda.velocity"])
+        served = measured
         if len(served) != job.steps:
             raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {job.steps}")
         if self.influence:
@@ -186,14 +194,20 @@ class Soda(Policy):
             raise UnreachableError(
                 f"a ratio of {target:g} in {unit} cannot be reached: the largest possible is {job.steps / fewest:.2f}"
             ) from None
-        steps: list[dict[Place, Action]] = [
-            {BODY: COMPUTE if i in marks else Forecast(self.order)} for i in range(job.steps)
-        ]
-        last = [max(mark for mark in marks if mark <= i) for i in range(job.steps)]
-        expected: list[dict[Place, float]] = [
-            {} if i in marks else {BODY: float(measured[i, i - last[i] - 1])} for i in range(job.steps)
-        ]
+        steps: list[dict[Place, Action]] = []
+        expected: list[dict[Place, float]] = []
+        for i in range(job.steps):
+            age = i - max(mark for mark in marks if mark <= i)
+            steps.append({BODY: Forecast(int(orders[i, age - 1])) if age else COMPUTE})
+            expected.append({BODY: float(measured[i, age - 1])} if age else {})
         return Plan(tuple(steps), error, tuple(expected))
+
+    def _by_order(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors of forecasts from a table [N, orders, A], and of which order they are, [N, A] each."""
+        if self.order == "best":
+            found = velocity[:, : BEST_UP_TO + 1].min(1)
+            return found.values, found.indices
+        return velocity[:, self.order], torch.full_like(velocity[:, 0], self.order)
 
     def _calls_for_quality(self, tables: Mapping[str, Tensor]) -> int | None:
         """Network calls that keep the quality asked for; None if none is."""

@@ -121,6 +121,18 @@ def test_anchors_are_counted_and_come_first(prior: dict[str, Tensor]) -> None:
         assert len(anchors) == 5 and anchors[0] == 0
 
 
+def test_the_order_that_errs_least_is_chosen_in_every_step() -> None:
+    """Third order never, even where it would be best."""
+    table = torch.full((STEPS, 4, 8), 9.0)
+    table[:, 0], table[:, 3] = 2.0, 0.5
+    table[4:8, 1], table[8:, 2] = 1.0, 1.0
+    tables = {"soda.velocity": table, "influence.step": torch.ones(STEPS)}
+    policy = make_policy("soda", anchors=STEPS // 2, distances=(2,))
+    _, session = rollout(policy, steps=STEPS, prior=tables)
+    orders = [getattr(step[BODY], "order", None) for step in session.plan.steps]  # type: ignore[attr-defined]
+    assert orders == [None if i % 2 == 0 else 0 if i < 4 else 1 if i < 8 else 2 for i in range(STEPS)]
+
+
 def test_network_plan_calls_the_network_at_anchors_only(prior: dict[str, Tensor]) -> None:
     _, session = rollout(make_policy("soda", anchors=4, order=1), steps=STEPS, prior=prior)
     taken = [step[BODY] for step in session.trace]
