@@ -42,7 +42,7 @@ class Chain(Policy):
         if by_level.keys() != {"steps", "modules"}:
             raise ValueError(
                 f"{first.name} and {second.name} cannot be combined: {_says(first)}, {_says(second)}; one has to "
-                f"decide which steps run (sada, fixed_linear) and one what is computed in them (soda, elastic, "
+                f"decide which steps run (sada, soda, fixed_linear) and one what is computed in them (soda, elastic, "
                 f"delta_dit, pab, fora, ...)"
             )
         return cls(under=by_level["modules"], over=by_level["steps"])
@@ -177,7 +177,7 @@ def nested(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, value in fields.items():
         method, dot, field = name.partition(DOT)
         if not dot and not isinstance(value, Mapping):
-            raise ValueError(f"of two methods a field is one's or the other's: give method.{name}, not {name}")
+            raise ValueError(f"of two methods a field is one's or the other's: say whose, such as sada.{name}")
         found.setdefault(method, {}).update({field: value} if dot else value)
     return found
 

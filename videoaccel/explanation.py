@@ -26,7 +26,7 @@ class Explanation:
         report: What was done, and what it cost.
         errors: For every step the relative error expected at places that were not computed.
         guidance: By step how far the guidance branches were apart where both ran; None where that is not known.
-        idle: Why nothing was gained, in words.
+        idle: That nothing was gained, in sentences.
     """
 
     report: PlanReport
@@ -37,7 +37,7 @@ class Explanation:
     @property
     def warnings(self) -> list[str]:
         """What the user should know, in sentences."""
-        found = [f"{self.report.method} gained nothing: {reason}" for reason in self.idle]
+        found = list(self.idle)
         collapsed = [step for step, apart in (self.guidance or {}).items() if apart < COLLAPSED]
         if collapsed:
             found.append(f"guidance collapsed: both branches say the same in steps {ranges(collapsed)}")
@@ -52,6 +52,11 @@ class Explanation:
             "guidance": None if self.guidance is None else {step: round(x, 6) for step, x in self.guidance.items()},
             "warnings": self.warnings,
         }
+
+
+def gained_nothing(session: Session, *, method: str, steps: int) -> list[str]:
+    """Sentences on a finished run of so many asked steps that computed everything; none of one that did not."""
+    return [f"{method} gained nothing: {reason}" for reason in session.idle] if len(session.trace) == steps else []
 
 
 def explain(session: Session, *, method: str, steps: int, fields: Mapping[str, Any] | None = None) -> Explanation:
@@ -81,5 +86,5 @@ def explain(session: Session, *, method: str, steps: int, fields: Mapping[str, A
         cache_bytes=session.peak_bytes,
     )
     guidance = None if session.guidance is None else {step: float(x) for step, x in session.guidance.items()}
-    idle = session.idle if len(session.trace) == steps else []
+    idle = gained_nothing(session, method=method, steps=steps)
     return Explanation(report, tuple(session.errors), guidance or None, tuple(idle))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.devices import cpu_threads
-from videoaccel.explanation import Explanation, explain
+from videoaccel.explanation import Explanation, explain, gained_nothing
 from videoaccel.files import check_creatable, make_clip_folders
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
@@ -98,7 +98,9 @@ def generate(
         clock = StageClock(told, device=str(order.settings.device))
         with memory_advice(order, told.where), cpu_threads(order.settings.threads):
             if mesh.leads:
-                _check_files(order)
+                if order.settings.vbench is not None:
+                    make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
+                check_files(order)
             given = read_given(order)
             with clock.stage("text"):  # once, however many ranks there are
                 states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
@@ -119,10 +121,12 @@ def generate(
     return paths
 
 
-def _check_files(order: WorkOrder) -> None:
-    """Make sure that everything can be written, before the work."""
-    if order.settings.vbench is not None:
-        make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
+def check_files(order: WorkOrder) -> None:
+    """Make sure that everything can be written, before the work.
+
+    Raises:
+        OSError: Something cannot; says what.
+    """
     for outputs in order.outputs:
         check_writable(outputs.clip)
         for path in outputs.all[1:]:
@@ -202,6 +206,8 @@ class Run:
             if spoilt is not None:
                 raise spoilt
         explained = [_explain(order, session) for session in sessions] if s.explain and mesh.leads else []
+        if mesh.leads:
+            _warn(order, sessions, explained)
         took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
         for row, outputs in rows.items():
             made = {
@@ -308,13 +314,21 @@ class _File:
 
 
 def _explain(order: WorkOrder, session: Session) -> Explanation:
-    """What the method did, with a warning for each thing that looks wrong."""
+    """What the method did."""
     assert order.policy is not None and order.settings.steps is not None
     policy = session.made_by or order.policy
-    found = explain(session, method=policy.name, steps=order.settings.steps, fields=policy.model_dump(mode="json"))
-    for warning in found.warnings:
+    return explain(session, method=policy.name, steps=order.settings.steps, fields=policy.model_dump(mode="json"))
+
+
+def _warn(order: WorkOrder, sessions: Sequence[Session], explained: Sequence[Explanation]) -> None:
+    """Say what looks wrong; that a method gained nothing also where nobody asked for an explanation."""
+    assert order.settings.steps is not None
+    found = [warning for explanation in explained for warning in explanation.warnings]
+    if not explained and order.policy is not None:
+        name, steps = order.policy.name, order.settings.steps
+        found = [warning for session in sessions for warning in gained_nothing(session, method=name, steps=steps)]
+    for warning in dict.fromkeys(found):
         warnings.warn(warning, stacklevel=2)
-    return found
 
 
 def _acceleration(

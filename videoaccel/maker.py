@@ -24,8 +24,8 @@ from videoaccel.parallel.layout import Layout
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.schemes import choose_scheme, find_layout
 from videoaccel.parallel.shards import Shards
-from videoaccel.policy import Session
-from videoaccel.prior import find_prior, setting_of
+from videoaccel.policy import NoTableError, Session
+from videoaccel.prior import advice, find_prior, setting_of
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
 from videoaccel.stages import StageClock
@@ -218,7 +218,10 @@ class Maker:
                 tables = self._tables(denoising.setting)
                 job = denoising.job(prior=tables, cache_memory=request.cache_memory)
                 frames, _, _ = self.transformer.token_grid(self.size)
-                session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
+                try:
+                    session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
+                except NoTableError as error:
+                    raise ValueError(f"{error}{'' if tables else advice(denoising.setting)}") from None
         if request.explain:
             session.note_guidance()
         self.sessions.append(session)
@@ -228,8 +231,9 @@ class Maker:
         """Calibrated tables, where the policy needs some and there are any."""
         if not setting:
             return None
-        given = self.request.prior
-        prior = find_prior(setting) if given is None else given.for_setting(setting, foreign=self.request.foreign_prior)
+        given, foreign = self.request.prior, self.request.foreign_prior
+        find = find_prior if given is None else given.for_setting
+        prior = find(setting, foreign=foreign)
         if prior is not None and (differences := prior.info.get("interpolated")):
             warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
         return None if prior is None else prior.tables

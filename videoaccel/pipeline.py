@@ -4,6 +4,7 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -231,6 +232,13 @@ class VideoPipeline(DiffusionPipeline):
             explain=explain,
         )
         made.check(space_factor=self.vae.space_factor)
+        if any(pixels % self.vae.space_factor for pixels in size.values()):
+            whole = {name: pixels - pixels % self.vae.space_factor for name, pixels in size.items()}
+            warnings.warn(
+                f"this model makes multiples of {self.vae.space_factor} pixels: the clip will be "
+                f"{whole['height']}x{whole['width']}, not {size['height']}x{size['width']}",
+                stacklevel=2,
+            )
         made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
         return made
 

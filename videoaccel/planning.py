@@ -16,8 +16,8 @@ from videoaccel.parallel.links import Link
 from videoaccel.parts import load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.plan_report import PlanReport
-from videoaccel.policy import Policy
-from videoaccel.prior import Prior, find_prior
+from videoaccel.policy import NoTableError, Policy
+from videoaccel.prior import Prior, advice, find_prior
 from videoaccel.rank_choice import whole_guidance
 from videoaccel.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.resolve import WorkOrder, resolve
@@ -55,7 +55,10 @@ def plan(
         with clock.stage("plan"):
             prior = _prior(order, run)
             s = order.settings
-            made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
+            try:
+                made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
+            except NoTableError as error:
+                raise ValueError(f"{error}{'' if prior else advice(run.setting)}") from None
         if not time or made.adaptive:
             return made
         with clock.stage("time"):
@@ -68,6 +71,31 @@ def load(settings: GenerateSettings, *, listener: Listener | None = None) -> Vid
     order = resolve(settings.model_copy(update=alone))
     with StageClock(listener, device=str(order.settings.device)).stage("load"):
         return load_pipeline(order)
+
+
+def check_method(order: WorkOrder, pipe: VideoPipeline, *, listener: Listener | None = None) -> None:
+    """Make sure that an order's method can make a session of it.
+
+    Args:
+        order: Resolved.
+        pipe: Its model.
+        listener: Told of the stage ``plan``.
+
+    Raises:
+        ValueError: There are too few steps, no prior or no routers, or its target cannot be reached.
+    """
+    if order.policy is None:
+        return
+    clock = StageClock(listener, device=str(order.settings.device))
+    with cpu_threads(order.settings.threads), torch.inference_mode(), clock.stage("plan"):
+        run = pipe.denoising(pipe.request(policy=order.policy, **_request(order, pipe)))
+        prior = _prior(order, run)
+        job = run.job(prior=None if prior is None else prior.tables, cache_memory=order.settings.cache_memory)
+        frames, _, _ = run.model.token_grid(run.z.shape[2:])
+        try:
+            fit(order.policy, job, frames=frames, width=run.model.width)
+        except NoTableError as error:
+            raise ValueError(f"{error}{'' if prior else advice(run.setting)}") from None
 
 
 def plan_ranks(
@@ -136,7 +164,7 @@ def _prior(order: WorkOrder, run: Denoising) -> Prior | None:
     if not run.setting:
         return None
     if order.settings.prior is None:
-        return find_prior(run.setting)
+        return find_prior(run.setting, foreign=order.settings.allow_foreign_prior)
     return Prior.load(order.settings.prior).for_setting(run.setting, foreign=order.settings.allow_foreign_prior)
 
 

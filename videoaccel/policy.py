@@ -75,6 +75,10 @@ def alone(stats: Tensor) -> Tensor:
     return stats
 
 
+class NoTableError(ValueError):
+    """A method needs calibrated errors that are not there."""
+
+
 def apart(velocities: Velocities) -> Tensor:
     """Relative distance of the unconditional velocity from the conditional one; on the device."""
     cond, uncond = velocities["cond"].float(), velocities["uncond"].float()

@@ -191,10 +191,17 @@ def shelf() -> list[Path]:
     return [cache_folder("priors"), Path(__file__).parent / "assets" / "priors"]
 
 
-def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None) -> Prior | None:
+def find_prior(
+    setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None, foreign: bool = False
+) -> Prior | None:
     """What was calibrated for exactly this setting, or None.
 
     Several priors of a setting may hold the tables of different methods: all are used, of equal tables the first.
+
+    Args:
+        setting: What is to be generated.
+        folders: Where to look; default the shelf.
+        foreign: Where there is none, take the nearest of the same model, interpolated.
     """
     found: Prior | None = None
     for path in _on_shelf(shelf() if folders is None else folders):
@@ -213,7 +220,34 @@ def find_prior(setting: Mapping[str, Any], *, folders: Sequence[Path] | None = N
         else:
             tables, samples = {**prior.tables, **found.tables}, {**prior.samples, **found.samples}
             found = Prior(found.setting, tables, samples, found.info, found.path)
+    if found is None and foreign and (nearest := nearest_prior(setting)) is not None:
+        return nearest.for_setting(setting, foreign=True)
     return found
+
+
+def nearest_prior(setting: Mapping[str, Any]) -> Prior | None:
+    """Of the same model and schedule, what was calibrated for the setting most like this one."""
+    others = [prior for prior in _of_model(setting["model"]) if prior.setting.get("scheduler") == setting["scheduler"]]
+    return min(others, key=lambda prior: len(prior.differences(setting)), default=None)
+
+
+def advice(setting: Mapping[str, Any]) -> str:
+    """What to say besides where there is no prior for a setting: what there is instead; empty if nothing is."""
+    nearest = nearest_prior(setting)
+    if nearest is None:
+        return ""
+    differences = ", ".join(nearest.differences(setting))
+    return f"; the nearest prior was made for {differences}: `allow_foreign_prior` interpolates it"
+
+
+def _of_model(model: str) -> Iterator[Prior]:
+    for path in _on_shelf(shelf()):
+        try:
+            prior = Prior.load(path)
+        except (OSError, SafetensorError, ValueError):
+            continue  # find_prior has said so
+        if prior.setting.get("model") == model:
+            yield prior
 
 
 def resample(table: Tensor, old: int, new: int) -> Tensor:

@@ -319,7 +319,7 @@ def _policy(s: GenerateSettings) -> Policy | None:
     if targets and s.accel and SIGN in s.accel:
         raise ValueError(
             f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
-            f"a field of one, such as `accel_options.{s.accel.split(SIGN)[0]}={{...}}`"
+            f"fields of each instead, such as --set accel_options.{s.accel.split(SIGN)[-1].strip()}.threshold=0.1"
         )
     if s.accel is None and not targets:
         if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:

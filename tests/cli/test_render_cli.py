@@ -78,9 +78,8 @@ def test_bad_lines_are_all_told_and_nothing_is_written(render: Render) -> None:
     done = render(jobs=[{"prompt": "fine"}, {"prompt": "a", "steps": "many"}, {"prompt": "b", "accel": "warp"}])
     assert done.code == 2 and done.out == ""
     assert "jobs.jsonl, line 2: steps: 'many'" in done.err
-    assert done.err.endswith("videoaccel: 1 problem in jobs.jsonl; nothing was rendered\n"), (
-        "line by line, then by model"
-    )
+    assert "jobs.jsonl, line 3: unknown method 'warp'" in done.err
+    assert done.err.endswith("videoaccel: 2 problems in jobs.jsonl; nothing was rendered\n")
     done = render(jobs=[{"prompt": "fine"}, {"prompt": "b", "accel": "warp"}])
     assert done.code == 2 and "line 2" in done.err and "warp" in done.err
     assert "out" not in here()
@@ -279,3 +278,40 @@ def test_vbenchs_prompts(render: Render, cli: Cli) -> None:
     assert "not both" in render("--vbench", "full.json", jobs=[{"prompt": "a"}]).err
     gif = cli("render", *options, "--set", "format=gif")
     assert gif.code == 2 and "VBench's scripts read .mp4; jobs write gif" in gif.err
+
+
+def test_every_bad_line_is_told_at_once(render: Render) -> None:
+    """Also where one is found by reading it and the other by looking for what it names."""
+    bad = [{"prompt": "a", "images": "nowhere.png"}, {"prompt": "b", "steps": 0}, {"prompt": "c", "accel": "forra"}]
+    done = render("--dry-run", "--no-time", jobs=bad)
+    assert done.code == 2 and done.err.endswith("3 problems in jobs.jsonl; nothing was rendered\n")
+    told = [line.split(",")[1].split(":")[0].strip() for line in done.err.splitlines()[:3]]
+    assert told == ["line 1", "line 2", "line 3"]
+
+
+def test_methods_that_cannot_run_are_told_before_the_first_job(render: Render) -> None:
+    jobs = [
+        {"prompt": "a", "steps": 4},
+        {"prompt": "b", "steps": 4, "accel": "sada", "frames": 5},
+        {"prompt": "c", "steps": 4, "accel": "soda", "frames": 5},
+        {"prompt": "d", "steps": 4, "accel": "fora", "frames": 5},
+    ]
+    for flags in ((), ("--dry-run",)):
+        done = render(*flags, jobs=jobs)
+        assert done.code == 2 and done.err.endswith("2 problems in jobs.jsonl; nothing was rendered\n"), done.err
+        assert "jobs.jsonl, line 2: sada with a start of 0.2 needs at least 6 steps, got 4" in done.err
+        assert "jobs.jsonl, line 3: soda needs the calibrated table" in done.err
+        assert not Path("out").exists()
+    done = render("--dry-run", "--no-time", jobs=jobs)
+    assert done.code == 0 and "whether all methods can run here was not checked" in done.out
+    done = render("--no-check", jobs=jobs)
+    assert done.code == 3 and "2 of 4 clips done" in done.out
+
+
+def test_jobs_are_listed(render: Render, cli: Cli) -> None:
+    assert render(jobs=[{"prompt": "a red circle", "name": "red"}]).code == 0
+    text = cli("status", "out", "--jobs").out
+    (job,) = RenderFolder(Path("out")).finished()
+    assert any(line.split()[:3] == [job, "red", "done"] for line in text.splitlines())
+    assert "prompt" not in cli("status", "out").out, "no table where there is nothing in it"
+    assert "videoaccel status out --jobs lists them" in cli("cancel", "out", "nosuch").err

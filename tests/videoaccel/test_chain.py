@@ -180,7 +180,7 @@ def test_a_coarser_form_keeps_within_the_memory() -> None:
         ("pab+sada+soda", {}, "a chain is two different methods, such as soda.sada, got 'pab.sada.soda'"),
         ("pab+pab", {}, "two different methods"),
         ("pab+sadda", {}, "unknown method 'sadda'; did you mean 'sada'"),
-        ("pab+sada", {"threshold": 1}, "give method.threshold, not threshold"),
+        ("pab+sada", {"threshold": 1}, "say whose, such as sada.threshold"),
         ("pab+sada", {"soda": {"anchors": 1}}, "pab\\+sada has no method 'soda'"),
         ("pab+sada", {"sada": {"treshold": 1}}, "sada has no field 'treshold'"),
     ],

@@ -32,7 +32,7 @@ def cancel(
     for name in jobs or []:
         fitting = [job for job in found.jobs if job.name == name or job.id.startswith(name)]
         if not fitting:
-            raise ValueError(f"{folder} has no job {name!r}; videoaccel status lists them")
+            raise ValueError(f"{folder} has no job {name!r}; videoaccel status {folder} --jobs lists them")
         chosen += [job.id for job in fitting if job.state != DONE]
     if jobs and not chosen:
         typer.echo("nothing to cancel: finished already")

@@ -46,9 +46,13 @@ def command() -> Callable[..., int]:
 def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
     if options["dry_run"]:
+        from videoaccel.generation import check_files
         from videoaccel.resolve import resolve
 
-        typer.echo(_plan(resolve(job.settings), job))
+        order = resolve(job.settings)
+        if order.settings.vbench is None:  # whose folders are made when it runs
+            check_files(order)
+        typer.echo(_plan(order, job))
         return 0
     if must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
@@ -234,11 +238,17 @@ def _plan(order: WorkOrder, job: Job) -> str:
     notes = [
         *([_difference(job)] if job.changed else []),
         *([order.ranks] if order.degrees.ranks > 1 else []),
+        *([_unchecked(order)] if order.policy is not None and order.policy.required else []),
         f"would load: {where}",
         "would write:",
         *clips,
     ]
     return "\n".join([settings, *(f"# {note}" for note in notes)])
+
+
+def _unchecked(order: WorkOrder) -> str:
+    assert order.policy is not None
+    return f"{order.policy.name} needs a calibrated prior; videoaccel plan with these options says whether there is one"
 
 
 def _difference(job: Job) -> str:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,13 +20,14 @@ from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.config import read_yaml
 from videoaccel.settings import Layer, assignments
-from videoaccel.wording import counted
+from videoaccel.wording import as_bytes, counted
 
 if TYPE_CHECKING:
     from videoaccel.render.control import Control
     from videoaccel.render.outcome import Outcome, Rules
     from videoaccel.render.run import Render
     from videoaccel.render.worker import Tell
+    from videoaccel.stages import Listener
 
 SOME_FAILED, INTERRUPTED = 3, 130
 
@@ -68,6 +69,12 @@ _DryRun = Annotated[
 ]
 _NoTime = Annotated[
     bool, typer.Option("--no-time", help="With --dry-run: load no model to predict times.", rich_help_panel=_JOBS)
+]
+_NoCheck = Annotated[
+    bool,
+    typer.Option(
+        "--no-check", help="Do not load models first to see whether all methods can run.", rich_help_panel=_JOBS
+    ),
 ]
 _Retry = Annotated[
     bool, typer.Option("--retry", help="Try jobs again that were given up or cancelled.", rich_help_panel=_JOBS)
@@ -149,6 +156,7 @@ def render(
     set_: _Set = None,
     dry_run: _DryRun = False,
     no_time: _NoTime = False,
+    no_check: _NoCheck = False,
     retry: _Retry = False,
     verify: _Verify = False,
     allow_batching: _Batching = 1,
@@ -198,9 +206,11 @@ def render(
         opened = _open(open_render, file, out, batching=allow_batching, suite=jobs is None, **layers)
         for line, first in opened.plan.repeated:
             display.note(f"line {line} asks for the same clip as line {first}; it is made once")
+        if not (no_check or (dry_run and no_time) or is_rank()):
+            _preflight(opened, listener=display)
         if dry_run:
             if rank() == 0:
-                typer.echo(_plan(opened, time=not no_time))
+                typer.echo(_plan(opened, time=not no_time, no_check=no_check or no_time))
             return
         if not is_rank() or rank() == 0:
             _prepare(opened, again=retry, verify=verify, note=display.note)
@@ -218,15 +228,26 @@ def render(
 
 
 def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:
+    found: Render = _all_told(jobs, lambda: open_render(jobs, out, **layers))
+    return found
+
+
+def _all_told(jobs: str, check: Callable[[], Any]) -> Any:
+    """Every bad line is told before the command ends."""
     from videoaccel.render.jobs_file import BadJobsError
 
     try:
-        found: Render = open_render(jobs, out, **layers)
-        return found
+        return check()
     except BadJobsError as error:
         for problem in error.problems:
             typer.echo(f"{jobs}, {plain(problem)}", err=True)
         raise ValueError(f"{counted(len(error.problems), 'problem')} in {jobs}; nothing was rendered") from None
+
+
+def _preflight(opened: Render, *, listener: Listener) -> None:
+    from videoaccel.render.preflight import check_methods
+
+    _all_told(str(opened.jobs), lambda: check_methods(opened, listener=listener))
 
 
 def _publish(opened: Render, *, quiet: bool) -> None:
@@ -354,7 +375,7 @@ def _child_arguments(given: Sequence[str]) -> list[str]:
             skip = True
         elif not argument.startswith(("--workers=", "--device=")) and argument not in _ONCE:
             arguments.append(argument)
-    return [*arguments, "--workers", "1", "--quiet"]
+    return [*arguments, "--workers", "1", "--quiet", "--no-check"]
 
 
 def _check_numbers(given: dict[str, float | None]) -> None:
@@ -363,7 +384,18 @@ def _check_numbers(given: dict[str, float | None]) -> None:
             raise ValueError(f"{name} must be above 0, got {value:g}")
 
 
-def _plan(opened: Render, *, time: bool) -> str:
+def _kind(found: Any) -> str:
+    """What is written, where that is not a plain clip."""
+    ending = found.group.order.outputs[0].clip.rsplit(".", 1)[-1]
+    return "" if ending == "mp4" else ", frames" if ending.endswith("/") else f", {ending}"
+
+
+def _method(job: Any) -> str:
+    s = job.job.settings
+    return f", {s.accel}" if s.accel else f", speed-up {s.speedup:g}" if s.speedup else ""
+
+
+def _plan(opened: Render, *, time: bool, no_check: bool) -> str:
     from videoaccel.render.estimate import MEASURED, estimate
 
     plan, done = opened.plan, opened.folder.finished()
@@ -376,15 +408,21 @@ def _plan(opened: Render, *, time: bool) -> str:
         method = "" if found.group.order.policy is None else f", {s.accel or 'speedup'} {s.speedup or ''}".rstrip()
         lines.append(
             f"  {counted(found.jobs, 'clip')}: {s.model}, {s.size}, {counted(s.frames or 0, 'frame')}, "
-            f"{counted(s.steps or 0, 'step')}{method}"
+            f"{counted(s.steps or 0, 'step')}{method}{_kind(found)}"
         )
         lines.append(f"    {_time(found)}; {_disk(found)}; {_memory(found)}")
         total, known = total + found.jobs * (found.seconds or 0), known and found.seconds is not None
         size += found.jobs * found.bytes
         if found.source != MEASURED:
             known = known and found.seconds is not None
-    lines.append(f"in all {'' if known else 'more than '}{_span(total)} for one worker, at most {size / _GIB:.2f} GiB")
-    lines += [f"  line {job.job.line}: clips/{job.folder}/{job.job.file}" for job in left[:20]]
+    time_ = f"{'' if known else 'more than '}{_span(total)} for one worker" if known or total else "unknown time"
+    lines.append(f"in all {time_}, at most {as_bytes(size)}")
+    if no_check:
+        lines.append("whether all methods can run here was not checked")
+    lines += [
+        f"  line {job.job.line}: clips/{job.folder}/{job.job.file} (seed {job.job.settings.seed}{_method(job)})"
+        for job in left[:20]
+    ]
     if len(left) > 20:
         lines.append(f"  and {len(left) - 20} more")
     return "\n".join(lines)

@@ -115,7 +115,7 @@ class Board(AbstractContextManager["Board"]):
         return Group(*([status_table(self._status, step=now)] if self._status else []), Text(self.progress()))
 
 
-def status_table(status: Status, *, step: Mapping[str, Any] | None = None) -> Table:
+def status_table(status: Status, *, step: Mapping[str, Any] | None = None) -> Table | Text:
     """Counts, and what is running and failed.
 
     Args:
@@ -142,6 +142,16 @@ def status_table(status: Status, *, step: Mapping[str, Any] | None = None) -> Ta
     for said in status.workers.values():
         if "job" not in said and said.get("stage"):
             table.add_row("", "", "", _stage(said), "")
+    return table if table.row_count else Text(title)
+
+
+def jobs_table(status: Status) -> Table:
+    """Every job, with what it makes."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("job", "name", "state", "tries", "prompt"):
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    for job in status.jobs:
+        table.add_row(job.id, Text(job.name), job.state, str(job.tries or ""), Text(job.prompt))
     return table
 
 
@@ -155,13 +165,16 @@ def plain(message: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours and minutes.
+    """A time that is left, in its two largest units.
 
-    >>> clock(40), clock(4000)
-    ('0:01', '1:07')
+    >>> clock(40), clock(130), clock(4000)
+    ('40 s', '2 min 10 s', '1 h 7 min')
     """
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes // 60}:{minutes % 60:02d}"
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
 
 
 def _stage(said: Mapping[str, Any]) -> str:

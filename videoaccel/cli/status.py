@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from videoaccel.cli.render_progress import status_table
+from videoaccel.cli.render_progress import jobs_table, status_table
 
 _EVERY = 2.0  # seconds
 _WIDTH = 200  # columns, where there is no terminal
@@ -20,12 +20,15 @@ _WIDTH = 200  # columns, where there is no terminal
 def status(
     folder: Annotated[str, typer.Argument(help="Folder of a render.", metavar="DIR")],
     watch: Annotated[bool, typer.Option("--watch", help="Go on until nothing is left to do.")] = False,
+    jobs: Annotated[bool, typer.Option("--jobs", help="List every job, with its identity and state.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Show where a render stands; writes nothing."""
     from videoaccel.render.folder import RenderFolder
     from videoaccel.render.state import read_status
 
+    if jobs and watch:
+        raise ValueError("--jobs lists them once; leave out --watch")
     place = RenderFolder(Path(folder).expanduser())
     if as_json:
         typer.echo(json.dumps(read_status(place).as_data(), indent=2, ensure_ascii=False))
@@ -35,6 +38,8 @@ def status(
         if not console.is_terminal:
             console.width = _WIDTH
         console.print(status_table(found))
+        if jobs:
+            console.print(jobs_table(found))
         return
     with Live(status_table(found), console=console, auto_refresh=False) as live:
         while found.open and found.workers:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videoaccel.action_session import ActionSession, Seen
 from videoaccel.models.seam import Site, Work
-from videoaccel.policy import Job, Mix, Probe, local_mix
+from videoaccel.policy import Job, Mix, NoTableError, Probe, local_mix
 
 Constants = Literal["calibrated", "published"]
 """Where a method's numbers come from: a prior of this model and setting, or the paper (Open-Sora 1.2, 30 steps, 480p,
@@ -57,7 +57,7 @@ def table(job: Job, name: str, *, published: bool = True, by_step: bool = True) 
     found = None if job.prior is None else job.prior.get(name)
     if found is None:
         other = ", or set constants to 'published'" if published else ""
-        raise ValueError(f"no table {name!r} for this model and setting; make it with `videoaccel calibrate`{other}")
+        raise NoTableError(f"no table {name!r} for this model and setting; make it with `videoaccel calibrate`{other}")
     if by_step and found.shape[0] != job.steps:
         raise ValueError(f"the table {name!r} was measured with {found.shape[0]} steps, here are {job.steps}")
     return found.detach().to("cpu", torch.float64)

@@ -36,7 +36,7 @@ from videoaccel.plan import (
 )
 from videoaccel.plan_session import PlanSession
 from videoaccel.policies._soda_errors import ORDERS, SHARES, ErrorProbe
-from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.policy import Job, Mix, NoTableError, Policy, Probe, Session, local_mix
 from videoaccel.wording import counted
 
 CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
@@ -277,7 +277,7 @@ def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, 
     """
     prior = job.prior or {}
     if missing := [name for name in names if name not in prior]:
-        raise ValueError(
+        raise NoTableError(
             f"{method} needs the calibrated table {missing[0]}, which is not there for this model and setting; "
             f"videoaccel calibrate measures it"
         )

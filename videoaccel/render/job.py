@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from videoaccel.names import safe_name
-from videoaccel.render.jobs_file import BadJobsError, JobsFile, Line
+from videoaccel.render.jobs_file import JobsFile, Line
 from videoaccel.render.sweeps import MOST, expand
 from videoaccel.settings import GenerateSettings, Layer, merge
 
@@ -61,18 +61,17 @@ class Job:
 
 
 def make_jobs(
-    file: JobsFile, *, path: Path, defaults: Sequence[Layer] = (), overrides: Sequence[Layer] = ()
-) -> list[Job]:
+    file: JobsFile, *, defaults: Sequence[Layer] = (), overrides: Sequence[Layer] = ()
+) -> tuple[list[Job], list[str]]:
     """Check every line, and expand sweeps, samples and lists of prompts.
 
     Args:
         file: What was read.
-        path: Where from, for messages.
         defaults: Layers below the lines, the file's own defaults above them.
         overrides: Layers above the lines.
 
-    Raises:
-        BadJobsError: Something is wrong; says all of it.
+    Returns:
+        Jobs of the lines that are well, and a sentence for each that is not.
     """
     below = [*defaults, Layer(file.defaults, lambda name: f"defaults: {name}")]
     jobs: list[Job] = []
@@ -87,13 +86,7 @@ def make_jobs(
             problems.append(f"line {line.number}: {error}")
             if len(jobs) > MOST:
                 break
-    if problems:
-        raise BadJobsError(path, sorted(problems, key=_number))
-    return jobs
-
-
-def _number(problem: str) -> int:
-    return int(problem.split(":")[0].removeprefix("line "))
+    return jobs, problems
 
 
 def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: _Known) -> list[Job]:

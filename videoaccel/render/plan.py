@@ -138,7 +138,13 @@ class Plan:
 
 
 def make_plan(
-    jobs: Sequence[Job], *, path: Path, hashes: Hashes, batching: int = 1, finished: Collection[str] = ()
+    jobs: Sequence[Job],
+    *,
+    path: Path,
+    hashes: Hashes,
+    batching: int = 1,
+    finished: Collection[str] = (),
+    known: Sequence[str] = (),
 ) -> Plan:
     """Give every job its identity, and check all that can be checked before a model is loaded.
 
@@ -148,6 +154,7 @@ def make_plan(
         hashes: Of model files and inputs.
         batching: So many jobs with equal shapes are made at once, at most; 1 makes each alone.
         finished: Identities whose clips are there; they are not checked again.
+        known: What is wrong with other lines, told together with what is wrong with these.
 
     Raises:
         BadJobsError: Some jobs cannot be made; says which and why.
@@ -178,10 +185,15 @@ def make_plan(
         wanted = [one for unit in some_units if any(one.id not in finished for one in unit.jobs) for one in unit.jobs]
         texts = _checked(wanted, problems)
         units += [_with_texts(unit, texts) for unit in some_units] if texts else some_units
-    if problems:
-        raise BadJobsError(path, [f"line {line}: {problems[line]}" for line in sorted(problems)])
+    if problems or known:
+        found_now = [f"line {line}: {problems[line]}" for line in problems]
+        raise BadJobsError(path, sorted([*known, *found_now], key=_number))
     units.sort(key=lambda unit: unit.jobs[0].group.engine)  # stable: one engine after the other, lines in order
     return Plan(tuple(units), tuple(sorted(repeated)))
+
+
+def _number(problem: str) -> int:
+    return int(problem.split(":")[0].removeprefix("line "))
 
 
 def _group_key(job: Job) -> str:

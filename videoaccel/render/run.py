@@ -79,8 +79,9 @@ def open_render(
     path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
     folder.check()
     hashes = Hashes(folder.hashes)
-    made = make_jobs(read_suite(path) if suite else read_jobs(path), path=path, defaults=defaults, overrides=overrides)
-    plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished())
+    file = read_suite(path) if suite else read_jobs(path)
+    made, problems = make_jobs(file, defaults=defaults, overrides=overrides)
+    plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished(), known=problems)
     if suite:
         check_suite(plan)
     if folder.is_one():

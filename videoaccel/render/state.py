@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -150,16 +150,28 @@ def _workers(folder: RenderFolder) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _rate(folder: RenderFolder, workers: Mapping[str, Any]) -> float | None:
-    """Clips an hour: each worker's own, by its own clock, added up."""
+    """Clips an hour, of the workers that are there or, if none is, of all, by the time in which any was at work.
+
+    A worker's times are by its own clock: where clocks differ, spans that do not touch look like several.
+    """
     times: dict[str, list[datetime]] = {}
-    done: dict[str, int] = {}
+    done = 0
     for row in read_manifests(folder.manifest):
         name = str(row.get("worker"))
         if workers and name not in workers:
             continue
         with suppress(ValueError, TypeError):
             times.setdefault(name, []).append(datetime.fromisoformat(row["time"]))
-            done[name] = done.get(name, 0) + (row["event"] == "done")
-    spans = {name: (some[-1] - some[0]).total_seconds() for name, some in times.items()}
-    rates = [3600 * done[name] / span for name, span in spans.items() if span > 0 and done[name]]
-    return sum(rates) if rates else None
+            done += row["event"] == "done"
+    seconds = busy(sorted((some[0], some[-1]) for some in times.values()))
+    return 3600 * done / seconds if done and seconds > 0 else None
+
+
+def busy(spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Seconds that sorted spans cover, those counted once in which they overlap."""
+    total, until = 0.0, None
+    for start, end in spans:
+        begin = start if until is None else max(start, until)
+        total += max(0.0, (end - begin).total_seconds())
+        until = end if until is None else max(end, until)
+    return total

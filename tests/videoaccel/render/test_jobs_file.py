@@ -19,7 +19,10 @@ from videoaccel.settings import Layer
 def jobs_of(folder: Path, text: str, name: str = "jobs.jsonl", **layers: Any) -> list[Job]:
     path = folder / name
     path.write_text(text, encoding="utf-8")
-    return make_jobs(read_jobs(path), path=path, **layers)
+    jobs, problems = make_jobs(read_jobs(path), **layers)
+    if problems:
+        raise BadJobsError(path, sorted(problems, key=lambda problem: int(problem.split(":")[0][5:])))
+    return jobs
 
 
 def problems_of(folder: Path, text: str, name: str = "jobs.jsonl") -> list[str]:

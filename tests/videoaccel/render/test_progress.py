@@ -1,6 +1,7 @@
 """What a terminal shows of a render, and what a log gets."""
 
 import io
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from tests.videoaccel.render.studio import FakeRenderer, Studio
 from videoaccel.cli.progress import Display
 from videoaccel.cli.render_progress import Board
 from videoaccel.render.plan import Unit
+from videoaccel.render.state import busy
 
 
 def fail_once(unit: Unit) -> None:
@@ -60,3 +62,12 @@ def test_quiet_is_quiet_but_for_what_cannot_wait(studio: Studio) -> None:
     with Board(render, Display(quiet=True, console=Console(file=out, width=200)), quiet=True, single=True) as board:
         studio.work(render, FakeRenderer(before=fail_once), tell=board.tell)
     assert out.getvalue().splitlines() == ["given up: a-red-circle: RuntimeError: an illegal memory access"]
+
+
+def test_time_is_counted_while_anybody_is_at_work() -> None:
+    """Two workers at once, a pause of a night, and one alone."""
+    night, day = datetime(2026, 1, 1, 20), datetime(2026, 1, 2, 6)
+    spans = [(0, 30), (15, 60)]
+    found = [tuple(night + timedelta(minutes=k) for k in span) for span in spans]
+    assert busy([*found, (day, day + timedelta(minutes=10))]) == 60 * (60 + 10)  # type: ignore[list-item]
+    assert busy([]) == 0
