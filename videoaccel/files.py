@@ -145,6 +145,16 @@ def check_creatable(path: str | Path) -> None:
             path.lstat()  # the temporary name is short; this one may be too long
 
 
+def check_folder(path: str | Path) -> None:
+    """Make sure that the folder of ``path`` is there; writes nothing.
+
+    Raises:
+        OSError: As `told` words it.
+    """
+    with told(path):
+        os.listdir(Path(path).parent)
+
+
 @contextmanager
 def told(path: str | Path) -> Iterator[None]:
     """Word the usual errors of writing ``path`` as one sentence for the user; others pass as they are.

@@ -100,7 +100,7 @@ def generate(
             if mesh.leads:
                 if order.settings.vbench is not None:
                     make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
-                check_files(order)
+                _check_files(order)
             given = read_given(order)
             with clock.stage("text"):  # once, however many ranks there are
                 states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
@@ -121,12 +121,8 @@ def generate(
     return paths
 
 
-def check_files(order: WorkOrder) -> None:
-    """Make sure that everything can be written, before the work.
-
-    Raises:
-        OSError: Something cannot; says what.
-    """
+def _check_files(order: WorkOrder) -> None:
+    """Make sure that everything can be written, before the work."""
     for outputs in order.outputs:
         check_writable(outputs.clip)
         for path in outputs.all[1:]:

@@ -88,6 +88,7 @@ def test_flow_of_two_frames(backbones: Backbones) -> None:
 
 
 @pytest.mark.golden
+@pytest.mark.slow
 def test_dino_sees_two_frames(backbones: Backbones) -> None:
     put(backbones, "dino_vitb16", DINO_B16)
     metric = metric_class("subject_consistency")(backbones=backbones)

@@ -11,6 +11,7 @@ from tests.models.networks import tiny_stdit
 from tests.parallel.work import mesh_of
 from tests.tiny_pipeline import tiny_pipeline
 from tests.videoaccel.policies.test_all import prior
+from videoaccel.devices import cpu_threads
 from videoaccel.noise import SampleNoise
 from videoaccel.parallel.deal import dealt
 from videoaccel.parallel.mesh import Mesh
@@ -130,6 +131,6 @@ def encoded(count: int) -> tuple[Tensor, int]:
 
     clip = torch.rand(3, 35, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
     noise = SampleNoise.from_seeds([7]).of(0)
-    with torch.inference_mode():
+    with torch.inference_mode(), cpu_threads(1):
         (latent,) = References((clip,), "0").encode(pipe.vae, noise, each=each)
     return latent, done

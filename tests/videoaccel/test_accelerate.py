@@ -83,7 +83,7 @@ def test_a_prior_on_the_shelf_is_found(
 
 
 def test_the_sidecar_says_what_was_done_and_makes_it_again(make: Workshop, prior: Path) -> None:
-    make(steps=STEPS, speedup=2.0, prior=str(prior))
+    make(steps=STEPS, speedup=2.0, prior=str(prior), accel_options={"order": 2})
     record = make.record()["acceleration"]
     assert record["method"] == "soda" and record["fields"]["speedup"] == 2.0
     (loop,) = record["loops"]

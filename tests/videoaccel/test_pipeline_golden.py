@@ -61,7 +61,7 @@ class RecordedReferences(References):
 
     latents: tuple[Tensor, ...] = ()
 
-    def encode(self, vae: VideoAutoencoder, noise: Noise) -> list[Tensor]:
+    def encode(self, vae: VideoAutoencoder, noise: Noise, **options: Any) -> list[Tensor]:
         return list(self.latents)
 
 

@@ -46,12 +46,13 @@ def command() -> Callable[..., int]:
 def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
     if options["dry_run"]:
-        from videoaccel.generation import check_files
+        from videoaccel.files import check_folder
         from videoaccel.resolve import resolve
 
         order = resolve(job.settings)
         if order.settings.vbench is None:  # whose folders are made when it runs
-            check_files(order)
+            for path in (path for outputs in order.outputs for path in outputs.all):
+                check_folder(path)
         typer.echo(_plan(order, job))
         return 0
     if must_start(job.settings):
