@@ -27,13 +27,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def report(results: Sequence[str | Path], out: str | Path, *, title: str = "Speed and quality") -> list[Path]:
+def report(results: Sequence[str | Path], out: str | Path, *, title: str | None = None) -> list[Path]:
     """Write a report.
 
     Args:
         results: Folders of comparisons and renders, ``results.json`` of comparisons and evaluations, priors.
         out: Folder for ``report.html``, ``report.json`` and ``report.csv``; made if it is not there.
-        title: Of the page.
+        title: Of the page; by default it says what is in it.
 
     Returns:
         The files.
@@ -48,7 +48,7 @@ def report(results: Sequence[str | Path], out: str | Path, *, title: str = "Spee
     folder = Path(out).expanduser()
     check_creatable(folder / PAGE if folder.is_dir() else folder)
     data = gather([read_source(Path(path).expanduser()) for path in results])
-    data["title"] = title
+    data["title"] = title or _title(data)
     page = make_page(data)
     folder.mkdir(exist_ok=True)
     found = [folder / PAGE, folder / DATA, folder / TABLE]
@@ -56,6 +56,12 @@ def report(results: Sequence[str | Path], out: str | Path, *, title: str = "Spee
     atomic_write_text(found[1], f"{to_json(_without_pictures(data), indent=2)}\n")
     atomic_write_text(found[2], to_csv(data))
     return found
+
+
+def _title(data: Mapping[str, Any]) -> str:
+    if data["comparisons"]:
+        return "Speed and quality"
+    return "Renders" if data["renders"] else "Scores" if data["evaluations"] else "Calibrated errors"
 
 
 def make_page(data: Mapping[str, Any]) -> str:
@@ -178,16 +184,16 @@ def _worst(item: Mapping[str, Any]) -> str:
 
 
 def _render(one: Mapping[str, Any]) -> str:
-    lines = []
+    lines, saved = [], any(group["memory_steps"] for group in one["groups"])
     for group in one["groups"]:
         seconds, peak = group["seconds"], group["peak_memory"]
         cells = [
             _text(group["label"]), str(group["clips"]), f"{seconds['median']:.2f}",
             f"{seconds['low']:.2f} to {seconds['high']:.2f}", "" if peak is None else f"{peak / 2**30:.2f}",
-            _text(", ".join(group["memory_steps"])),
+            *([_text(", ".join(group["memory_steps"]))] if saved else []),
         ]  # fmt: skip
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    titles = ("settings", "clips", "seconds a clip", "quartiles", "peak, GiB", "memory saved by")
+    titles = ["settings", "clips", "seconds a clip", "quartiles", "peak, GiB", *(["memory saved by"] if saved else [])]
     head = "".join(f"<th>{title}</th>" for title in titles)
     rate, events = one["throughput"]["clips_per_hour"], one["throughput"]["events"]
     told = f"{counted(one['clips'], 'clip')} in {one['path']}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from videoaccel.comparison_settings import CONTROLS, EXACT, OFF
 from videoaccel.comparison_worst import FOLDER, file_name
+from videoaccel.render.state import clips_per_hour
 from videoaccel.report_read import Source
 from videoaccel.wording import counted
 
@@ -180,17 +181,9 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _throughput(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from datetime import datetime
-
-    times: dict[str, list[float]] = {}
-    done: dict[str, int] = {}
-    for row in events:
-        name = str(row["worker"])
-        times.setdefault(name, []).append(datetime.fromisoformat(str(row["time"])).timestamp())
-        done[name] = done.get(name, 0) + (row["event"] == "done")
-    rates = [3600 * done[name] / (max(t) - min(t)) for name, t in times.items() if done[name] and max(t) > min(t)]
+    workers = {str(row["worker"]) for row in events if row["event"] == "done"}
     counts = {event: sum(row["event"] == event for row in events) for event in ("failed", "taken", "memory", "paused")}
-    return {"workers": len(rates), "clips_per_hour": sum(rates) if rates else None, "events": counts}
+    return {"workers": len(workers), "clips_per_hour": clips_per_hour(events), "events": counts}
 
 
 def _heat_maps(source: Source) -> Iterator[dict[str, Any]]:

@@ -130,7 +130,8 @@ def memory(data: Mapping[str, Any], *, salt: str) -> dict[str, str] | None:
         axes = figure.subplots()
         for row, (_, peak, cache) in enumerate(bars):
             axes.barh(row, peak, color="#7b8794", label=None if row else "peak")
-            axes.barh(row, cache, color="#d55e00", height=0.4, label=None if row else "of it the method's cache")
+            if any(kept for _, _, kept in bars):
+                axes.barh(row, cache, color="#d55e00", height=0.4, label=None if row else "of it the method's cache")
         _bars(axes, [name for name, _, _ in bars], width)
         axes.set_xlabel("GiB")
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)

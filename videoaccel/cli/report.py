@@ -13,7 +13,7 @@ def report(
         typer.Argument(help="Folders of compare and render, results.json of evaluate, priors.", metavar="RESULT"),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report.", metavar="DIR")] = "report",
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Speed and quality",
+    title: Annotated[str | None, typer.Option(help="Of the page; by default it says what is in it.")] = None,
 ) -> None:
     """Write one self-contained page from results, with JSON and CSV beside it."""
     from videoaccel.report import report as write

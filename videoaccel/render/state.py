@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -123,7 +123,7 @@ def read_status(folder: RenderFolder, *, tries: int = 3, deaths: int = 5) -> Sta
         else:
             jobs.append(JobState(**about, state=WAITING, tries=count, error=error))
     workers = dict(_workers(folder))
-    return Status(tuple(jobs), workers, _rate(folder, workers))
+    return Status(tuple(jobs), workers, clips_per_hour(_of(folder, workers)))
 
 
 def _planned(folder: RenderFolder) -> Iterator[dict[str, Any]]:
@@ -149,21 +149,26 @@ def _workers(folder: RenderFolder) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path.stem, said if isinstance(said, dict) else {}
 
 
-def _rate(folder: RenderFolder, workers: Mapping[str, Any]) -> float | None:
-    """Clips an hour, of the workers that are there or, if none is, of all, by the time in which any was at work.
+def _of(folder: RenderFolder, workers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the workers that are there have written down; where none is, all."""
+    return (row for row in read_manifests(folder.manifest) if not workers or str(row.get("worker")) in workers)
+
+
+def clips_per_hour(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Finished clips by the time in which any worker was at work; None if there are none.
 
     A worker's times are by its own clock: where clocks differ, spans that do not touch look like several.
+
+    Args:
+        rows: Of manifests.
     """
     times: dict[str, list[datetime]] = {}
     done = 0
-    for row in read_manifests(folder.manifest):
-        name = str(row.get("worker"))
-        if workers and name not in workers:
-            continue
+    for row in rows:
         with suppress(ValueError, TypeError):
-            times.setdefault(name, []).append(datetime.fromisoformat(row["time"]))
+            times.setdefault(str(row.get("worker")), []).append(datetime.fromisoformat(str(row["time"])))
             done += row["event"] == "done"
-    seconds = busy(sorted((some[0], some[-1]) for some in times.values()))
+    seconds = busy(sorted((min(some), max(some)) for some in times.values()))
     return 3600 * done / seconds if done and seconds > 0 else None
 
 
