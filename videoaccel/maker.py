@@ -5,6 +5,7 @@ Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +30,19 @@ from videoaccel.prior import advice, find_prior, setting_of
 from videoaccel.references import References, frames_of, with_tail
 from videoaccel.request import Request
 from videoaccel.stages import StageClock
+
+
+@contextmanager
+def naming_the_nearest(setting: Mapping[str, Any], *, found: bool) -> Iterator[None]:
+    """Where a method misses calibrated tables, say which prior there is instead, if any was looked for in vain.
+
+    Raises:
+        ValueError: A method misses calibrated tables.
+    """
+    try:
+        yield
+    except NoTableError as error:
+        raise ValueError(f"{error}{'' if found else advice(setting)}") from None
 
 
 class Maker:
@@ -218,10 +232,8 @@ class Maker:
                 tables = self._tables(denoising.setting)
                 job = denoising.job(prior=tables, cache_memory=request.cache_memory)
                 frames, _, _ = self.transformer.token_grid(self.size)
-                try:
+                with naming_the_nearest(denoising.setting, found=tables is not None):
                     session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
-                except NoTableError as error:
-                    raise ValueError(f"{error}{'' if tables else advice(denoising.setting)}") from None
         if request.explain:
             session.note_guidance()
         self.sessions.append(session)

@@ -11,13 +11,14 @@ import torch
 from videoaccel.cache_memory import fit, foretell
 from videoaccel.denoising import Denoising
 from videoaccel.devices import cpu_threads
+from videoaccel.maker import naming_the_nearest
 from videoaccel.mesh_plan import MeshPlan, kept_link, plan_mesh
 from videoaccel.parallel.links import Link
 from videoaccel.parts import load_pipeline
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.plan_report import PlanReport
-from videoaccel.policy import NoTableError, Policy
-from videoaccel.prior import Prior, advice, find_prior
+from videoaccel.policy import Policy
+from videoaccel.prior import Prior, find_prior
 from videoaccel.rank_choice import whole_guidance
 from videoaccel.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.resolve import WorkOrder, resolve
@@ -55,10 +56,8 @@ def plan(
         with clock.stage("plan"):
             prior = _prior(order, run)
             s = order.settings
-            try:
+            with naming_the_nearest(run.setting, found=prior is not None):
                 made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
-            except NoTableError as error:
-                raise ValueError(f"{error}{'' if prior else advice(run.setting)}") from None
         if not time or made.adaptive:
             return made
         with clock.stage("time"):
@@ -92,10 +91,8 @@ def check_method(order: WorkOrder, pipe: VideoPipeline, *, listener: Listener | 
         prior = _prior(order, run)
         job = run.job(prior=None if prior is None else prior.tables, cache_memory=order.settings.cache_memory)
         frames, _, _ = run.model.token_grid(run.z.shape[2:])
-        try:
+        with naming_the_nearest(run.setting, found=prior is not None):
             fit(order.policy, job, frames=frames, width=run.model.width)
-        except NoTableError as error:
-            raise ValueError(f"{error}{'' if prior else advice(run.setting)}") from None
 
 
 def plan_ranks(

@@ -78,6 +78,11 @@ def test_a_prior_on_the_shelf_is_found(
         shelf.mkdir(parents=True)
         Prior.load(prior).save(shelf / "tiny.safetensors")
         assert torch.isfinite(latents(pipe)).all()
+        nearest = r"the nearest prior was made for guidance 4.0, here 5.0: `allow_foreign_prior` interpolates it"
+        with pytest.raises(ValueError, match=nearest):
+            latents(pipe, guidance_scale=5.0)
+        with pytest.warns(UserWarning, match="interpolated: it was made for guidance 4.0, here 5.0"):
+            assert torch.isfinite(latents(pipe, guidance_scale=5.0, foreign_prior=True)).all()
     finally:
         pipe.accelerate(None)
 
@@ -169,3 +174,11 @@ def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> No
     pipe.accelerate(None)
     with pytest.raises(ValueError, match="object takes no acceleration: it has no policy"):
         videoaccel.accelerate(object(), "fora")  # type: ignore[type-var]
+
+
+def test_a_size_that_is_cut_is_said(pipe: VideoPipeline) -> None:
+    factor = pipe.vae.space_factor
+    with pytest.warns(
+        UserWarning, match=rf"multiples of {factor} pixels: the clip will be 32x32, not {32 + factor - 1}x32"
+    ):
+        pipe.request("a red circle", height=32 + factor - 1, width=32)

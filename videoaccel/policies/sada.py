@@ -338,9 +338,5 @@ def _changes(job: Job) -> list[list[bool]]:
     return [unchanged, *(mask[1:] != mask[:-1]).any(-1).tolist()]
 
 
-def _which(verdicts: Sequence[str], kind: str) -> list[int]:
-    return [b for b, verdict in enumerate(verdicts) if verdict == kind]
-
-
 def _by_sample(out: Velocities, samples: Sequence[int]) -> dict[int, Mapping[str, Tensor]]:
     return {b: {name: velocity[k] for name, velocity in out.items()} for k, b in enumerate(samples)}
