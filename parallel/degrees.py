@@ -88,8 +88,9 @@ def choose_degrees(
     fitting = [d for d in every if all(want in (None, degree) for want, degree in zip(wanted, d, strict=True))]
     if fitting:
         return fitting[0]
-    said = " and ".join(f"`{name}={degree}`" for name, degree in given.items() if degree is not None)
-    raise ValueError(f"{said} do not multiply to {_ranks(ranks)}; these would: {'; '.join(map(_spelled, every))}")
+    said = [f"`{name}={degree}`" for name, degree in given.items() if degree is not None]
+    verb = "do not multiply to" if len(said) > 1 else "does not divide"
+    raise ValueError(f"{' and '.join(said)} {verb} {_ranks(ranks)}; these would: {'; '.join(map(_spelled, every))}")
 
 
 def why_these(degrees: Degrees, *, whole: str | None, scheme: str) -> str:

@@ -188,13 +188,21 @@ class Mesh:
             dist.destroy_process_group()
 
     def __enter__(self) -> Self:
+        """Close the mesh at the end of the block.
+
+        An exception that leaves it before the first exchange has ``said_by_first``: whether rank 0 fails with the same.
+        """
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         text = "" if error is None else f"failed: {' '.join(str(error).split()) or type(error).__name__}"
-        self.close(reason="was told to end" if isinstance(error, SystemExit | KeyboardInterrupt) else text)
+        ended = isinstance(error, SystemExit | KeyboardInterrupt)
+        self.close(reason="was told to end" if ended else text)
+        begun = self.where.calls > 0  # from then on every rank says where it was
+        if error is not None and not (ended or begun or self.first or self.watch is None):
+            error.said_by_first = self.watch.heard_of(text)  # type: ignore[attr-defined]
 
 
 def _join(join: Any, kind: str) -> None:

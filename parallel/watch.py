@@ -106,6 +106,22 @@ class Watch:
                 return f"rank {rank} does not come: waited {time.monotonic() - since:.0f} s for it{_place(told)}"
         return ""
 
+    def heard_of(self, reason: str, *, wait: float = 5.0) -> bool:
+        """Whether rank 0 failed for this reason, or this is what it failed for: then it has been said.
+
+        Args:
+            reason: Why this rank failed.
+            wait: Seconds that rank 0 has to come to the same.
+        """
+        end = time.monotonic() + wait
+        with contextlib.suppress(RuntimeError):  # the store may be gone with whoever held it
+            while time.monotonic() < end:
+                told = json.loads(self.store.get("beat/0")) if self.store.check(["beat/0"]) else {}
+                if told.get("state") in (FAILED, GONE, DONE):
+                    return told["state"] == FAILED and told["reason"] in reason
+                time.sleep(PERIOD / 5)
+        return False
+
     def _work(self) -> None:
         while not self._end.wait(PERIOD):
             try:

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from videoaccel.evaluation_suite import choose_metrics
 from videoaccel.evaluation_table import (
     COUNTED_AS,
     MetricResult,
+    not_applicable_lines,
     official_results,
     row_record,
     summarise,
@@ -54,6 +55,8 @@ class Evaluation:
         rows: By metric, one a clip.
         failures: By clip, why it could not be measured.
         files: What was written; empty on ranks other than 0.
+        not_applicable: For how many clips a metric is not defined, and why.
+        resumed: Measurements that were there already.
     """
 
     results: Sequence[MetricResult]
@@ -63,6 +66,8 @@ class Evaluation:
     failures: Mapping[str, Mapping[str, str]]
     files: Sequence[Path] = ()
     official_scores: Mapping[str, float] = field(default_factory=dict)
+    not_applicable: Sequence[str] = ()
+    resumed: int = 0
 
     @property
     def complete(self) -> bool:
@@ -119,16 +124,18 @@ def evaluate(
     rank, ranks = _ranks()
     networks = Backbones(Path(backbones) if backbones else None)
     metrics, not_run = _made(names, networks, device, bridged=official is not None)
+    before = {row.key for row in RowFile(out, rank).known.values()}
     rows = _measured(clips, metrics, networks, out, reader, listener, rank, ranks)
+    resumed = sum(row.key in before for found in rows.values() for row in found)
     run = _bridge(official, names, folder, clips, book, prompts, networks, rank) if official else None
     if run is not None:
         rows |= {name: list(found) for name, found in run.rows.items()}
         not_run |= {name: [reason] for name, reason in run.errors.items()}
-    found = _evaluation(names, rows, not_run, clips, book, run)
+    found = replace(_evaluation(names, rows, not_run, clips, book, run), resumed=resumed)
     if rank:
         return found
     files = _write(found, out, clips, _about(folder, reference, reader, names, command, ranks))
-    return Evaluation(**{**_fields(found), "files": files})
+    return replace(found, files=files)
 
 
 def _made(
@@ -226,7 +233,15 @@ def _evaluation(
             if row.error is not None:
                 failures.setdefault(row.clip, {})[name] = row.error
     total = vbench_totals(results, withheld=withheld)
-    return Evaluation(results, not_run, total, ordered, failures, official_scores=run.scores if run else {})
+    return Evaluation(
+        results,
+        not_run,
+        total,
+        ordered,
+        failures,
+        official_scores=run.scores if run else {},
+        not_applicable=not_applicable_lines(ordered),
+    )
 
 
 def _write(found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mapping[str, Any]) -> list[Path]:
@@ -236,6 +251,8 @@ def _write(found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mappi
         "vbench": found.totals,
         "not_run": found.not_run,
         "failures": found.failures,
+        "not_applicable": found.not_applicable,
+        "measured_before": found.resumed,
         "official_scores": found.official_scores,
         "note": COUNTED_AS,
         "clips": [{"name": clip.name, "prompt": clip.prompt} for clip in clips],
@@ -259,10 +276,6 @@ def _about(
         "reference": None if reference is None else str(reference), "reader": reader, "metrics": list(names),
         "ranks": ranks, "versions": versions(),
     }  # fmt: skip
-
-
-def _fields(found: Evaluation) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in Evaluation.__dataclass_fields__}
 
 
 def _ranks() -> tuple[int, int]:

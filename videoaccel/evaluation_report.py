@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -17,12 +18,16 @@ from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation_clips import ClipFile, read_clip
 from videoaccel.evaluation_rows import Row
-from videoaccel.evaluation_table import MetricResult
+from videoaccel.evaluation_table import MetricResult, lacking_lines
 from videoaccel.media import Frames, evenly_spaced
 
 _WORST, _COLUMNS, _PLAYED = 3, 5, 24  # clips, frames of a strip, frames of a film
 _WIDTH, _SHOWN = 240, 170  # pixels: at most of a picture, and of one in a strip
 _SMALL = 10_000  # pixels of a picture that is kept without loss
+_RULE = (
+    f"At most {_WORST}: clips that the table names as a metric's worst, those that it names most often first; then "
+    "those that come off worst over all metrics."
+)
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
@@ -88,7 +93,8 @@ def report_page(
     sets = [(clip, *_both(clip, reader)) for clip in shown]
     parts = [
         f"<h1>Evaluation of {escape(str(record['folder']))}</h1><p><code>{escape(str(record['command']))}</code></p>",
-        _table(results), _totals(record.get("vbench")), radar(results), _lists(record), "<h2>Worst clips</h2>",
+        _table(results), _totals(record.get("vbench")), radar(results), _lists(record),
+        f"<h2>Worst clips</h2><p>{_RULE}</p>" if any(frames is not None for _, frames, _ in sets) else "",
         *(_strips(clip, frames, reference) for clip, frames, reference in sets if frames is not None),
         _player(sets),
     ]  # fmt: skip
@@ -156,25 +162,30 @@ def _lists(record: Mapping[str, Any]) -> str:
         f"<li>{escape(clip)}: {escape('; '.join(sorted(set(reasons.values()))))}</li>"
         for clip, reasons in record["failures"].items()
     )
-    lacking = "".join(
-        f"<li>{escape(name)}: {escape('; '.join(texts))}</li>" for name, texts in record["not_run"].items()
+    lacking = "".join(f"<li>{escape(line)}</li>" for line in lacking_lines(record["not_run"]))
+    without = "".join(f"<li>{escape(line)}</li>" for line in record["not_applicable"])
+    lists = (
+        ("<h2 class=bad>Failed</h2>", failed),
+        ("<h2>Not applicable</h2>", without),
+        ("<h2>Did not run</h2>", lacking),
     )
-    return (f"<h2 class=bad>Failed</h2><ul>{failed}</ul>" if failed else "") + (
-        f"<h2>Did not run</h2><ul>{lacking}</ul>" if lacking else ""
-    )
+    return "".join(f"{head}<ul>{lines}</ul>" for head, lines in lists if lines)
 
 
 def _shown_clips(
     results: Sequence[MetricResult], rows: Mapping[str, Sequence[Row]], clips: Sequence[ClipFile]
 ) -> list[ClipFile]:
-    """Those that are worst over all metrics: the sum of their places, from the worst on."""
-    places: dict[str, int] = {}
+    """Those that `_RULE` tells of; a metric by which all clips are equal has no say."""
+    first, places = Counter[str](), Counter[str]()
     for result in results:
         kind = metric_class(result.metric)
         found = [(kind.badness(row.score.value), row.clip) for row in rows[result.metric] if row.score is not None]
-        for place, (_, name) in enumerate(sorted(found)):  # a tie goes by name
-            places[name] = places.get(name, 0) + place
-    names = sorted(places, key=lambda name: (-places[name], name))[:_WORST]
+        places.update(name for _, name in found)
+        if len({badness for badness, _ in found}) > 1:
+            assert result.worst is not None
+            first[result.worst] += 1
+            places.update({name: place for place, (_, name) in enumerate(sorted(found))})
+    names = sorted(places, key=lambda name: (-first[name], -places[name], name))[:_WORST]
     by_name = {clip.name: clip for clip in clips}
     return [by_name[name] for name in names]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from videoaccel.eval.metric import set_score
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, totals
 from videoaccel.evaluation_rows import Row
+from videoaccel.wording import counted
 
 COUNTED_AS = f"identical clips have no PSNR; in means they count as {CEILING:g} dB"
 
@@ -71,6 +73,34 @@ def summarise(metric: str, rows: Sequence[Row]) -> MetricResult:
         worst=worst.clip if worst else None,
         worst_value=_finite(_value(worst)) if worst else None,
     )  # fmt: skip
+
+
+def not_applicable_lines(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """For how many clips each metric is not defined, and why.
+
+    >>> not_applicable_lines({"ms_ssim": [Row("a", "ms_ssim", "", reason="too small")]})
+    ['ms_ssim: 1 clip: too small']
+    """
+    found = [
+        (name, reason, count)
+        for name, of_metric in rows.items()
+        for reason, count in Counter(row.reason for row in of_metric).items()
+        if reason is not None
+    ]
+    return [f"{name}: {counted(count, 'clip')}: {reason}" for name, reason, count in found]
+
+
+def lacking_lines(not_run: Mapping[str, Sequence[str]]) -> list[str]:
+    """What metrics lack, everything once with all that lack it.
+
+    >>> lacking_lines({"a": ["fetch x"], "b": ["fetch x", "fetch y"]})
+    ['a, b: fetch x', 'b: fetch y']
+    """
+    metrics: dict[str, list[str]] = {}
+    for name, texts in not_run.items():
+        for text in texts:
+            metrics.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in metrics.items()]
 
 
 def vbench_totals(results: Sequence[MetricResult], *, withheld: str | None) -> dict[str, Any] | None:

@@ -145,14 +145,25 @@ def check_creatable(path: str | Path) -> None:
             path.lstat()  # the temporary name is short; this one may be too long
 
 
-def check_folder(path: str | Path) -> None:
-    """Make sure that the folder of ``path`` is there; writes nothing.
+def make_folder(path: str | Path) -> None:
+    """Make the folder of ``path`` if it is all that is missing: where its own folder is not there, a slip is likelier.
 
     Raises:
         OSError: As `told` words it.
     """
     with told(path):
-        os.listdir(Path(path).parent)
+        Path(path).parent.mkdir(exist_ok=True)
+
+
+def check_folder(path: str | Path) -> None:
+    """Make sure that `make_folder` would do: the folder of ``path``, or its own, is there; writes nothing.
+
+    Raises:
+        OSError: As `told` words it.
+    """
+    folder = Path(path).parent
+    with told(path):
+        os.listdir(folder if folder.exists() else folder.absolute().parent)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from torch import Tensor
 from videoaccel.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.devices import cpu_threads
 from videoaccel.explanation import Explanation, explain, gained_nothing
-from videoaccel.files import check_creatable, make_clip_folders
+from videoaccel.files import check_creatable, make_clip_folders, make_folder
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
@@ -98,9 +98,7 @@ def generate(
         clock = StageClock(told, device=str(order.settings.device))
         with memory_advice(order, told.where), cpu_threads(order.settings.threads):
             if mesh.leads:
-                if order.settings.vbench is not None:
-                    make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
-                _check_files(order)
+                check_files(order)
             given = read_given(order)
             with clock.stage("text"):  # once, however many ranks there are
                 states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
@@ -121,9 +119,17 @@ def generate(
     return paths
 
 
-def _check_files(order: WorkOrder) -> None:
-    """Make sure that everything can be written, before the work."""
+def check_files(order: WorkOrder) -> None:
+    """Make sure that everything can be written, before the work; the folders of a VBench run are made.
+
+    Raises:
+        OSError: Something cannot be written.
+        ValueError: No file of this kind can be written.
+    """
+    if order.settings.vbench is not None:
+        make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
     for outputs in order.outputs:
+        make_folder(outputs.clip)
         check_writable(outputs.clip)
         for path in outputs.all[1:]:
             check_creatable(path)

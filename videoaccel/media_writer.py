@@ -149,6 +149,7 @@ def _kind(path: str | Path) -> str:
         return "/"
     if folder or suffix not in WRITABLE:
         raise ValueError(
-            f"cannot write {text!r}: its name must end in {', '.join(WRITABLE)}, or in '/' for a folder of frames"
+            f"cannot write {text!r}: its name must end in {', '.join(WRITABLE)}, such as clips/clip.mp4, or in '/' for "
+            f"a folder of frames"
         )
     return suffix

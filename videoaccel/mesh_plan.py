@@ -18,7 +18,7 @@ from videoaccel.files import atomic_write_text
 from videoaccel.models.seam import Site, Work
 from videoaccel.parallel.degrees import possible_degrees
 from videoaccel.parallel.links import Link, as_link
-from videoaccel.parallel.schemes import SCHEMES
+from videoaccel.parallel.schemes import AUTO, SCHEMES, choose_scheme
 from videoaccel.parallel.traffic import Load, Stream, load
 from videoaccel.prior import cache_folder
 
@@ -54,6 +54,7 @@ class MeshPlan:
         choices: Ways.
         dense_ms: Measured milliseconds of a dense step on one rank; None if nothing was measured.
         link: Measured or given; None if neither.
+        splits_guidance: Whether guidance branches may have ranks of their own.
     """
 
     ranks: int
@@ -61,6 +62,7 @@ class MeshPlan:
     choices: tuple[Choice, ...]
     dense_ms: float | None
     link: Link | None
+    splits_guidance: bool = True
 
     def reason(self) -> str:
         """Why the first is recommended."""
@@ -75,7 +77,17 @@ class MeshPlan:
         ]
         if best.place_waste >= NOTABLE:
             spoiled.append(f"{places} places on {best.degrees.sequence} ranks pad everything by {best.place_waste:.0%}")
-        return f"{'; '.join([*dict.fromkeys(spoiled)])}{'; ' if spoiled else ''}use {taken}"
+        return "; ".join([*dict.fromkeys(spoiled), f"use {taken}", *self._told()])
+
+    def _told(self) -> list[str]:
+        """Settings that have `generate` do so, where it would not by itself."""
+        best, own = self.choices[0].load, possible_degrees(self.ranks, splits_guidance=self.splits_guidance)[0]
+        told = []
+        if best.degrees != own:
+            told += [f"`cfg_parallel={best.degrees.guidance}`", f"`sp={best.degrees.sequence}`"]
+        if best.degrees.sequence > 1 and best.scheme != choose_scheme(AUTO, frames=self.stream.frames):
+            told.append(f"`sequence_parallel={best.scheme}`")
+        return [f"generate does so if told {' '.join(told)}"] if told else []
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
@@ -116,9 +128,10 @@ def plan_mesh(
     stream = stream_of(run)
     weights = sum(p.nbytes for p in _parameters(run.model))
     timed = costs if costs.unit == "ms" else None
+    splits = whole is None and len(run.branches) > 1
     found = [
         Choice(one, weights + _activations(stream, one), _time(stream, one, timed, link))
-        for one in _loads(stream, ranks, groups, splits=whole is None and len(run.branches) > 1)
+        for one in _loads(stream, ranks, groups, splits=splits)
     ]
     if timed is not None and link is not None:
         found.sort(key=lambda choice: choice.ms or math.inf)
@@ -126,7 +139,7 @@ def plan_mesh(
         found.sort(
             key=lambda choice: (_padding(choice.load) >= NOTABLE, -choice.load.degrees.guidance, choice.load.switched)
         )
-    return MeshPlan(ranks, stream, tuple(found), None if timed is None else timed.dense, link)
+    return MeshPlan(ranks, stream, tuple(found), None if timed is None else timed.dense, link, splits)
 
 
 @torch.inference_mode()

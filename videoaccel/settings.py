@@ -345,9 +345,13 @@ def unknown(name: str, known: Sequence[str]) -> str:
     >>> unknown("step", ["steps", "seed"])
     "unknown option 'step'; did you mean steps? videoaccel generate --help lists all"
     """
+    guess = _guess(name, known)
+    return f"unknown option {name!r}{f'{guess}?' if guess else ';'} videoaccel generate --help lists all"
+
+
+def _guess(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown option {name!r}; {guess}videoaccel generate --help lists all"
+    return f"; did you mean {' or '.join(near)}" if near else ""
 
 
 def assignments(items: Sequence[str]) -> dict[str, Any]:
@@ -378,18 +382,25 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+_PLAIN = {
+    **dict.fromkeys(("int_parsing", "int_from_float", "int_type"), "a whole number is wanted"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number is wanted"),
+}
+"""What is wrong, by pydantic's kind of error, where its own text speaks of parsing."""
+
+
 def _sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> str:
     """One sentence a field; a field that may be one thing or another has several errors."""
     found: dict[str, list[str]] = {}
     for item in items:
-        message = item["msg"].removeprefix("Value error, ")
+        message = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         start = ""
         if item["loc"]:
             field = str(item["loc"][0])
             # Our own messages name the value themselves.
             value = "" if item["type"] == "value_error" else f"{item['input']!r}: "
             if item["type"] == "extra_forbidden":
-                value, message = "", unknown(field, list(GenerateSettings.model_fields))
+                value, message = "", f"there is no such setting{_guess(field, list(GenerateSettings.model_fields))}"
             start = f"{spelled.get(field, field)}: {value}"
         found.setdefault(start, []).append(message[0].lower() + message[1:])
     return "; ".join(start + ", or ".join(messages) for start, messages in found.items())

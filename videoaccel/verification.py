@@ -175,12 +175,15 @@ def _difference(stage: str, a: Tensor, b: Tensor) -> float:
 
 def main(name: str) -> None:
     """One rank's part: a clip with every method of ``NAME.yaml``; the first rank writes ``NAME.safetensors``."""
+    from videoaccel.cli.progress import calm_libraries
+
     told = yaml.safe_load(Path(f"{name}.yaml").read_text(encoding="utf-8"))
     settings, degrees = GenerateSettings(**told["settings"]), Degrees(*told["degrees"])
     orders = {method: resolve(variant(settings, method, degrees)) for method in told["methods"]}
     first = next(iter(orders.values()))
     tensors: dict[str, Tensor] = {}
     decisions: dict[str, str] = {}
+    calm_libraries(quiet=True)  # the process that started the ranks shows how far they are
     with started(first) as mesh, torch.inference_mode(), cpu_threads(first.settings.threads):
         pipe = load_pipeline(first).parallelize(mesh)
         for method, order in orders.items():

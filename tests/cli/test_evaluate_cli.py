@@ -94,10 +94,13 @@ def test_fidelity_names_the_worst_and_lists_what_is_missing(evaluate: Evaluate) 
     place = Path("networks/alexnet_model/alexnet-owt-7be5be79.pth").absolute()
     for name in ("lpips", "tlp"):
         assert str(place) in whole["not_run"][name][0]
-    assert f"not run: lpips: {place.name} is missing: mkdir -p '{place.parent}'" in done.out
+    assert f"not run: lpips, tlp: {place.name} is missing: mkdir -p '{place.parent}'" in done.out
     standin.save("alexnet", place)
     again = evaluate("--reference", "exact", suite="fidelity")
     assert again.code == 0 and scores()["lpips"]["score"] > 0 and scores()["lpips"]["worst"] == f"{SENTENCES[1]}-0"
+    why = "ms_ssim: 2 clips: five scales need pictures of at least 176 pixels a side, got 64x64"
+    assert f"not applicable: {why}\n" in again.out and f"<li>{why}</li>" in Path("run/report.html").read_text()
+    assert "10 of 14 measurements were there already" in again.out and "already" not in done.out
 
 
 def test_the_report_is_one_page(evaluate: Evaluate) -> None:

@@ -20,11 +20,13 @@ TINY = ("a red circle", "--steps", "2", "--frames", "5", "--threads", "1")
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("--gpus", "4", "--sp", "3"), "--sp 3 do not multiply to 4 ranks; these would: dp 1 x cfg_parallel 2 x sp 2"),
+        (("--gpus", "4", "--sp", "3"), "--sp 3 does not divide 4 ranks; these would: dp 1 x cfg_parallel 2 x sp 2"),
         (("--gpus", "2", "--cfg-parallel", "2", "--guidance", "1"), "without guidance there is one branch only"),
         (("--gpus", "2", "--cfg-parallel", "2", "--accel", "tgate"), "tgate needs both guidance branches on one rank"),
         (("--gpus", "2", "--provider", "mpi"), "--provider"),
-        (("--sp", "2",), "do not multiply to 1 rank"),
+        (("--sp", "2"), "--sp 2 does not divide 1 rank"),
+        (("--gpus", "6", "--sp", "2", "--dp", "2"), "--dp 2 and --sp 2 do not multiply to 6 ranks"),
+        (("--gpus", "two"), "--gpus: 'two': a whole number is wanted"),
         (("--gpus", "0",), "--gpus"),
     ],
 )  # fmt: skip
@@ -73,6 +75,7 @@ def test_a_plan_weighs_meshes(cli: Cli) -> None:
     assert mesh["choices"][0]["degrees"]["guidance"] == 2
     text = cli("plan", "--gpus", "2", "--no-time", "--quiet").out
     assert "Mesh: 2 ranks" in text and "no times" in text
+    assert "generate does so if told --sequence-parallel ulysses" in cli("plan", "--gpus", "8", "--no-time").out
     assert cli("plan", "--accel", "fora", "--link", "3").code == 2
 
 
@@ -80,8 +83,12 @@ def test_a_verdict_is_a_line() -> None:
     close = dict.fromkeys(("text", "noise", "pass", "latents", "frames"), 0.0)
     good = Verdict("off", Degrees(1, 2, 2), close, True, True)
     lines = table([good, Verdict("fora", Degrees(1, 1, 2), {**close, "latents": 2e-4}, False)]).splitlines()
-    assert good.holds and lines[2].startswith("off             4 (2 x 2)") and lines[2].endswith("equal, bits of exact")
+    assert (
+        good.holds and lines[2].startswith("off               4 (2 x 2)") and lines[2].endswith("equal, bits of exact")
+    )
     assert lines[3].endswith("DIFFERENT  FAILS") and lines[4] == "1 of 2 fail"
+    rounded = table([Verdict("fora", Degrees(1, 1, 2), {**close, "frames": 1.0}, True)])
+    assert "frames of equal latents may differ by one grey level" in rounded and rounded.endswith("all 1 hold")
     wrong = [{"latents": float("nan")}, {"text": 1e-9}, {"frames": 2.0}]
     assert not any(Verdict("exact", Degrees(), {**close, **one}, True).holds for one in wrong)
     assert not Verdict("off", Degrees(), close, True, False).holds

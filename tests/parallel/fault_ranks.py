@@ -61,5 +61,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2])
     except (RankError, ValueError, OSError) as error:
-        print(f"rank {rank_here()} says: {error}", file=sys.stderr, flush=True)
+        known = " (as rank 0 did)" if getattr(error, "said_by_first", False) else ""
+        print(f"rank {rank_here()} says: {error}{known}", file=sys.stderr, flush=True)
         os._exit(2 if isinstance(error, ValueError) else 1)

@@ -30,7 +30,7 @@ def test_every_choice_multiplies(ranks: int) -> None:
 
 
 def test_what_does_not_multiply_is_told_with_what_would() -> None:
-    with pytest.raises(ValueError, match=r"`sp=3` do not multiply to 4 ranks; these would: .*dp 1 x cfg_parallel 2"):
+    with pytest.raises(ValueError, match=r"`sp=3` does not divide 4 ranks; these would: .*dp 1 x cfg_parallel 2"):
         choose_degrees(4, sequence=3)
     with pytest.raises(ValueError, match=r"`cfg_parallel=2` cannot be: no guidance"):
         choose_degrees(4, guidance=2, whole="no guidance")

@@ -42,6 +42,8 @@ def test_the_others_say_who_and_where(what: str, tmp_path: Path, capfd: pytest.C
     }[what]
     first = next(line for line in said.splitlines() if line.startswith("rank 0 says: "))
     assert expected in first
+    if what == "config":
+        assert sum(line.endswith("(as rank 0 did)") for line in said.splitlines()) == 1
     if what in ("kill", "raise", "sleep"):
         assert "step 2, space.3.attn" in first
     assert code != 0 and left(tmp_path) == []

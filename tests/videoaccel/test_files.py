@@ -4,7 +4,7 @@ import pytest
 
 from tests.videoaccel.clips import contents
 from tests.videoaccel.disks import Stop, small_disk
-from videoaccel.files import atomic_file, atomic_write_bytes, atomic_write_text
+from videoaccel.files import atomic_file, atomic_write_bytes, atomic_write_text, check_folder, make_folder
 
 
 def test_atomic_text_and_bytes(tmp_path: Path) -> None:
@@ -21,6 +21,16 @@ def test_atomic_file_keeps_the_old_one_on_failure(tmp_path: Path) -> None:
         file.write(b"new")
         raise Stop
     assert (tmp_path / "a").read_text() == "old"
+    assert contents(tmp_path) == ["a"]
+
+
+def test_one_missing_folder_is_made(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "clip.mp4")
+    make_folder(tmp_path / "a" / "other.mp4")
+    check_folder(tmp_path / "b" / "clip.mp4")
+    for put in (make_folder, check_folder):
+        with pytest.raises(FileNotFoundError, match=f"the folder {tmp_path}/no/where does not exist; make it first"):
+            put(tmp_path / "no" / "where" / "clip.mp4")
     assert contents(tmp_path) == ["a"]
 
 

@@ -35,6 +35,7 @@ def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        said = getattr(error, "said_by_first", False)  # one mistake, one sentence, however many ranks
         if _is_usage(error):
             message = error.format_message()  # type: ignore[attr-defined]
             if not message:  # no command was given: typer has shown the help
@@ -43,7 +44,8 @@ def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
             return BAD_INPUT
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         bad_input = too_long or isinstance(error, (ValueError, *_PATHS))
-        _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
+        if not said:
+            _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
     if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
         _say("interrupted; no half-written file was left")

@@ -80,6 +80,8 @@ def evaluate(
 
 
 def _show(found: Evaluation) -> None:
+    from videoaccel.evaluation_table import lacking_lines
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = _WIDTH
@@ -94,15 +96,19 @@ def _show(found: Evaluation) -> None:
         parts = [f"{name} {_number(found.totals[name])}" for name in ("quality", "semantic", "total")]
         reason = f" (withheld: {found.totals['withheld']})" if found.totals.get("withheld") else ""
         console.print(f"VBench: {', '.join(parts)}{reason}", soft_wrap=True)
-    for name, lacking in found.not_run.items():
-        for text in lacking:
-            console.print(f"not run: {name}: {text}", soft_wrap=True)
+    for line in lacking_lines(found.not_run):
+        console.print(f"not run: {line}", soft_wrap=True)
+    for line in found.not_applicable:
+        console.print(f"not applicable: {line}", soft_wrap=True)
     for clip, reasons in found.failures.items():
         metrics: dict[str, list[str]] = {}
         for metric, reason in reasons.items():
             metrics.setdefault(reason, []).append(metric)
         for reason, names in metrics.items():
             console.print(f"failed: {clip}: {reason} ({', '.join(names)})", soft_wrap=True)
+    if found.resumed:
+        total = sum(len(rows) for rows in found.rows.values())
+        console.print(f"{found.resumed} of {total} measurements were there already; --out NEW measures all anew")
     console.print("\n".join(f"wrote {path}" for path in found.files), soft_wrap=True)
 
 

@@ -57,7 +57,9 @@ def _generate(options: dict[str, Any]) -> int:
         return 0
     if must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
-        return start("generate", job.settings, options=again)
+        from videoaccel.generation import check_files  # torch and all
+
+        return start("generate", job.settings, options=again, check=check_files)
     with shown_progress(quiet=options["quiet"] or rank() > 0) as display:
         from videoaccel.generation import generate  # torch and all
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
@@ -86,10 +86,12 @@ def described_mesh(plan: MeshPlan) -> str:
     stream = plan.stream
     tokens = f"{stream.frames} latent frames x {stream.places} places x {stream.width} channels"
     lines = [f"Mesh: {plan.ranks} ranks, {tokens}, {stream.rows} rows (predicted)"]
-    if plan.link is None:
-        lines.append("  no times: videoaccel doctor --links N measures how fast ranks exchange, --link tells it")
-    elif plan.dense_ms is not None:
-        lines.append(f"  a dense step on one rank: {plan.dense_ms:.1f} ms; links of {plan.link.speed / 1e9:.2f} GB/s")
+    if plan.dense_ms is not None:
+        lines.append(f"  a dense step on one rank: {plan.dense_ms:.1f} ms, measured here")
+    if plan.link is not None:
+        lines.append(f"  links of {plan.link.speed / 1e9:.2f} GB/s")
+    else:
+        lines.append("  no times for ranks: videoaccel doctor --links N measures their exchanges, --link tells it")
     lines.append("  guidance x sequence        padding (frames, places)   MiB sent a step   GiB a rank   ms a step")
     for choice in plan.choices:
         one = choice.load
@@ -98,7 +100,7 @@ def described_mesh(plan: MeshPlan) -> str:
         waste = f"{one.frame_waste:.0%}, {one.place_waste:.0%}"
         time = "-" if choice.ms is None else f"{choice.ms:.1f}"
         lines.append(f"  {name:<26} {waste:<26} {sent:<17.2f} {choice.memory / 2**30:<12.2f} {time}")
-    return "\n".join([*lines, f"  {plan.reason()}"])
+    return "\n".join([*lines, f"  {spelled(plan.reason())}"])
 
 
 def gather(options: Mapping[str, Any]) -> GenerateSettings:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from videoaccel.settings import GenerateSettings
+
+if TYPE_CHECKING:
+    from videoaccel.resolve import WorkOrder
 
 
 def is_rank() -> bool:
@@ -33,7 +37,13 @@ def must_start(settings: GenerateSettings) -> bool:
     return (settings.gpus or 1) > 1 and not is_rank()
 
 
-def start(command: str, settings: GenerateSettings, *, options: Mapping[str, str | bool | None]) -> int:
+def start(
+    command: str,
+    settings: GenerateSettings,
+    *,
+    options: Mapping[str, str | bool | None],
+    check: Callable[[WorkOrder], None] = lambda order: None,
+) -> int:
     """Run a command of this program as so many ranks; returns the exit code.
 
     Everything is checked here first, so that what is wrong is said once.
@@ -42,6 +52,7 @@ def start(command: str, settings: GenerateSettings, *, options: Mapping[str, str
         command: Its name.
         settings: Put together from all places; ranks get them as a file, since only one process can read stdin.
         options: Further ones by flag: a text, True for a switch, None or False for none.
+        check: What else shall be right before ranks are started; raises if it is not.
 
     Raises:
         ValueError: The settings do not fit.
@@ -50,6 +61,7 @@ def start(command: str, settings: GenerateSettings, *, options: Mapping[str, str
     from videoaccel.resolve import resolve
 
     order = resolve(settings)
+    check(order)
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
         file = Path(folder) / "settings.yaml"
         told = settings.model_dump(mode="json", exclude_unset=True)
