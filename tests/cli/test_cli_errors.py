@@ -68,7 +68,7 @@ from videoaccel.__main__ import main
         (["x", "--set", "scheduler.base_sise=3"], 2, "the scheduler has no field base_sise; there are base_size"),
         (["x", "--guidance", "1", "--negative-prompt", "y"], 2, "--negative-prompt does nothing at --guidance 1;"),
         (["x", "-o", "out.avi"], 2, "cannot write 'out.avi': its name must end in .mp4, .gif, .png"),
-        (["x", "-o", "nowhere/out.mp4"], 2, "cannot write nowhere/out.mp4: the folder"),
+        (["x", "-o", "no/where/out.mp4"], 2, "cannot write no/where/out.mp4: the folder"),
         (["x", "-o", f"{'x' * 256}.mp4"], 2, "x.mp4: the name is too long for this disk; choose a shorter one"),
         (["x", "-o", f"{'x' * 246}.mp4", "--contact-sheet"], 2, "x-sheet.png: the name is too long for this disk"),
         (["x", "--image", "x" * 256], 2, "x: file name too long"),
@@ -170,7 +170,7 @@ def test_interrupted_in_mid_loop(generate: Cli, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(denoising, "denoise", interrupted)
     done = generate("x")
     assert done.code == 130 and here() == []
-    assert done.err.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
+    assert done.err.splitlines()[-1] == "videoaccel: stopped; no half-written file was left"
 
 
 def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> No
         rest = process.stderr.read()
     assert process.returncode == 130, rest
     assert list(tmp_path.iterdir()) == [] and "Traceback" not in rest
-    assert rest.splitlines()[-1] == "videoaccel: interrupted; no half-written file was left"
+    assert rest.splitlines()[-1] == "videoaccel: stopped; no half-written file was left"
 
 
 def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_ranks_are_said_once_for_all_jobs(render: Render) -> None:
         (("--gpus", "2", "--workers", "2"), "--workers 2: of several ranks every group is a worker"),
         (("--gpus", "2", "--engine", "ray"), "--engine ray starts workers of its own"),
         (("--gpus", "2", "--set", "sp=2"), "--set sp: give --sp"),
-        (("--gpus", "3", "--sp", "2"), "--sp 2 does not divide 3 ranks"),
+        (("--gpus", "3", "--sp", "2"), "do not multiply to 3 ranks"),
     ):
         done = render("--dry-run", *flags, jobs=[{"prompt": "a"}])
         assert done.code == 2 and message in done.err, (flags, done.err)

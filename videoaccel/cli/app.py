@@ -28,6 +28,7 @@ from videoaccel.cli import (
 from videoaccel.cli.errors import exit_code
 
 DEBUG = "--debug"
+_RESUMED = ("render", "compare", "calibrate", "train-router", "evaluate")
 
 
 def build_app() -> typer.Typer:
@@ -67,7 +68,11 @@ def run(arguments: Sequence[str]) -> int:
         0 if it worked, 2 for bad input, 1 for failures, 3 if networks for an evaluation are missing, 130 after Ctrl-C.
     """
     given, debug = _without_debug(arguments)
-    return exit_code(lambda: build_app()(given, prog_name="videoaccel", standalone_mode=False), debug=debug)
+    return exit_code(
+        lambda: build_app()(given, prog_name="videoaccel", standalone_mode=False),
+        debug=debug,
+        resumes=bool(given) and given[0] in _RESUMED,
+    )
 
 
 def _version(wanted: bool) -> None:

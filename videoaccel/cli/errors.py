@@ -19,15 +19,22 @@ BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
-def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
+class SaidError(Exception):
+    """Ends a command about whose failure everything has been said; its argument is the exit code."""
+
+
+def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False) -> int:
     """Run a command that raises typer's exceptions itself; returns its exit code.
 
     Args:
         command: What to run; an int that it returns is the exit code.
         debug: Show tracebacks.
+        resumes: Whether it goes on where it was stopped when it is started again.
     """
     try:
         result = command()
+    except SaidError as end:
+        return int(end.args[0])
     except typer.Exit as stop:
         result = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -47,8 +54,8 @@ def exit_code(command: Callable[[], Any], *, debug: bool) -> int:
         if not said:
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
-    if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
-        _say("interrupted; no half-written file was left")
+    if result == INTERRUPTED and not rank():  # newer versions of typer turn Ctrl-C into this code themselves
+        _say(f"stopped; {'the same command goes on from here' if resumes else 'no half-written file was left'}")
     return result if isinstance(result, int) else 0
 
 

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videoaccel.cli import render_options as options
+from videoaccel.cli.errors import INTERRUPTED, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
+from videoaccel.cli.render_text import plan_text, span
 from videoaccel.config import read_yaml
 from videoaccel.settings import Layer, assignments
-from videoaccel.wording import as_bytes, counted
+from videoaccel.wording import counted
 
 if TYPE_CHECKING:
     from videoaccel.render.control import Control
@@ -29,150 +32,38 @@ if TYPE_CHECKING:
     from videoaccel.render.worker import Tell
     from videoaccel.stages import Listener
 
-SOME_FAILED, INTERRUPTED = 3, 130
+SOME_FAILED = 3
 
-_JOBS, _WORKERS, _RANKS, _FAULTS = "Jobs", "Workers", "Ranks", "Faults"
-_GIB = 1 << 30
 _EVERY = 0.5  # seconds between looks at what other workers write down
 _ONCE = ("--quiet", "--retry", "--verify")  # what workers of one command do not do each for themselves
 
 
-_Config = Annotated[
-    str | None,
-    typer.Option(
-        help="Settings of all jobs from a YAML file; lines win over it.", metavar="FILE", rich_help_panel=_JOBS
-    ),
-]
-_JobFile = Annotated[
-    str | None, typer.Argument(help="Job file: .jsonl, .csv, .yaml, or .txt with a prompt a line.", metavar="JOBS")
-]
-_Vbench = Annotated[
-    str | None,
-    typer.Option(
-        help="VBench_full_info.json in place of a job file; clips also appear in DIR/vbench as its scripts expect.",
-        metavar="FILE",
-        rich_help_panel=_JOBS,
-    ),
-]
-_Samples = Annotated[
-    int | None,
-    typer.Option(help="Clips of every prompt, with seeds that count up.", metavar="N", rich_help_panel=_JOBS),
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Any setting of all jobs, over everything else.", metavar="NAME=VALUE", rich_help_panel=_JOBS
-    ),
-]
-_DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, print what it will take, and stop.", rich_help_panel=_JOBS)
-]
-_NoTime = Annotated[
-    bool, typer.Option("--no-time", help="With --dry-run: load no model to predict times.", rich_help_panel=_JOBS)
-]
-_NoCheck = Annotated[
-    bool,
-    typer.Option(
-        "--no-check", help="Do not load models first to see whether all methods can run.", rich_help_panel=_JOBS
-    ),
-]
-_Retry = Annotated[
-    bool, typer.Option("--retry", help="Try jobs again that were given up or cancelled.", rich_help_panel=_JOBS)
-]
-_Verify = Annotated[
-    bool, typer.Option("--verify", help="Hash finished clips first; damaged ones are made anew.", rich_help_panel=_JOBS)
-]
-_Batching = Annotated[
-    int,
-    typer.Option(
-        help="Make so many jobs of equal settings at once; batch and threads are then part of a clip's identity.",
-        metavar="N",
-        rich_help_panel=_JOBS,
-    ),
-]
-_Processes = Annotated[
-    int,
-    typer.Option(help="Processes on this machine; with GPUs each has its own.", metavar="N", rich_help_panel=_WORKERS),
-]
-_Device = Annotated[str | None, typer.Option(help="In place of the jobs' own.", rich_help_panel=_WORKERS)]
-_Gpus = Annotated[
-    int | None,
-    typer.Option(
-        help="Ranks to start on this machine, one a GPU (or a CPU process); torchrun starts them, too.",
-        metavar="N",
-        rich_help_panel=_RANKS,
-    ),
-]
-_Dp = Annotated[
-    int | None, typer.Option(help="Groups of ranks; each is a worker.", metavar="N", rich_help_panel=_RANKS)
-]
-_Cfg = Annotated[
-    int | None,
-    typer.Option(
-        "--cfg-parallel",
-        help="2 gives each guidance branch ranks of its own.",
-        metavar="N",
-        rich_help_panel=_RANKS,
-    ),
-]
-_Sp = Annotated[
-    int | None, typer.Option(help="Ranks that share the places of a clip.", metavar="N", rich_help_panel=_RANKS)
-]
-_Engine = Annotated[str, typer.Option(help="local, or ray for actors on a Ray cluster.", rich_help_panel=_WORKERS)]
-_NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Leave when nothing is left to take.", rich_help_panel=_WORKERS)
-]
-_Stale = Annotated[
-    float,
-    typer.Option(
-        help="Seconds after which a worker without a sign of life is dead.", metavar="S", rich_help_panel=_WORKERS
-    ),
-]
-_Tries = Annotated[
-    int, typer.Option(help="Give a job up after so many failures.", metavar="N", rich_help_panel=_FAULTS)
-]
-_Timeout = Annotated[
-    float | None, typer.Option(help="Seconds that a try may take.", metavar="S", rich_help_panel=_FAULTS)
-]
-_Grace = Annotated[
-    float,
-    typer.Option(
-        help="Seconds to be gone in after SIGTERM; the clip is finished if it can be.",
-        metavar="S",
-        rich_help_panel=_FAULTS,
-    ),
-]
-_Pause = Annotated[
-    float, typer.Option(help="Seconds between looks at a full disk.", metavar="S", rich_help_panel=_FAULTS)
-]
-
-
 def render(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the clips; gone on with.", metavar="DIR")],
-    jobs: _JobFile = None,
-    vbench: _Vbench = None,
-    samples: _Samples = None,
-    config: _Config = None,
-    set_: _Set = None,
-    dry_run: _DryRun = False,
-    no_time: _NoTime = False,
-    no_check: _NoCheck = False,
-    retry: _Retry = False,
-    verify: _Verify = False,
-    allow_batching: _Batching = 1,
-    workers: _Processes = 1,
-    device: _Device = None,
-    engine: _Engine = "local",
-    gpus: _Gpus = None,
-    dp: _Dp = None,
-    cfg_parallel: _Cfg = None,
-    sp: _Sp = None,
-    no_wait: _NoWait = False,
-    stale_after: _Stale = 60.0,
-    tries: _Tries = 3,
-    timeout: _Timeout = None,
-    grace: _Grace = 25.0,
-    pause: _Pause = 10.0,
+    jobs: options.JobFile = None,
+    vbench: options.Vbench = None,
+    samples: options.Samples = None,
+    config: options.Config = None,
+    set_: options.Set = None,
+    dry_run: options.DryRun = False,
+    no_time: options.NoTime = False,
+    no_check: options.NoCheck = False,
+    retry: options.Retry = False,
+    verify: options.Verify = False,
+    allow_batching: options.Batching = 1,
+    workers: options.Processes = 1,
+    device: options.Device = None,
+    engine: options.Engine = "local",
+    gpus: options.Gpus = None,
+    dp: options.Dp = None,
+    cfg_parallel: options.Cfg = None,
+    sp: options.Sp = None,
+    no_wait: options.NoWait = False,
+    stale_after: options.Stale = 60.0,
+    tries: options.Tries = 3,
+    timeout: options.Timeout = None,
+    grace: options.Grace = 25.0,
+    pause: options.Pause = 10.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Render a file of jobs. Stopped, killed, or started anywhere beside: the same command goes on."""
@@ -210,7 +101,7 @@ def render(
             _preflight(opened, listener=display)
         if dry_run:
             if rank() == 0:
-                typer.echo(_plan(opened, time=not no_time, no_check=no_check or no_time))
+                typer.echo(plan_text(opened, time=not no_time, no_check=no_check or no_time))
             return
         if not is_rank() or rank() == 0:
             _prepare(opened, again=retry, verify=verify, note=display.note)
@@ -221,7 +112,7 @@ def render(
                 outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
     if ranks > 1 and not is_rank():
         kind = str(opened.plan.units[0].jobs[0].group.order.settings.device)
-        raise typer.Exit(start_again(ranks, device=kind, without=_ONCE[1:], grace=grace + 5))
+        raise SaidError(start_again(ranks, device=kind, without=_ONCE[1:], grace=grace + 5))
     if vbench is not None and rank() == 0:
         _publish(opened, quiet=quiet)
     _end(opened, outcome, quiet=quiet)
@@ -384,88 +275,12 @@ def _check_numbers(given: dict[str, float | None]) -> None:
             raise ValueError(f"{name} must be above 0, got {value:g}")
 
 
-def _kind(found: Any) -> str:
-    """What is written, where that is not a plain clip."""
-    ending = found.group.order.outputs[0].clip.rsplit(".", 1)[-1]
-    return "" if ending == "mp4" else ", frames" if ending.endswith("/") else f", {ending}"
-
-
-def _method(job: Any) -> str:
-    s = job.job.settings
-    return f", {s.accel}" if s.accel else f", speed-up {s.speedup:g}" if s.speedup else ""
-
-
-def _plan(opened: Render, *, time: bool, no_check: bool) -> str:
-    from videoaccel.render.estimate import MEASURED, estimate
-
-    plan, done = opened.plan, opened.folder.finished()
-    jobs = plan.jobs
-    left = [job for job in jobs if job.id not in done]
-    lines = [f"{counted(len(jobs), 'clip')}, {len(jobs) - len(left)} of them finished, {len(left)} to make"]
-    total, known, size = 0.0, True, 0
-    for found in estimate(opened, time=time):
-        s = found.group.order.settings
-        method = "" if found.group.order.policy is None else f", {s.accel or 'speedup'} {s.speedup or ''}".rstrip()
-        lines.append(
-            f"  {counted(found.jobs, 'clip')}: {s.model}, {s.size}, {counted(s.frames or 0, 'frame')}, "
-            f"{counted(s.steps or 0, 'step')}{method}{_kind(found)}"
-        )
-        lines.append(f"    {_time(found)}; {_disk(found)}; {_memory(found)}")
-        total, known = total + found.jobs * (found.seconds or 0), known and found.seconds is not None
-        size += found.jobs * found.bytes
-        if found.source != MEASURED:
-            known = known and found.seconds is not None
-    time_ = f"{'' if known else 'more than '}{_span(total)} for one worker" if known or total else "unknown time"
-    lines.append(f"in all {time_}, at most {as_bytes(size)}")
-    if no_check:
-        lines.append("whether all methods can run here was not checked")
-    lines += [
-        f"  line {job.job.line}: clips/{job.folder}/{job.job.file} (seed {job.job.settings.seed}{_method(job)})"
-        for job in left[:20]
-    ]
-    if len(left) > 20:
-        lines.append(f"  and {len(left) - 20} more")
-    return "\n".join(lines)
-
-
-def _time(found: Any) -> str:
-    if found.seconds is None:
-        return f"time unknown ({found.why})"
-    what = "as measured" if found.source == "measured" else "of denoising, predicted"
-    return f"{_span(found.seconds)} a clip, {what}"
-
-
-def _disk(found: Any) -> str:
-    share = f"{found.bytes / 2**20:.2f} MiB a clip"
-    return f"{share}, as measured" if found.source == "measured" else f"at most {share}, uncompressed"
-
-
-def _memory(found: Any) -> str:
-    if found.memory is not None:
-        return f"{found.memory / _GIB:.2f} GiB at the peak, as measured"
-    weights = f"weights of {found.weights / _GIB:.2f} GiB" if found.weights else "weights"
-    return f"memory: {weights}, and what a first clip will show"
-
-
-def _span(seconds: float) -> str:
-    """A time for people.
-
-    >>> _span(3.21), _span(130), _span(9000)
-    ('3.2 s', '2 min 10 s', '2 h 30 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-
-
 def _end(opened: Render, outcome: Outcome, *, quiet: bool) -> None:
     names = {job.id: job.job.name for job in opened.plan.jobs}
     if not quiet:
         total = len(opened.plan.jobs)
         parts = [
-            f"{outcome.done} of {counted(total, 'clip')} done ({outcome.made} made now in {_span(outcome.seconds)})"
+            f"{outcome.done} of {counted(total, 'clip')} done ({outcome.made} made now in {span(outcome.seconds)})"
         ]
         parts += [f"{len(outcome.gave_up)} given up"] if outcome.gave_up else []
         parts += [f"{len(outcome.cancelled)} cancelled"] if outcome.cancelled else []
@@ -474,7 +289,6 @@ def _end(opened: Render, outcome: Outcome, *, quiet: bool) -> None:
     for job, why in outcome.gave_up.items():
         typer.echo(f"given up: {names[job]} ({job}): {plain(why)}", err=True)
     if outcome.interrupted:
-        typer.echo("videoaccel: stopped; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED)
     if outcome.gave_up or outcome.cancelled:
         raise typer.Exit(SOME_FAILED)
