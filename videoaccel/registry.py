@@ -1,8 +1,5 @@
 """Acceleration methods by name: the name is that of the file in ``videoaccel/policies``."""
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +7,13 @@ from pydantic import ValidationError
 
 from videoaccel import policies
 from videoaccel.chain import DOT, SIGN, Chain, nested
+from videoaccel.plugins import class_in, names_in
 from videoaccel.policy import Policy
 
 
 def policy_names() -> list[str]:
     """All methods, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(policies.__path__) if not module.name.startswith("_"))
+    return names_in(policies)
 
 
 def policy_class(name: str) -> type[Policy]:
@@ -24,17 +22,7 @@ def policy_class(name: str) -> type[Policy]:
     Raises:
         ValueError: There is no such method.
     """
-    if name not in policy_names():
-        near = difflib.get_close_matches(name, policy_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(policy_names())}"
-        raise ValueError(f"unknown method {name!r}; {hint}")
-    module = importlib.import_module(f"videoaccel.policies.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Policy) and value.__module__ == module.__name__
-    )
-    return found
+    return class_in(policies, name, Policy, what="method")
 
 
 def make_policy(name: str, **fields: Any) -> Policy:
