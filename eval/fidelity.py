@@ -130,7 +130,7 @@ def check_pair(video: Tensor, reference: Tensor) -> None:
         if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
             raise ValueError(f"clips must be uint8 [T, H, W, 3], not {clip.dtype} {list(clip.shape)}")
     if video.shape != reference.shape:
-        raise ValueError(f"the clip is {_size(video)}, the one that it should be {_size(reference)}")
+        raise ValueError(f"the clip is {_size(video)}, its reference {_size(reference)}")
 
 
 def _by_frame(measure: Callable[[Tensor, Tensor], Tensor], video: Tensor, reference: Tensor) -> Tensor:

@@ -41,14 +41,14 @@ class Whereabouts:
 
     Attributes:
         step: The present step; -1 before the first.
-        site: What it exchanges last, or exchanges now.
+        site: The module that it is at.
         calls: Collectives so far.
         since: When it began to wait in a collective, ``time.monotonic``; None if it waits in none.
         explain: Says why a collective may have failed.
     """
 
     step: int = -1
-    site: str = "start"
+    site: object = "start"
     calls: int = 0
     since: float | None = None
     explain: Callable[[], str] | None = None
@@ -67,7 +67,7 @@ class Whereabouts:
         except RuntimeError as error:
             text = " ".join(str(error).split())
             reason = text if self.explain is None else self.explain()
-            raise RankError(f"{reason} (step {self.step}, {self.site})") from error
+            raise RankError(f"{reason} (this rank: step {self.step}, {self.site})") from error
         self.since = None  # stays set where the collective fails: that is where it waited
 
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from videoaccel.parallel.watch import mark_gone
+from videoaccel.parallel.watch import LAUNCHER, mark_gone
 
 GRACE = 20.0
 """Seconds that the others have to say what they miss once a rank has failed."""
@@ -75,8 +75,11 @@ def _environment(rank: int, ranks: int, port: int, threads: str | None) -> dict[
         "MASTER_PORT": port,
         "TORCHELASTIC_USE_AGENT_STORE": True,  # this process holds the store, as torchrun's agent does
         "TORCHELASTIC_RESTART_COUNT": 0,
+        LAUNCHER: os.getpid(),
+        "PYTHONSAFEPATH": 1,  # a folder that happens to be called videoaccel is not this package
     }
-    found = os.environ | {name: str(value) for name, value in wired.items()}
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # c10d's own words on ranks that are gone; ours say who and where
+    found = quiet | os.environ | {name: str(value) for name, value in wired.items()}
     return found if threads is None else found | {"OMP_NUM_THREADS": threads}
 
 

@@ -104,16 +104,16 @@ class MeshLayout(Layout):
 
     def around(self, inner: Run) -> Run:
         """A run that shards the body's input, has ``inner`` do everything in it, and gathers the small output."""
-        if self.comm.size == 1:
-            return inner
+        where, alone = self.mesh.where, self.comm.size == 1
 
         def run(site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
-            if site.kind != "body":
+            where.site = site
+            if alone or site.kind != "body":
                 return inner(site, branch, x, cond)
             own = self.shard(x.shape[2])
             part = padded(x.narrow(2, min(own.start, x.shape[2]), own.here), self.shards.each, dim=2)
             done = inner(site, branch, part, cond)
-            self.comm.where.site = "body"
+            where.site = site
             return joined(self.comm.all_gather(done), dim=2, length=x.shape[2])
 
         return run
@@ -124,7 +124,7 @@ class MeshLayout(Layout):
         """Mix tokens of h [B, T, s, C], or of its ``columns`` [B, T, k, C]; only spatial attention leaves this rank."""
         if (site.kind, site.axis) != ("attn", "space") or self.comm.size == 1:
             return super().mix(site, branch, h, cond, **options)
-        self.comm.where.site = str(site)
+        self.mesh.where.site = site
         counts = [self.shards.each] * self.comm.size if columns is None else self.shards.kept(columns.quota)
         assert h.shape[2] == counts[self.comm.rank], "a part of the columns must come with its choice"
         return self.spread(site, branch, h, cond, columns=columns, counts=counts, **options)
@@ -164,6 +164,7 @@ class MeshLayout(Layout):
         Raises:
             RankError: They have not.
         """
+        self.mesh.where.site = "the end of the step"
         self.mesh.compare(decisions())
         if self.mesh.guidance.size == 1:
             return velocities

@@ -201,8 +201,9 @@ class Mesh:
         ended = isinstance(error, SystemExit | KeyboardInterrupt)
         self.close(reason="was told to end" if ended else text)
         begun = self.where.calls > 0  # from then on every rank says where it was
-        if error is not None and not (ended or begun or self.first or self.watch is None):
-            error.said_by_first = self.watch.heard_of(text)  # type: ignore[attr-defined]
+        if error is not None:
+            alone = ended or begun or self.first or self.watch is None
+            error.said_by_first = not alone and self.watch.heard_of(text)  # type: ignore
 
 
 def _join(join: Any, kind: str) -> None:

@@ -23,6 +23,9 @@ PERIOD = 0.5
 DEAD_AFTER = 10.0
 """Seconds without one after which a rank counts as gone."""
 
+LAUNCHER = "VIDEOACCEL_LAUNCHER"
+"""Environment variable: number of the process that started the ranks, where that is one of ours."""
+
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 
 
@@ -125,9 +128,11 @@ class Watch:
     def _work(self) -> None:
         while not self._end.wait(PERIOD):
             try:
+                self._require_launcher()
                 self._tell()
                 self._hear()
             except RuntimeError:  # whoever held the store is gone, and with it the run
+                self._require_launcher()
                 if not self._end.wait(self.patience):
                     self._give_up("the process that holds the ranks' store is gone")
                 return
@@ -136,8 +141,15 @@ class Watch:
             if overdue and (found := self.lost() or self.late()):
                 self._give_up(found)
 
+    def _require_launcher(self) -> None:
+        """End where the process that started this one was killed: nobody would end it otherwise."""
+        launcher = os.environ.get(LAUNCHER)
+        if launcher is not None and os.getppid() != int(launcher):
+            self._give_up("the process that started the ranks is gone")
+
     def _give_up(self, reason: str) -> None:
-        print(f"videoaccel: rank {self.rank}: {reason} (step {self.where.step}, {self.where.site})", file=sys.stderr)
+        place = f"(this rank: step {self.where.step}, {self.where.site})"
+        sys.stderr.write(f"videoaccel: rank {self.rank}: {reason} {place}\n")
         sys.stderr.flush()
         os._exit(1)
 
@@ -150,7 +162,7 @@ class Watch:
                 "reason": self.reason,
                 "beat": self.beat,
                 "step": where.step,
-                "site": where.site,
+                "site": str(where.site),
                 "waiting": where.since is not None,
             }
             self.store.set(f"beat/{self.rank}", json.dumps(told))

@@ -20,6 +20,8 @@ CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 SAMPLES = 5
 """Of every prompt that VBench counts, numbered from 0."""
 
+_JSON = "leave the prompts to the sidecars, or give them as a JSON object {file name: prompt}"
+
 READERS: Mapping[str, Callable[[Path], tuple[Frames, float]]] = MappingProxyType(
     {"pyav": read_video, "decord": read_with_decord}
 )
@@ -104,6 +106,8 @@ def find_clips(folder: Path, *, reference: Path | None = None, prompts: PromptBo
     """
     book = prompts or PromptBook()
     paths = _clips_of(folder)
+    if stray := sorted(set(book.by_file) - {path.name for path in paths}):
+        raise ValueError(f"the prompts name {stray[0]!r}, and {folder} holds no clip of this name")
     if not paths:
         raise ValueError(f"{folder} holds no clip; they end in {', '.join(CLIP_SUFFIXES)}, or are folders of pictures")
     others = {path.name: path for path in _clips_of(reference)} if reference else {}
@@ -149,7 +153,22 @@ def _clip(path: Path, reference: Path | None, book: PromptBook) -> ClipFile:
         about = {key: value for row in rows for key, value in row.about.items()}
         dimensions = tuple(dict.fromkeys(d for row in rows for d in row.dimensions)) if book.official else None
         return ClipFile(name, path, reference, parsed, dimensions, about)
-    return ClipFile(name, path, reference, _sidecar_prompt(path) or parsed)
+    told = _sidecar_prompt(path)
+    return ClipFile(name, path, reference, _line(name, number, told, book) if book.rows else told or parsed)
+
+
+def _line(name: str, number: int | None, told: str | None, book: PromptBook) -> str:
+    """The prompt of a clip that is not named after it: clip k has line k, as `videoaccel generate --prompts` counts.
+
+    Raises:
+        ValueError: There is no such line, or the clip was made from another one.
+    """
+    count = len(book.rows)
+    if number is None or number >= count:
+        raise ValueError(f"{name} is named neither after a prompt nor after one of lines 0 to {count - 1}; {_JSON}")
+    if told is not None and told != book.rows[number].text:
+        raise ValueError(f"{name} was made from {told!r}, and line {number} is {book.rows[number].text!r}; {_JSON}")
+    return book.rows[number].text
 
 
 def _sidecar_prompt(path: Path) -> str | None:

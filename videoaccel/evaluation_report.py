@@ -18,7 +18,7 @@ from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation_clips import ClipFile, read_clip
 from videoaccel.evaluation_rows import Row
-from videoaccel.evaluation_table import MetricResult, lacking_lines
+from videoaccel.evaluation_table import MetricResult, by_reason, lacking_lines
 from videoaccel.media import Frames, evenly_spaced
 
 _WORST, _COLUMNS, _PLAYED = 3, 5, 24  # clips, frames of a strip, frames of a film
@@ -140,13 +140,19 @@ def _share(result: MetricResult) -> float:
 
 def _table(results: Sequence[MetricResult]) -> str:
     lines = "".join(
-        f"<tr><td>{escape(r.title)}</td><td class=n>{_number(r.score)}</td><td>{escape(r.unit)}</td>"
+        f"<tr><td>{escape(r.title)}</td><td class=n>{_score(r)}</td><td>{escape(r.unit)}</td>"
         f"<td class=n>{r.measured}</td><td class=n>{r.failed}</td><td class=n>{r.not_applicable}</td>"
         f"<td class=n>{r.identical}</td><td>{escape(r.worst or '')}</td><td class=n>{_number(r.worst_value)}</td></tr>"
         for r in results
     )
     heads = ("metric", "score", "", "clips", "failed", "n/a", "identical", "worst clip", "its value")
     return f"<h2>Scores</h2><table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{lines}</table>"
+
+
+def _score(result: MetricResult) -> str:
+    if result.score is None and result.score_of_measured is not None:
+        return f"<span class=bad>withheld</span> ({_number(result.score_of_measured)} of those measured)"
+    return _number(result.score)
 
 
 def _totals(totals: Mapping[str, Any] | None) -> str:
@@ -159,8 +165,9 @@ def _totals(totals: Mapping[str, Any] | None) -> str:
 
 def _lists(record: Mapping[str, Any]) -> str:
     failed = "".join(
-        f"<li>{escape(clip)}: {escape('; '.join(sorted(set(reasons.values()))))}</li>"
+        f"<li>{escape(clip)}: {escape(reason)} ({escape(', '.join(names))})</li>"
         for clip, reasons in record["failures"].items()
+        for reason, names in by_reason(reasons).items()
     )
     lacking = "".join(f"<li>{escape(line)}</li>" for line in lacking_lines(record["not_run"]))
     without = "".join(f"<li>{escape(line)}</li>" for line in record["not_applicable"])
@@ -181,8 +188,7 @@ def _shown_clips(
         kind = metric_class(result.metric)
         found = [(kind.badness(row.score.value), row.clip) for row in rows[result.metric] if row.score is not None]
         places.update(name for _, name in found)
-        if len({badness for badness, _ in found}) > 1:
-            assert result.worst is not None
+        if result.worst is not None:
             first[result.worst] += 1
             places.update({name: place for place, (_, name) in enumerate(sorted(found))})
     names = sorted(places, key=lambda name: (-first[name], -places[name], name))[:_WORST]

@@ -36,7 +36,7 @@ class MetricResult:
         failed: Clips that could not be measured.
         not_applicable: Clips for which the metric is not defined.
         identical: Clips that equal their reference bit for bit.
-        worst: Name of the worst clip.
+        worst: Name of the worst clip; None where several are equally good.
         worst_value: Its value.
     """
 
@@ -61,7 +61,9 @@ def summarise(metric: str, rows: Sequence[Row]) -> MetricResult:
     failed = sum(row.error is not None for row in rows)
     score = set_score(row.score for row in measured if row.score is not None)
     found = None if math.isnan(score) else score
-    worst = max(measured, key=lambda row: (kind.badness(_value(row)), row.clip), default=None)
+    badness = {row.clip: kind.badness(_value(row)) for row in measured}
+    equal = len(measured) > 1 and len(set(badness.values())) == 1
+    worst = None if equal else max(measured, key=lambda row: (badness[row.clip], row.clip), default=None)
     return MetricResult(
         metric, kind.title, kind.unit, kind.higher_is_better,
         score=None if failed else found,
@@ -88,6 +90,18 @@ def not_applicable_lines(rows: Mapping[str, Sequence[Row]]) -> list[str]:
         if reason is not None
     ]
     return [f"{name}: {counted(count, 'clip')}: {reason}" for name, reason, count in found]
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Metrics by what kept them from measuring a clip.
+
+    >>> by_reason({"psnr": "too short", "ssim": "too short"})
+    {'too short': ['psnr', 'ssim']}
+    """
+    found: dict[str, list[str]] = {}
+    for metric, reason in reasons.items():
+        found.setdefault(reason, []).append(metric)
+    return found
 
 
 def lacking_lines(not_run: Mapping[str, Sequence[str]]) -> list[str]:

@@ -72,7 +72,7 @@ class MeshPlan:
         frames, places = self.stream.frames, self.stream.places
         spoiled = [
             f"{frames} latent frames on {other.degrees.sequence} ranks pad spatial attention by {other.frame_waste:.0%}"
-            for other in (choice.load for choice in self.choices)
+            for other in ([best] if best.scheme == "dsp" else [choice.load for choice in self.choices])
             if other.scheme == "dsp" and other.frame_waste >= NOTABLE
         ]
         if best.place_waste >= NOTABLE:

@@ -325,7 +325,7 @@ def _policy(s: GenerateSettings) -> Policy | None:
         if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:
             raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
         return None
-    method, fields = _method(s.accel or BEST)
+    method, fields = named_method(s.accel or BEST)
     fields |= s.accel_options
     if targets:
         known = policy_class(method)
@@ -339,8 +339,13 @@ def _policy(s: GenerateSettings) -> Policy | None:
     return policy
 
 
-def _method(name: str) -> tuple[str, dict[str, Any]]:
-    """Method and fields by name, or from a YAML file."""
+def named_method(name: str) -> tuple[str, dict[str, Any]]:
+    """Method and fields by name, or from a YAML file.
+
+    Raises:
+        ValueError: There is no such method, or the file does not name one.
+        FileNotFoundError: There is no such file.
+    """
     if name in policy_names() or SIGN in name:
         return name, {}
     path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videoaccel.chain import SIGN
 from videoaccel.denoise import combine
 from videoaccel.devices import cpu_threads
 from videoaccel.generation import requested
@@ -29,8 +30,10 @@ from videoaccel.parallel.mesh import Mesh
 from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.policy import Session
 from videoaccel.ranks import started
-from videoaccel.resolve import WorkOrder, resolve
+from videoaccel.registry import make_policy, policy_class
+from videoaccel.resolve import WorkOrder, named_method, resolve
 from videoaccel.settings import GenerateSettings
+from videoaccel.wording import counted
 
 EXACT, OFF = "exact", "off"
 """No method at all, and the machinery with nothing changed: these two must agree bit for bit."""
@@ -38,6 +41,10 @@ EXACT, OFF = "exact", "off"
 TOLERANCES: Mapping[str, float] = {"text": 0.0, "noise": 0.0, "pass": 1e-5, "latents": 1e-4, "frames": 1.0}
 """By stage the largest difference that counts as equal, in float32: states, noise, one network pass relative to its
 largest value, latents after all steps, decoded frames in grey levels. Zero means bit for bit."""
+
+
+class RanksEndedError(RankError):
+    """Ranks that were started have failed, and said why; the second argument is their exit code."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,13 @@ def verify(
 
     Raises:
         ValueError: Settings do not fit.
-        RankError: Ranks failed; what they say stands on stderr.
+        RanksEndedError: Ranks failed; what they say stands on stderr.
     """
     settings = settings.model_copy(update={"dtype": "float32", "threads": settings.threads or 1})
     methods = list(dict.fromkeys([*([EXACT] if OFF in methods else []), *methods]))
+    for name in settings.accel_options:
+        if not any(name in _fields(method) for method in methods):
+            raise ValueError(f"`accel_options`: {name!r} is no field of {', '.join(methods)}")
     every = [degrees for count in sorted({1, *ranks}) for degrees in _splits(count, settings, methods)]
     found: dict[tuple[str, Degrees], Made] = {}
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
@@ -109,13 +119,32 @@ def verify(
 
 
 def variant(settings: GenerateSettings, method: str, degrees: Degrees) -> GenerateSettings:
-    """The settings of one method and split; a lone process has none."""
-    update: dict[str, Any] = {"accel": None if method == EXACT else method}
-    if method == EXACT:
-        update |= {"speedup": None, "accel_options": {}, "prior": None, "allow_foreign_prior": False}
+    """The settings of one method and split; a lone process has none. A method is told what it has fields for."""
+    known = _fields(method)
+    update: dict[str, Any] = {
+        "accel": None if method == EXACT else method,
+        "accel_options": {name: value for name, value in settings.accel_options.items() if name in known},
+    }
+    if "speedup" not in known:
+        update["speedup"] = None
+    if method == EXACT or not _takes_prior(method):
+        update |= {"prior": None, "allow_foreign_prior": False}
     many = degrees.ranks > 1
     split = {"gpus": degrees.ranks, "dp": 1, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
     return settings.model_copy(update=update | {name: value if many else None for name, value in split.items()})
+
+
+def _fields(method: str) -> set[str]:
+    """What a method can be told; of two methods, their names."""
+    if method == EXACT:
+        return set()
+    name, _ = named_method(method)
+    return set(name.split(SIGN)) if SIGN in name else set(policy_class(name).model_fields)
+
+
+def _takes_prior(method: str) -> bool:
+    name, fields = named_method(method)
+    return bool(make_policy(name, **fields).required)
 
 
 def _splits(count: int, settings: GenerateSettings, methods: Sequence[str]) -> Iterator[tuple[Degrees, list[str]]]:
@@ -144,7 +173,8 @@ def _started(settings: GenerateSettings, degrees: Degrees, methods: Sequence[str
     device = str(resolve(variant(settings, methods[0], Degrees())).settings.device)
     command = [sys.executable, "-m", "videoaccel.verification", str(folder / name)]
     if code := start_ranks(command, ranks=degrees.ranks, device=device):
-        raise RankError(f"{degrees.ranks} ranks ({degrees}) ended with exit code {code}; what they said stands above")
+        ranks = counted(degrees.ranks, "rank")
+        raise RanksEndedError(f"{ranks} ({degrees}) ended with exit code {code}; what was said stands above", code)
     with safe_open(str(folder / f"{name}.safetensors"), "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         decisions = file.metadata()
@@ -175,7 +205,7 @@ def _difference(stage: str, a: Tensor, b: Tensor) -> float:
 
 def main(name: str) -> None:
     """One rank's part: a clip with every method of ``NAME.yaml``; the first rank writes ``NAME.safetensors``."""
-    from videoaccel.cli.progress import calm_libraries
+    from videoaccel.cli.progress import calm_libraries, shown_progress
 
     told = yaml.safe_load(Path(f"{name}.yaml").read_text(encoding="utf-8"))
     settings, degrees = GenerateSettings(**told["settings"]), Degrees(*told["degrees"])
@@ -184,7 +214,12 @@ def main(name: str) -> None:
     tensors: dict[str, Tensor] = {}
     decisions: dict[str, str] = {}
     calm_libraries(quiet=True)  # the process that started the ranks shows how far they are
-    with started(first) as mesh, torch.inference_mode(), cpu_threads(first.settings.threads):
+    with (
+        shown_progress(quiet=True),
+        started(first) as mesh,
+        torch.inference_mode(),
+        cpu_threads(first.settings.threads),
+    ):
         pipe = load_pipeline(first).parallelize(mesh)
         for method, order in orders.items():
             made = make(order, pipe, mesh)
@@ -236,4 +271,6 @@ def _require_one_latent(latents: Tensor, mesh: Mesh) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    from videoaccel.cli.errors import exit_code
+
+    sys.exit(exit_code(lambda: main(sys.argv[1]), debug=False))

@@ -52,8 +52,8 @@ def evaluate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
         write(Path(f"exact/{sentence}-0"), drawn(sentence))
         write(Path(f"clips/{sentence}-0"), noisy(drawn(sentence), level))
 
-    def call(*arguments: object, suite: str = "demo", out: str = "run") -> Result:
-        return cli("evaluate", "clips", "-o", out, "--suite", suite, *arguments)
+    def call(*arguments: object, suite: str = "demo", out: str = "run", folder: str = "clips") -> Result:
+        return cli("evaluate", folder, "-o", out, "--suite", suite, *arguments)
 
     return call
 
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_clips_is_said_and_counted(evaluate: Evaluate) -> Non
     assert failures["empty.mp4"]["psnr"] == "clips/empty.mp4 is empty"
     assert "is not a readable video" in failures["noise.mp4"]["temporal_flickering"]
     assert failures["one"] == {"temporal_flickering": "changes between frames need at least 2 frames, got 1"}
-    assert "5 frames of 64x64, the one that it should be 9 frames" in failures["shorter"]["psnr"]
+    assert "5 frames of 64x64, its reference 9 frames" in failures["shorter"]["psnr"]
     assert "9 frames of 32x32" in failures["smaller"]["psnr"]
     assert failures["lonely"] == {"psnr": "there is no reference clip of this name"}
     psnr = scores()["psnr"]
@@ -180,6 +180,25 @@ def test_a_stopped_evaluation_goes_on(evaluate: Evaluate, monkeypatch: pytest.Mo
     write(Path(f"clips/{SENTENCES[0]}-0"), drawn(SENTENCES[1]))  # another clip under the name is measured anew
     assert evaluate().code == 0
     assert scores()["world_scene"]["score"] == 0.5
+
+
+def test_lines_of_prompts_go_to_clips_by_number(evaluate: Evaluate) -> None:
+    def given(*lines: str) -> Result:
+        Path("lines.txt").write_text("\n".join(lines))
+        return evaluate("--prompts", "lines.txt", folder="made")
+
+    for number, sentence in enumerate(SENTENCES):
+        write(Path(f"made/clip-{number}"), drawn(sentence))
+    assert given(*SENTENCES).code == 0 and scores()["world_scene"]["score"] == 1.0
+    assert given(*reversed(SENTENCES)).code == 0 and scores()["world_scene"]["score"] == 0.0
+    refused = given(SENTENCES[0])
+    assert refused.code == 2 and "clip-1 is named neither after a prompt nor after one of lines 0 to 0" in refused.err
+    Path("made/clip-1.json").write_text(json.dumps({"prompt": "another"}))
+    refused = given(*SENTENCES)
+    assert refused.code == 2 and f"clip-1 was made from 'another', and line 1 is '{SENTENCES[1]}'" in refused.err
+    Path("book.json").write_text(json.dumps({"clip-7": "a"}))
+    refused = evaluate("--prompts", "book.json", folder="made")
+    assert refused.code == 2 and "the prompts name 'clip-7', and made holds no clip of this name" in refused.err
 
 
 def test_dimensions_count_the_clips_of_their_prompts(evaluate: Evaluate) -> None:

@@ -52,6 +52,11 @@ def test_several_processes_where_one_does_all(cli: Cli, monkeypatch: pytest.Monk
         assert f"rank 1: videoaccel {command[0]} runs in one process; start it without torchrun" in result.err
 
 
+def test_options_that_no_method_has(cli: Cli) -> None:
+    result = cli("verify", "--accel", "exact,fora", "--set", "accel_options.perio=2")
+    assert result.code == 2 and "--set accel_options: 'perio' is no field of exact, fora" in result.err
+
+
 def test_numbers_of_ranks() -> None:
     assert numbers("1, 2,4") == [1, 2, 4]
     for text in ("", "two", "0", "1,,2"):
@@ -116,6 +121,7 @@ def test_ranks_started_here_make_the_clip_of_one(generate: Cli, importable: None
 @pytest.mark.slow
 def test_verify_proves_it(cli: Cli, pipeline_folder: Path, importable: None) -> None:
     options = ("--model", pipeline_folder, "--frames", "5", "--steps", "3", "--json", "--quiet")
+    options = (*options, "--set", "accel_options.period=2")  # for those that have one
     result = cli("verify", "--ranks", "1,2", "--accel", "exact,off,fora", *options)
     assert result.code == 0, result.err
     verdicts = json.loads(result.out)

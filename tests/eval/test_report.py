@@ -19,5 +19,5 @@ def test_worst_clips_are_those_of_the_table() -> None:
     }
     results = [summarise(metric, found) for metric, found in rows.items()]
     clips = [ClipFile(name, Path(name)) for name in "abcd"]
-    assert [result.worst for result in results] == ["a", "b", "d"]
+    assert [result.worst for result in results] == ["a", "b", None]
     assert [clip.name for clip in _shown_clips(results, rows, clips)] == ["b", "a", "c"]

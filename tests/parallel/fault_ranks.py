@@ -27,6 +27,9 @@ def step(layout: MeshLayout, i: int, what: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if i == 2 and last and what == "sleep":
         time.sleep(600)
+    if i == 2 and what == "wait":
+        Path(sys.argv[2]).with_name(f"{mesh.rank}.ready").touch()
+        time.sleep(600)
     if i == 2 and last and what == "raise":
         raise ValueError("a bad day")
     mesh.sequence.all_to_all(torch.zeros(mesh.sequence.size, 8))

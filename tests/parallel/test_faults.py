@@ -1,5 +1,6 @@
 """Ranks that are killed, sleep, fail, differ; ports in use. Nobody hangs, nothing half-written stays."""
 
+import contextlib
 import json
 import os
 import socket
@@ -47,6 +48,37 @@ def test_the_others_say_who_and_where(what: str, tmp_path: Path, capfd: pytest.C
     if what in ("kill", "raise", "sleep"):
         assert "step 2, space.3.attn" in first
     assert code != 0 and left(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    output = str(tmp_path / "out.gif")
+    script = (
+        "import sys; from videoaccel.parallel.launch import start_ranks;"
+        f"start_ranks([sys.executable, '-m', 'tests.parallel.fault_ranks', 'wait', {output!r}], ranks=2)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    while len(ranks := running(output)) < 2 or not all((tmp_path / f"{rank}.ready").exists() for rank in range(2)):
+        assert launcher.poll() is None
+        time.sleep(0.1)
+    launcher.kill()
+    said = launcher.communicate(timeout=20)[1]  # until the last of them closes it
+    assert running(output) == [] and len(ranks) == 2
+    assert "rank 0: the process that started the ranks is gone (this rank: step 2, space.3.attn)" in said
+    assert said.count("\n") <= 2
+
+
+def running(argument: str) -> list[int]:
+    """Rank processes with this argument."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if argument.encode() in words:
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.mark.slow
@@ -104,6 +136,7 @@ def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
         "start_ranks(command, ranks=2)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
     while len(ranks := children.read_text().split()) < 2:

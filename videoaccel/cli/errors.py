@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,7 +43,6 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        said = getattr(error, "said_by_first", False)  # one mistake, one sentence, however many ranks
         if _is_usage(error):
             message = error.format_message()  # type: ignore[attr-defined]
             if not message:  # no command was given: typer has shown the help
@@ -51,7 +51,8 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
             return BAD_INPUT
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         bad_input = too_long or isinstance(error, (ValueError, *_PATHS))
-        if not said:
+        # One mistake, one sentence, however many ranks: before they have met, the first of each machine says it.
+        if not getattr(error, "said_by_first", bad_input and os.environ.get("LOCAL_RANK", "0") != "0"):
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
     if result == INTERRUPTED and not rank():  # newer versions of typer turn Ctrl-C into this code themselves
@@ -73,4 +74,4 @@ def _sentence(error: Exception, *, known: bool) -> str:
 
 def _say(text: str) -> None:
     speaker = f"videoaccel: rank {rank()}" if is_rank() and rank() else "videoaccel"
-    print(f"{speaker}: {spelled(text)}", file=sys.stderr)
+    sys.stderr.write(f"{speaker}: {spelled(text)}\n")  # in one piece, for ranks share a terminal

@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _show(found: Evaluation) -> None:
-    from videoaccel.evaluation_table import lacking_lines
+    from videoaccel.evaluation_table import by_reason, lacking_lines
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -101,10 +101,7 @@ def _show(found: Evaluation) -> None:
     for line in found.not_applicable:
         console.print(f"not applicable: {line}", soft_wrap=True)
     for clip, reasons in found.failures.items():
-        metrics: dict[str, list[str]] = {}
-        for metric, reason in reasons.items():
-            metrics.setdefault(reason, []).append(metric)
-        for reason, names in metrics.items():
+        for reason, names in by_reason(reasons).items():
             console.print(f"failed: {clip}: {reason} ({', '.join(names)})", soft_wrap=True)
     if found.resumed:
         total = sum(len(rows) for rows in found.rows.values())

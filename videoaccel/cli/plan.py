@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,12 +88,17 @@ def described_mesh(plan: MeshPlan) -> str:
     tokens = f"{stream.frames} latent frames x {stream.places} places x {stream.width} channels"
     lines = [f"Mesh: {plan.ranks} ranks, {tokens}, {stream.rows} rows (predicted)"]
     if plan.dense_ms is not None:
-        lines.append(f"  a dense step on one rank: {plan.dense_ms:.1f} ms, measured here")
+        lines.append(f"  a dense step on one rank: {plan.dense_ms:.1f} ms, as timed here (kept: see videoaccel cache)")
     if plan.link is not None:
-        lines.append(f"  links of {plan.link.speed / 1e9:.2f} GB/s")
+        among = f", measured among {plan.link.ranks} ranks" if plan.link.latency else ""
+        lines.append(f"  links of {plan.link.speed / 1e9:.2f} GB/s{among}")
+        if plan.link.device == "cpu" and plan.ranks > (cores := os.cpu_count() or 1):
+            lines.append(f"  as on machines of their own: here {plan.ranks} CPU ranks share {cores} cores")
     else:
         lines.append("  no times for ranks: videoaccel doctor --links N measures their exchanges, --link tells it")
-    lines.append("  guidance x sequence        padding (frames, places)   MiB sent a step   GiB a rank   ms a step")
+    lines.append(
+        "  guidance x sequence        padding (frames, places)   MiB sent a step   GiB a rank   ms a dense step"
+    )
     for choice in plan.choices:
         one = choice.load
         name = f"{one.degrees.guidance} x {one.degrees.sequence} {one.scheme if one.degrees.sequence > 1 else ''}"

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typing_extensions import Self
 
 from videoaccel.cli.flags import spelled
+from videoaccel.cli.ranks import rank
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -103,7 +104,8 @@ def shown_progress(*, quiet: bool) -> Iterator[Display]:
     """Progress, and our own warnings as lines of it; what libraries warn their developers of is left out."""
     with Display(quiet=quiet) as display, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
+        if not rank():  # the first of several says it for all
+            warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
         warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
         yield display
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videoaccel.cli.errors import FAILURE
+from videoaccel.cli.errors import BAD_INPUT, FAILURE, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
@@ -49,11 +49,17 @@ def _verify(options: Mapping[str, Any]) -> int:
     settings, ranks = gather(options), numbers(options["ranks"])
     methods = [name.strip() for name in (options["accel"] or "exact").split(",") if name.strip()]
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.verification import verify  # torch and all
+        from videoaccel.parallel.comm import RankError  # torch and all
+        from videoaccel.verification import RanksEndedError, verify
 
         calm_libraries(quiet=options["quiet"])
         note = (lambda text: None) if options["quiet"] else display.note
-        verdicts = verify(settings, ranks=ranks, methods=methods, note=note)
+        try:
+            verdicts = verify(settings, ranks=ranks, methods=methods, note=note)
+        except RanksEndedError as error:
+            if error.args[1] == BAD_INPUT:
+                raise SaidError(BAD_INPUT) from error
+            raise RankError(error.args[0]) from error
     if options["json"]:
         typer.echo(json.dumps([as_data(verdict) for verdict in verdicts], indent=2))
     else:
