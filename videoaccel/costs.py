@@ -57,6 +57,7 @@ class Costs:
     kept: Mapping[Kind, Mapping[float, float]]
     rest: float
     blocks: Mapping[Site, tuple[Site, ...]] = field(repr=False)
+    _partials: dict[tuple[Kind, Partial], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def module(self, site: Site, action: Action) -> float:
         """Cost of an action at a module."""
@@ -65,8 +66,10 @@ class Costs:
         if isinstance(action, Compute):
             return curve[0.0] + action.width * (curve[1.0] - curve[0.0])
         if isinstance(action, Partial):
-            table = self.kept.get(key, curve) if action.keys == "kept" else curve
-            return _between(table, action.keep)
+            if (known := self._partials.get((key, action))) is None:  # planners ask a million times
+                table = self.kept.get(key, curve) if action.keys == "kept" else curve
+                known = self._partials[key, action] = _between(table, action.keep)
+            return known
         return curve[0.0]
 
     @property

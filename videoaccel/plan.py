@@ -8,7 +8,7 @@ minimax over paths, LeMiCa (arXiv 2511.00090). Per-site schedules under a budget
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -204,47 +204,67 @@ def between_anchors(
     steps: list[dict[Place, Action]] = []
     error = 0.0
     scale = float(errors.cache[..., 0].mean()) or 1.0
+    extra = _extra(errors, sites, costs) if rule == "value" else None
     for i in range(errors.steps):
         if i in marks:
             steps.append(dict.fromkeys(sites, COMPUTE))
             continue
         age = i - max(mark for mark in marks if mark < i)
-        chosen: dict[Place, Action] = {}
-        for m, site in enumerate(sites):
-            served, action = float(errors.cache[i, m, age - 1]), REUSE
-            if forecast and float(errors.forecast[i, m, age - 1]) < served:
-                served, action = float(errors.forecast[i, m, age - 1]), Forecast(1)  # type: ignore[assignment]
-            cut = _partial(errors, costs, site, i, m, age, served, rule, price, keep, scale)
-            chosen[site], cost = (action, served) if cut is None else cut
-            error += cost
-        steps.append(chosen)
+        cuts: Sequence[_Cut | None] = [None] * len(sites)
+        served, actions = _served(errors, i, age, forecast=forecast)
+        if rule == "paper":
+            assert keep is not None
+            cuts = [_as_published(errors, i, m, age, cost, keep(cost / scale)) for m, cost in enumerate(served)]
+        elif extra is not None:
+            cuts = _worth_it(errors, i, age, torch.tensor(served, dtype=torch.float64), price * extra)
+        found = [cut or plain for cut, plain in zip(cuts, zip(actions, served, strict=True), strict=True)]
+        steps.append({site: action for site, (action, _) in zip(sites, found, strict=True)})
+        error = sum((cost for _, cost in found), start=error)
     return Plan(tuple(steps), error)
 
 
-def _partial(
-    errors: Errors, costs: Costs, site: Site, i: int, m: int, age: int, served: float,
-    rule: Rule, price: float, keep: Callable[[float], float] | None, scale: float,
-) -> tuple[Action, float] | None:  # fmt: skip
-    """The partial computation that is worth it, with its error; None to serve."""
-    if rule == "paper":
-        assert keep is not None
-        wanted = keep(served / scale)
-        if wanted >= 1:
-            return (COMPUTE, 0.0)
-        k = min(range(len(errors.shares)), key=lambda k: abs(errors.shares[k] - wanted))
-        if float(errors.prune[max(i - 1, 0), m, k, 0]) < served:
-            return Partial(errors.shares[k]), float(errors.prune[i, m, k, age - 1])
-        return None
-    if rule == "value":
-        base = costs.module(site, REUSE)
-        options: list[tuple[float, Action, float]] = []
-        for k, share in enumerate(errors.shares):
-            left, action = float(errors.prune[i, m, k, age - 1]), Partial(share)
-            options.append((left + price * (costs.module(site, action) - base), action, left))
-        best = min(options, key=lambda option: option[0])
-        if best[0] < served:
-            return best[1], best[2]
+_Cut: TypeAlias = tuple[Action, float]
+"""What is done instead of serving, and its error."""
+
+
+def _served(errors: Errors, i: int, age: int, *, forecast: bool) -> tuple[list[float], list[Action]]:
+    """Errors and actions of serving every site."""
+    reused: list[float] = errors.cache[i, :, age - 1].tolist()
+    if not forecast:
+        return reused, [REUSE] * len(reused)
+    ahead: list[float] = errors.forecast[i, :, age - 1].tolist()
+    better = [a < r for a, r in zip(ahead, reused, strict=True)]
+    actions: list[Action] = [Forecast(1) if b else REUSE for b in better]
+    return [min(a, r) for a, r in zip(ahead, reused, strict=True)], actions
+
+
+def _as_published(errors: Errors, i: int, m: int, age: int, served: float, wanted: float) -> _Cut | None:
+    """SODA's rule; None to serve."""
+    if wanted >= 1:
+        return COMPUTE, 0.0
+    k = min(range(len(errors.shares)), key=lambda k: abs(errors.shares[k] - wanted))
+    if float(errors.prune[max(i - 1, 0), m, k, 0]) < served:
+        return Partial(errors.shares[k]), float(errors.prune[i, m, k, age - 1])
     return None
+
+
+def _extra(errors: Errors, sites: Sequence[Site], costs: Costs) -> Tensor:
+    """What computing each share costs over serving, [M, K]."""
+    rows = [[costs.module(s, Partial(k)) - costs.module(s, REUSE) for k in errors.shares] for s in sites]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _worth_it(errors: Errors, i: int, age: int, served: Tensor, paid: Tensor) -> list[_Cut | None]:
+    """For every site the share whose error and price [M, K] are least, where they are below serving's [M]."""
+    left = errors.prune[i, :, :, age - 1].double()
+    total, best = (left + paid).min(dim=1)
+    shares = [Partial(share) for share in errors.shares]
+    return [
+        (shares[k], error) if better else None
+        for k, error, better in zip(
+            best.tolist(), left.gather(1, best[:, None])[:, 0].tolist(), (total < served).tolist(), strict=True
+        )
+    ]
 
 
 # Each site for itself -----------------------------------------------------------------------------------------------

@@ -117,6 +117,32 @@ def test_value_rule_asks_what_a_millisecond_saves() -> None:
     assert free.steps[1][SITES[0]] == Partial(0.5) and dear.steps[1][SITES[0]] == REUSE
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("forecast", [False, True])
+def test_value_rule_weighs_every_site_for_itself(seed: int, forecast: bool) -> None:
+    """Against one comparison after the other; a tie is served."""
+    g, shares, anchors, price = torch.Generator().manual_seed(seed), (0.25, 0.5, 0.75), [0, 3, 5], 0.02 * seed
+    served, prune = torch.rand(8, 2, 3, generator=g), torch.rand(8, 2, 3, 3, generator=g)
+    errors = Errors(served, prune, torch.rand(8, 2, 3, generator=g), shares)
+    plan = between_anchors(anchors, errors, SITES, COSTS, rule="value", price=price, forecast=forecast)
+    total = 0.0
+    for i, m in itertools.product(range(8), range(2)):
+        age = i - max(mark for mark in anchors if mark <= i)
+        if age == 0:
+            assert plan.steps[i][SITES[m]] == COMPUTE
+            continue
+        ways = [(float(served[i, m, age - 1]), 0.0, REUSE)]
+        if forecast:
+            ways.append((float(errors.forecast[i, m, age - 1]), 0.0, Forecast(1)))
+        for k, share in enumerate(shares):
+            extra = COSTS.module(SITES[m], Partial(share)) - COSTS.module(SITES[m], REUSE)
+            ways.append((float(prune[i, m, k, age - 1]), price * extra, Partial(share)))
+        error, _, action = min(ways, key=lambda way: way[0] + way[1])
+        total += error
+        assert plan.steps[i][SITES[m]] == action
+    assert plan.error == pytest.approx(total)
+
+
 def brute_site(errors: Errors, m: int, price: float) -> float:
     """All schedules of one site."""
     best = float("inf")
