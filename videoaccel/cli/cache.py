@@ -64,4 +64,7 @@ def _timed(key: Mapping[str, Any] | None) -> str:
     if key is None:
         return "(damaged)"
     shape = "x".join(map(str, key.get("latent", [])))
-    return f"{key.get('network')} on {key.get('device')}: latent {shape}, {key.get('dtype')}"
+    threads = counted(key.get("threads", 1), "thread")
+    dtype = str(key.get("dtype")).removeprefix("torch.")
+    rows = counted(key.get("rows", 1), "row")
+    return f"{key.get('network')} on {key.get('device')}, {threads}: latent {shape}, {rows}, {dtype}"
