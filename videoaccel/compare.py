@@ -160,11 +160,11 @@ def compare(
     return _write(out, results, at_speedups(results, speedups), about | {"holds": holds}, picture)
 
 
-def compare_settings(settings: GenerateSettings, *, listener: Listener | None = None, **options: Any) -> Comparison:
+def compare_settings(asked: GenerateSettings, /, *, listener: Listener | None = None, **options: Any) -> Comparison:
     """Compare on what ``videoaccel generate`` would be told: model, prompts, size, device and so on.
 
     Args:
-        settings: Nothing in them is about given frames, loops or outputs.
+        asked: Nothing in it is about given frames, loops or outputs.
         listener: As of :func:`compare`; before its stages come ``text`` and ``load``.
         **options: Of :func:`compare`: methods, out, seeds, speedups, ...
 
@@ -172,8 +172,8 @@ def compare_settings(settings: GenerateSettings, *, listener: Listener | None = 
         ValueError: As :func:`compare`, or a setting does not fit the model.
         FileNotFoundError: A file is not there.
     """
-    _checked(settings.prompt, **options)  # what is wrong is said before anything is loaded
-    order = resolve(settings)
+    _checked(asked.prompt, **options)  # what is wrong is said before anything is loaded
+    order = resolve(asked)
     s = order.settings
     tell = listener or (lambda stage, done, total: None)
     with cpu_threads(s.threads):
