@@ -377,7 +377,7 @@ def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, round
         make: From the price of cost to a plan; the higher the price, the cheaper the plan.
         costs: What is counted.
         ratio: The target.
-        rounds: Bisections of the price.
+        rounds: Bisections of the price, at most; they end where nothing is left to divide.
 
     Raises:
         UnreachableError: Names the largest ratio that can be reached.
@@ -391,6 +391,8 @@ def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, round
     if (free := make(0.0)).ratio(costs) >= ratio:
         return free
     for _ in range(rounds):
+        if high <= low * (1 + 1e-12):
+            break
         middle = (low * high) ** 0.5
         plan = make(middle)
         if plan.ratio(costs) >= ratio:

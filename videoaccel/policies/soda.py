@@ -252,6 +252,8 @@ class Soda(Policy):
             if largest.ratio(costs) < target:
                 continue
             plan = largest
+            if best is not None and self.rule == "value" and filled(marks, 0.0).error >= best.error:
+                continue  # not even free pruning makes these anchors better
             if self.rule == "value":
                 plan = to_ratio(lambda price, marks=marks: filled(marks, price), costs, target)  # type: ignore[misc]
             if best is None or plan.error < best.error:
