@@ -81,7 +81,7 @@ class Soda(Policy):
     rule: Rule = Field(
         "value", description="Between anchors: serve only, prune as published, or prune by value for cost."
     )
-    influence: bool = Field(True, description="Weight errors by their calibrated influence on the result.")
+    influence: bool = Field(False, description="Weight errors by their calibrated influence on the result.")
     forecast: bool = Field(False, description="Serve by first-order forecast where that errs less.")
     keep_slope: float = Field(0.5, description="Lambda of the paper: how the share grows with the cache error.")
     keep_base: float = Field(0.25, ge=0, le=1, description="Beta of the paper.")
