@@ -41,7 +41,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "delta_dit": {"interval": (2, 3, 4, 6)},
     "elastic": {"flops_ratio": (1.1, 1.25, 1.5, 2.0)},
     "delta_dit+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6)},
-    "soda+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6), "soda.flops_ratio": (1.5,)},
+    "soda+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6), "soda.flops_ratio": (1.5,), "soda.influence": (True,)},
     "elastic+sada": {"sada.threshold": (0.05, 0.35, 0.6), "elastic.flops_ratio": (1.1,)},
     "off": {},
     "fewer_steps": {"share": (0.66, 0.5, 0.4, 0.33, 0.25)},
