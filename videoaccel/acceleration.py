@@ -9,6 +9,8 @@ from videoaccel.policy import Policy
 from videoaccel.prior import Prior
 from videoaccel.reading import parse_bytes
 from videoaccel.registry import make_policy
+from videoaccel.resolve import named_method
+from videoaccel.settings import TARGETS
 
 
 class Accelerated(Protocol):
@@ -35,7 +37,8 @@ def accelerate(
     Args:
         pipe: A :class:`videoaccel.VideoPipeline`, for which all methods work, or a pipeline of diffusers, for which
             ``sada`` does.
-        method: Name of a method (see :func:`videoaccel.registry.policy_names`); None turns acceleration off.
+        method: Name of a method (see :func:`videoaccel.registry.policy_names`) or of a configuration in the box, or a
+            YAML file; None turns acceleration off.
         prior: Calibrated errors, or their file; default those found for the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
@@ -50,7 +53,12 @@ def accelerate(
         ValueError: There is no such method or field, a value is out of range, or the pipeline takes no method.
         FileNotFoundError: The prior's file is not there.
     """
-    policy = None if method is None else make_policy(method, **fields)
+    policy = None
+    if method is not None:
+        name, of_file = named_method(method)
+        if any(target in fields for target in TARGETS):  # takes the place of the file's
+            of_file = {field: value for field, value in of_file.items() if field not in TARGETS}
+        policy = make_policy(name, **of_file | fields)
     others = (prior, cache_memory, guidance_scale)
     if policy is None and (fields or foreign_prior or any(other is not None for other in others)):
         raise ValueError("without a method there is nothing for fields or a prior to change")

@@ -96,6 +96,8 @@ class AtSpeedup:
     @property
     def text(self) -> str:
         """The number, or that there is none."""
+        if self.psnr is None and self.slowest is not None and self.speedup < self.slowest:
+            return f"begins at {self.slowest:.2f}x"
         return NOT_REACHED if self.psnr is None else f"{self.psnr:.2f}"
 
 

@@ -192,6 +192,8 @@ class VideoPipeline(DiffusionPipeline):
         }  # fmt: skip
         check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
         choose_scheme(sequence_parallel, frames=1)  # known at all?
+        if policy is not None and not isinstance(policy, Policy):
+            raise ValueError(f"policy takes a method such as make_policy('fora', period=3), got {policy!r}")
         d, prompts = self.defaults, prompt_list(prompt)
         if prompt_states is None:
             texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)

@@ -158,7 +158,8 @@ def _order(action: Action) -> tuple[int, float]:
 def _colour(action: Action) -> str:
     kind, degree = _order(action)
     if kind == 0:
-        return "#1b3a6b" if degree == -1 else "#4a6fa5"
+        shades = ["#1b3a6b", "#3c62a0", "#6f93c8", "#a9c1e4"]  # whole, then three quarters of the neurons and fewer
+        return shades[0 if degree == -1 else 1 if -degree > 0.6 else 2 if -degree > 0.35 else 3]
     if kind == 1:
         shades = ["#2f8f6b", "#63b58f", "#9dd6b8"]
         return shades[0] if -degree > 0.6 else shades[1] if -degree > 0.35 else shades[2]

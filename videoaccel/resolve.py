@@ -331,7 +331,8 @@ def _policy(s: GenerateSettings) -> Policy | None:
         known = policy_class(method)
         if missing := [name for name in targets if name not in known.model_fields]:
             knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
-            raise ValueError(f"`{missing[0]}` is a target of {BEST}; {method} takes none: {knob}")
+            takers = [name for name in policy_names() if missing[0] in policy_class(name).model_fields]
+            raise ValueError(f"`{missing[0]}` is a target of {' and '.join(takers)}; {method} takes none: {knob}")
         fields = {name: value for name, value in fields.items() if name not in TARGETS} | targets
     policy = make_policy(method, **fields)
     if s.prior and not policy.required:

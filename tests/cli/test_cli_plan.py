@@ -120,7 +120,7 @@ def test_methods_that_look_say_so(plan: Cli) -> None:
         ([], "there is nothing to plan without a method; name one, such as --accel soda"),
         (["--speedup", 2, "--anchors", 3], "give one target, not --speedup and --anchors"),
         (["--accel", "fora", "--anchors", 3], "--anchors is a target of soda; fora takes none"),
-        (["--accel", "fora", "--speedup", 2], "--speedup is a target of soda; fora takes none"),
+        (["--accel", "fora", "--speedup", 2], "--speedup is a target of elastic and soda; fora takes none"),
         (["--flops-ratio", 2], "needs the calibrated table"),
     ],
 )

@@ -112,13 +112,23 @@ def test_a_yaml_file_names_method_and_fields(make: Workshop) -> None:
         resolve(make.settings(accel=str(path)))
 
 
+def test_python_takes_what_the_command_line_takes(pipe: VideoPipeline) -> None:
+    videoaccel.accelerate(pipe, "soda-sites", speedup=1.5)
+    assert pipe.policy is not None and pipe.policy.name == "soda"
+    found = pipe.policy.model_dump()
+    assert (found["schedule"], found["speedup"], found["flops_ratio"]) == ("sites", 1.5, None)
+    with pytest.raises(ValueError, match=r"policy takes a method such as make_policy\('fora', period=3\), got 'fora'"):
+        pipe.request("a red circle", policy="fora")  # type: ignore[arg-type]
+    pipe.accelerate(None)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"accel": "sodda"}, "unknown method 'sodda'; did you mean 'soda'"),
         ({"accel": "fora", "accel_options": {"periods": 3}}, "fora has no field 'periods'; it has period, warmup"),
         ({"accel": "fora", "accel_options": {"period": 0}}, "fora: period: .* got 0"),
-        ({"accel": "fora", "speedup": 2}, "`speedup` is a target of soda; fora takes none: set its period"),
+        ({"accel": "fora", "speedup": 2}, "`speedup` is a target of elastic and soda; fora takes none: set its period"),
         ({"accel_options": {"period": 3}}, "`accel_options` change nothing without `accel` or `speedup`"),
         ({"accel": "fora", "prior": "x.safetensors"}, "fora uses no prior"),
         ({"speedup": 0.5}, "speedup"),
