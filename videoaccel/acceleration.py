@@ -8,8 +8,7 @@ from videoaccel.policies.sada import Sada
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
 from videoaccel.reading import parse_bytes
-from videoaccel.registry import make_policy
-from videoaccel.resolve import named_method
+from videoaccel.registry import make_policy, named_method
 from videoaccel.settings import TARGETS
 
 

@@ -1,12 +1,14 @@
 """Acceleration methods by name: the name is that of the file in ``videoaccel/policies``."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from videoaccel import policies
 from videoaccel.chain import DOT, SIGN, Chain, nested
+from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.plugins import class_in, names_in
 from videoaccel.policy import Policy
 
@@ -38,6 +40,24 @@ def make_policy(name: str, **fields: Any) -> Policy:
         return _chain(name, fields)
     found = policy_class(name)
     return _made(found, found, fields, name)
+
+
+def named_method(name: str) -> tuple[str, dict[str, Any]]:
+    """Method and fields by name, or from a YAML file.
+
+    Raises:
+        ValueError: There is no such method, or the file does not name one.
+        FileNotFoundError: There is no such file.
+    """
+    if name in policy_names() or SIGN in name:
+        return name, {}
+    path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        policy_class(name)  # says what there is
+    fields = read_yaml(path)
+    if not isinstance(method := fields.pop("method", None), str):
+        raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
+    return method, fields
 
 
 def knob_of(name: str) -> tuple[str, tuple[Any, ...]]:

@@ -11,7 +11,7 @@ import torch
 
 from videoaccel.attention import attention_kernel
 from videoaccel.chain import SIGN
-from videoaccel.config import Defaults, config_folder, config_names, read_yaml
+from videoaccel.config import Defaults, config_names
 from videoaccel.devices import check_device
 from videoaccel.eval.vbench import read_full_info
 from videoaccel.given import check_given, given_files
@@ -22,7 +22,7 @@ from videoaccel.parallel.degrees import Degrees
 from videoaccel.policy import Policy
 from videoaccel.rank_choice import choose_ranks, why_ranks
 from videoaccel.reading import read_text
-from videoaccel.registry import make_policy, policy_class, policy_names
+from videoaccel.registry import make_policy, named_method, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, TARGETS, GenerateSettings
 from videoaccel.sizes import resolve_size
@@ -338,24 +338,6 @@ def _policy(s: GenerateSettings) -> Policy | None:
     if s.prior and not policy.required:
         raise ValueError(f"{method} uses no prior; leave out `prior`")
     return policy
-
-
-def named_method(name: str) -> tuple[str, dict[str, Any]]:
-    """Method and fields by name, or from a YAML file.
-
-    Raises:
-        ValueError: There is no such method, or the file does not name one.
-        FileNotFoundError: There is no such file.
-    """
-    if name in policy_names() or SIGN in name:
-        return name, {}
-    path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        policy_class(name)  # says what there is
-    fields = read_yaml(path)
-    if not isinstance(method := fields.pop("method", None), str):
-        raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
-    return method, fields
 
 
 def _negative(s: GenerateSettings) -> str | None:

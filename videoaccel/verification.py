@@ -30,8 +30,8 @@ from videoaccel.parallel.mesh import Mesh
 from videoaccel.parts import encode_texts, load_pipeline
 from videoaccel.policy import Session
 from videoaccel.ranks import started
-from videoaccel.registry import make_policy, policy_class
-from videoaccel.resolve import WorkOrder, named_method, resolve
+from videoaccel.registry import make_policy, named_method, policy_class
+from videoaccel.resolve import WorkOrder, resolve
 from videoaccel.settings import GenerateSettings
 from videoaccel.wording import counted
 
@@ -171,7 +171,7 @@ def _started(settings: GenerateSettings, degrees: Degrees, methods: Sequence[str
     told = {"settings": settings.model_dump(mode="json"), "degrees": list(degrees), "methods": list(methods)}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
     device = str(resolve(variant(settings, methods[0], Degrees())).settings.device)
-    command = [sys.executable, "-m", "videoaccel.verification", str(folder / name)]
+    command = [sys.executable, "-m", "videoaccel.cli.verify_rank", str(folder / name)]
     if code := start_ranks(command, ranks=degrees.ranks, device=device):
         ranks = counted(degrees.ranks, "rank")
         raise RanksEndedError(f"{ranks} ({degrees}) ended with exit code {code}; what was said stands above", code)
@@ -203,19 +203,15 @@ def _difference(stage: str, a: Tensor, b: Tensor) -> float:
 # What every rank does ---------------------------------------------------------------------------------------------
 
 
-def main(name: str) -> None:
+def make_as_rank(name: str) -> None:
     """One rank's part: a clip with every method of ``NAME.yaml``; the first rank writes ``NAME.safetensors``."""
-    from videoaccel.cli.progress import calm_libraries, shown_progress
-
     told = yaml.safe_load(Path(f"{name}.yaml").read_text(encoding="utf-8"))
     settings, degrees = GenerateSettings(**told["settings"]), Degrees(*told["degrees"])
     orders = {method: resolve(variant(settings, method, degrees)) for method in told["methods"]}
     first = next(iter(orders.values()))
     tensors: dict[str, Tensor] = {}
     decisions: dict[str, str] = {}
-    calm_libraries(quiet=True)  # the process that started the ranks shows how far they are
     with (
-        shown_progress(quiet=True),
         started(first) as mesh,
         torch.inference_mode(),
         cpu_threads(first.settings.threads),
@@ -268,9 +264,3 @@ def _require_one_latent(latents: Tensor, mesh: Mesh) -> None:
     found = mesh.calm.each(digest)
     if other := [rank for rank, one in enumerate(found) if one != found[0]]:
         raise RankError(f"rank {other[0]} came to other latents than rank 0")
-
-
-if __name__ == "__main__":
-    from videoaccel.cli.errors import exit_code
-
-    sys.exit(exit_code(lambda: main(sys.argv[1]), debug=False))
