@@ -107,7 +107,7 @@ def test_changes_are_compared_and_not_levels() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"2 frames of 16x16, the one that it should be 1 frames"):
+    with pytest.raises(ValueError, match=r"2 frames of 16x16, its reference 1 frames"):
         frame_psnr(flat(0, 0), flat(0))
     with pytest.raises(ValueError, match="uint8"):
         frame_psnr(flat(0).float(), flat(0))

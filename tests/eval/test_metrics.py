@@ -93,7 +93,7 @@ def test_small_pictures_have_no_ms_ssim(backbones: Backbones) -> None:
 
 @pytest.mark.parametrize("name", FIDELITY)
 def test_clips_of_two_shapes_are_refused(name: str, backbones: Backbones) -> None:
-    with pytest.raises(ValueError, match="the clip is 3 frames of 176x176, the one that it should be 4 frames"):
+    with pytest.raises(ValueError, match="the clip is 3 frames of 176x176, its reference 4 frames"):
         made(name, backbones).measure(sample(moving(3, 176), moving(4, 176)))
 
 
