@@ -104,16 +104,16 @@ class MeshLayout(Layout):
 
     def around(self, inner: Run) -> Run:
         """A run that shards the body's input, has ``inner`` do everything in it, and gathers the small output."""
-        where, alone = self.mesh.where, self.comm.size == 1
+        if self.comm.size == 1:
+            return inner
 
         def run(site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
-            where.site = site
-            if alone or site.kind != "body":
+            if site.kind != "body":
                 return inner(site, branch, x, cond)
             own = self.shard(x.shape[2])
             part = padded(x.narrow(2, min(own.start, x.shape[2]), own.here), self.shards.each, dim=2)
             done = inner(site, branch, part, cond)
-            where.site = site
+            self.mesh.where.site = site
             return joined(self.comm.all_gather(done), dim=2, length=x.shape[2])
 
         return run
@@ -122,9 +122,9 @@ class MeshLayout(Layout):
         self, site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Any | None = None, **options: Any
     ) -> Tensor:
         """Mix tokens of h [B, T, s, C], or of its ``columns`` [B, T, k, C]; only spatial attention leaves this rank."""
+        self.mesh.where.site = site
         if (site.kind, site.axis) != ("attn", "space") or self.comm.size == 1:
             return super().mix(site, branch, h, cond, **options)
-        self.mesh.where.site = site
         counts = [self.shards.each] * self.comm.size if columns is None else self.shards.kept(columns.quota)
         assert h.shape[2] == counts[self.comm.rank], "a part of the columns must come with its choice"
         return self.spread(site, branch, h, cond, columns=columns, counts=counts, **options)

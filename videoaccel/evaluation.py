@@ -124,8 +124,9 @@ def evaluate(
     rank, ranks = _ranks()
     networks = Backbones(Path(backbones) if backbones else None)
     metrics, not_run = _made(names, networks, device, bridged=official is not None)
-    before = {row.key for row in RowFile(out, rank).known.values()}
-    rows = _measured(clips, metrics, networks, out, reader, listener, rank, ranks)
+    log = RowFile(out, rank)
+    before = set(log.known)
+    rows = _measured(clips, metrics, networks, log, reader, listener, rank, ranks)
     resumed = sum(row.key in before for found in rows.values() for row in found)
     run = _bridge(official, names, folder, clips, book, prompts, networks, rank) if official else None
     if run is not None:
@@ -162,7 +163,7 @@ def _measured(
     clips: Sequence[ClipFile],
     metrics: Mapping[str, ClipMetric],
     networks: Backbones,
-    out: Path,
+    log: RowFile,
     reader: str,
     listener: Listener | None,
     rank: int,
@@ -170,7 +171,7 @@ def _measured(
 ) -> dict[str, list[Row]]:
     """All ranks' rows by metric, in the order of the clips."""
     tell = listener or (lambda stage, done, total: None)
-    log, mine = RowFile(out, rank), clips[rank::ranks]
+    mine = clips[rank::ranks]
     tell("evaluate", 0, len(mine))
     found: list[Row] = []
     for done, clip in enumerate(mine, start=1):

@@ -41,3 +41,16 @@ def as_bytes(count: int) -> str:
         if count >= size:
             return f"{-(-count * 10 // size) / 10:g} {unit}"
     return f"{count} B"
+
+
+def span(seconds: float) -> str:
+    """A time for people.
+
+    >>> span(3.21), span(130), span(9000)
+    ('3.2 s', '2 min 10 s', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

@@ -8,6 +8,9 @@ import torch
 from tests.models.table import NETWORKS
 from tests.parallel import work
 from tests.ranks import RankPools
+from videoaccel.models.seam import Site
+from videoaccel.parallel.layout import MeshLayout
+from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.shards import Shards
 
 CASES: list[tuple[str, tuple[int, int, int], dict[str, Any]]] = [
@@ -102,3 +105,20 @@ def test_shards_own_whole_groups() -> None:
             assert shards.each % shards.length == 0
             assert sum(shards.here(rank) for rank in range(count)) == places
             assert sum(shards.kept(1)) == -(-places // shards.length)
+
+
+def test_a_layout_says_where_its_rank_is_without_a_sequence_to_share() -> None:
+    """Ranks of guidance-parallel mix everything on their own; a report of one that is lost names the module."""
+    mesh = Mesh()
+    layout = MeshLayout(mesh, Shards(6), ("cond", "uncond"))
+    site = Site("mlp", "time", 3)
+    mixed = layout.mix(site, Plain(), torch.ones(1, 2, 6, 4), None)
+    assert mixed.eq(2).all()
+    assert mesh.where.site == site
+
+
+class Plain:
+    """A branch that doubles."""
+
+    def mix(self, h: torch.Tensor, cond: object) -> torch.Tensor:
+        return 2 * h

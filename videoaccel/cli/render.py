@@ -20,10 +20,10 @@ from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
-from videoaccel.cli.render_text import plan_text, span
+from videoaccel.cli.render_text import plan_text
 from videoaccel.config import read_yaml
 from videoaccel.settings import Layer, assignments
-from videoaccel.wording import counted
+from videoaccel.wording import counted, span
 
 if TYPE_CHECKING:
     from videoaccel.render.control import Control

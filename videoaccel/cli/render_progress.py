@@ -15,6 +15,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from videoaccel.cli.progress import NAMES, Display
+from videoaccel.wording import span
 
 if TYPE_CHECKING:
     from videoaccel.render.run import Render
@@ -165,16 +166,12 @@ def plain(message: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time that is left, in its two largest units.
+    """A time that is left: no tenths of seconds, and never none.
 
-    >>> clock(40), clock(130), clock(4000)
-    ('40 s', '2 min 10 s', '1 h 7 min')
+    >>> clock(0.2), clock(40), clock(4000)
+    ('1 s', '40 s', '1 h 6 min')
     """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
+    return f"{max(1, round(seconds))} s" if seconds < 60 else span(seconds)
 
 
 def _stage(said: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from videoaccel.wording import as_bytes, counted
+from videoaccel.wording import as_bytes, counted, span
 
 if TYPE_CHECKING:
     from videoaccel.render.run import Render
@@ -80,16 +80,3 @@ def _memory(found: Any) -> str:
         return f"{found.memory / _GIB:.2f} GiB at the peak, as measured"
     weights = f"weights of {found.weights / _GIB:.2f} GiB" if found.weights else "weights"
     return f"memory: {weights}, and what a first clip will show"
-
-
-def span(seconds: float) -> str:
-    """A time for people.
-
-    >>> span(3.21), span(130), span(9000)
-    ('3.2 s', '2 min 10 s', '2 h 30 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
