@@ -22,6 +22,9 @@ from videoaccel.columns import choose, score
 from videoaccel.models.seam import BODY, Run, Site, Work, direct
 
 Unit = Literal["flops", "ms"]
+
+GAIN: Mapping[Unit, str] = {"flops": "fewer FLOPs", "ms": "faster"}
+"""What is said of a ratio of so many times."""
 Kind = tuple[str, str]
 """Axis and kind of a module's site."""
 

@@ -348,7 +348,7 @@ def _acceleration(
                 "network_calls": round(sum(session.shares), 3),
                 "actions": session.counts(),
                 "decisions": session.digest(),
-                "cache_foretold_bytes": session.foretold_bytes,
+                **({} if session.foretold_bytes is None else {"cache_foretold_bytes": session.foretold_bytes}),
                 "cache_peak_bytes": session.peak_bytes,
                 **({"explained": explained[loop].as_data()} if explained else {}),
             }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.actions import COMPUTE, REUSE, Action, Compute, Forecast, Partial, Place, Span
-from videoaccel.costs import Costs
+from videoaccel.costs import GAIN, Costs, Unit
 from videoaccel.models.seam import Site
 
 Objective = Literal["additive", "minimax"]
@@ -60,11 +60,13 @@ class Plan:
         steps: Actions by place, for every step.
         error: The error that the planner expects, in its own unit.
         expected: For every step the relative error expected of each place that is not computed.
+        psnr: What calibration clips had on average, in dB; None where no curve holds for the plan.
     """
 
     steps: tuple[dict[Place, Action], ...]
     error: float
     expected: tuple[Mapping[Place, float], ...] = ()
+    psnr: float | None = None
 
     def cost(self, costs: Costs) -> float:
         """Of the whole generation."""
@@ -82,6 +84,11 @@ class Plan:
 
 class UnreachableError(ValueError):
     """The target cannot be reached."""
+
+
+def unreachable(target: float, largest: float, unit: Unit) -> UnreachableError:
+    """What to say of a target that is too high."""
+    return UnreachableError(f"{target:g} times {GAIN[unit]} cannot be reached: the largest possible is {largest:.2f}")
 
 
 # Anchors ------------------------------------------------------------------------------------------------------------
@@ -384,9 +391,7 @@ def to_ratio(make: Callable[[float], Plan], costs: Costs, ratio: float, *, round
     """
     cheapest = make(1e30)
     if cheapest.ratio(costs) < ratio:
-        raise UnreachableError(
-            f"a ratio of {ratio:g} cannot be reached: the largest possible is {cheapest.ratio(costs):.2f}"
-        )
+        raise unreachable(ratio, cheapest.ratio(costs), costs.unit)
     best, low, high = cheapest, 1e-60, 1e30
     if (free := make(0.0)).ratio(costs) >= ratio:
         return free

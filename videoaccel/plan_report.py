@@ -27,6 +27,7 @@ class PlanReport:
         flops: Counted costs.
         ms: Measured costs; None if nothing was measured.
         error: The error that the planner expects, in its own unit; None of a method that plans none.
+        psnr: In dB to the plain clip, as calibration clips had on average with such a plan; None if that is not known.
         adaptive: Whether decisions depend on the clip; the actions, decided on random numbers, then foretell nothing.
         cache_bytes: Most memory that stored values will take.
         prior: Where the calibrated errors are from; None if there are none.
@@ -43,6 +44,7 @@ class PlanReport:
     ms: Costs | None
     error: float | None
     adaptive: bool
+    psnr: float | None = None
     cache_bytes: int = 0
     prior: Path | None = None
     interpolated: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ class PlanReport:
             "speedup": None if self.ms is None or self.adaptive else round(self.ratio(self.ms), 4),
             "ms_dense": None if self.ms is None else round(self.asked * self.ms.dense, 3),
             "predicted_error": self.error,
+            "predicted_psnr": None if self.psnr is None else round(self.psnr, 2),
             "anchors": None if self.adaptive else self.anchors,
             "cache_bytes": self.cache_bytes,
             "prior": None if self.prior is None else str(self.prior),

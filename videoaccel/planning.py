@@ -185,6 +185,7 @@ def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, ca
         flops=run.costs("flops"),
         ms=None,
         error=None if planned is None else planned.error,
+        psnr=None if planned is None or prior is None or prior.info.get("interpolated") else planned.psnr,
         adaptive=depends_on_clip(session),
         cache_bytes=stored if cache_memory is None else min(stored, cache_memory),
         prior=None if prior is None else prior.path,

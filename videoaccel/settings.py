@@ -157,7 +157,8 @@ class GenerateSettings(Config):
     accel: str | None = _option(
         None,
         _ACCEL,
-        "Method by name (soda, fora, ...), or a YAML file with method and fields.",
+        "Method by name (videoaccel methods), two with a plus (soda+sada), a name from the box (soda-published), or a "
+        "YAML file with method and fields.",
         metavar="NAME",
     )
     speedup: float | None = _option(

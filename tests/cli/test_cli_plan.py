@@ -33,11 +33,13 @@ def test_calibrate_then_plan_then_generate(calibrate: Cli, plan: Cli, cli: Cli, 
     planned = plan("--flops-ratio", 1.5, "--no-time", "--quiet")
     assert planned.code == 0 and planned.err == ""
     first, *rest = planned.out.splitlines()
-    assert first.startswith("soda (flops_ratio 1.5, ") and "  predicted: 1.50x fewer FLOPs" in rest
+    assert first == "soda (flops_ratio 1.5)" and "  predicted: 1.50x fewer FLOPs" in rest
     assert any(line.startswith("  computed in full: 4 of 6 steps") for line in rest)
     assert any(line.startswith("  calibrated errors: ") for line in rest), "found where calibrate put it"
+    assert any(line.startswith("  expected quality: ") and " dB PSNR to the plain clip" in line for line in rest)
     options = ["--steps", "6", "--frames", "5", "--accel", "soda", "--set", "accel_options.flops_ratio=1.5"]
-    assert cli("generate", "--model", pipeline_folder, "a red circle", *options).code == 0
+    made = cli("generate", "--model", pipeline_folder, "a red circle", *options)
+    assert made.code == 0 and "  soda: 4 of 6 network calls (4 compute, 2 forecast" in made.out
     record = json.loads(Path("out.json").read_text())["acceleration"]
     assert record["loops"][0]["network_calls"] == 4, "what was planned"
 
@@ -109,6 +111,13 @@ def test_plan_in_milliseconds(plan: Cli, cli: Cli) -> None:
     assert "1 measurement of costs removed" in cli("cache", "clear").out
 
 
+def test_a_plan_names_the_fields_that_were_changed(plan: Cli) -> None:
+    assert plan("--accel", "fora", "--no-time").out.startswith("fora\n")
+    changed = ["--set", "accel_options.delta_dit.interval=3", "--set", "accel_options.sada.threshold=0.1"]
+    said = plan("--accel", "delta_dit+sada", *changed, "--no-time").out
+    assert said.startswith("delta_dit+sada (delta_dit.interval 3, sada.threshold 0.1)\n")
+
+
 def test_methods_that_look_say_so(plan: Cli) -> None:
     said = plan("--accel", "first_block", "--no-time").out
     assert "decisions depend on the clip, so nothing is foretold" in said and "predicted" not in said
@@ -132,4 +141,4 @@ def test_refusals_of_plan(plan: Cli, options: list[object], message: str) -> Non
 def test_a_target_out_of_reach_names_the_largest(calibrate: Cli, plan: Cli) -> None:
     calibrate("--quiet")
     done = plan("--flops-ratio", 50, "--quiet")
-    assert done.code == 2 and "a ratio of 50 in flops cannot be reached: the largest possible is 6.00" in done.err
+    assert done.code == 2 and "50 times fewer FLOPs cannot be reached: the largest possible is 6.00" in done.err

@@ -198,7 +198,7 @@ def test_a_scheduler_that_stops_it(render: Render) -> None:
             break
         time.sleep(0.1)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in err, (out, err)
+    assert process.returncode == 130 and "the same command goes on from what was kept" in err, (out, err)
     assert list(Path("out/.render/leases").iterdir()) == [] and list(Path("out/.render/staging").iterdir()) == []
 
 

@@ -56,7 +56,9 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
     if result == INTERRUPTED and not rank():  # newer versions of typer turn Ctrl-C into this code themselves
-        _say(f"stopped; {'the same command goes on from here' if resumes else 'no half-written file was left'}")
+        _say(
+            f"stopped; {'the same command goes on from what was kept' if resumes else 'no half-written file was left'}"
+        )
     return result if isinstance(result, int) else 0
 
 

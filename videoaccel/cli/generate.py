@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.reading import read_text
 from videoaccel.settings import GenerateSettings, Layer, assignments, merge
-from videoaccel.wording import counted
+from videoaccel.wording import as_bytes, counted
 
 if TYPE_CHECKING:
     from videoaccel.generation import Clip
@@ -269,9 +270,28 @@ def _summary(clip: Clip, origin: Sidecar | None) -> str:
         f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
         f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]
+    if (done := record.get("acceleration")) is not None:
+        lines.append(f"  {_accelerated(done, steps=record['settings']['steps'])}")
     if origin is not None:
         lines.append(f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}")
     return "\n".join(lines)
+
+
+def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
+    """What a method did, over all loops.
+
+    >>> loop = {"network_calls": 20.0, "actions": {"compute": 20, "forecast1": 10}, "cache_peak_bytes": 163840}
+    >>> _accelerated({"method": "soda", "loops": [loop]}, steps=30)
+    'soda: 20 of 30 network calls (20 compute, 10 forecast1), stored 160 KiB'
+    """
+    loops, actions = done["loops"], Counter[str]()
+    for loop in loops:
+        actions.update(loop["actions"])
+    calls = sum(loop["network_calls"] for loop in loops)
+    what = ", ".join(f"{count} {name}" for name, count in actions.most_common())
+    text = f"{done['method']}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
+    stored = max(loop["cache_peak_bytes"] for loop in loops)
+    return f"{text}, stored {as_bytes(stored)}" if stored else text
 
 
 def _comparison(made: Mapping[str, Any], model: Mapping[str, Any]) -> str:

@@ -123,8 +123,7 @@ def described(report: PlanReport) -> str:
     """The report as text."""
     from videoaccel.plan_report import gathered
 
-    fields = ", ".join(f"{name} {value}" for name, value in report.fields.items() if value not in (None, [], ""))
-    lines = [f"{report.method} ({fields})", *_prior_lines(report)]
+    lines = [f"{report.method}{changed_fields(report)}", *_prior_lines(report)]
     if report.adaptive:
         lines.append(f"  stores about {as_bytes(report.cache_bytes)}")
         return "\n".join(
@@ -136,14 +135,31 @@ def described(report: PlanReport) -> str:
         gain += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
     lines.append(gain)
     lines.append(f"  stores at most {as_bytes(report.cache_bytes)}")
-    if report.error is not None:
-        lines.append(f"  expected error: {report.error:.4g}, in the method's own unit")
+    if report.psnr is not None:
+        lines.append(f"  expected quality: {report.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean")
+    elif report.error is not None:
+        lines.append(f"  expected error: {report.error:.4g}, to be compared with other plans of {report.method} only")
     total = len(report.steps)
     asked = "" if total == report.asked else f" ({report.asked} were asked for)"
     lines.append(f"  computed in full: {len(report.anchors)} of {total} steps{asked}")
     for what, at in gathered(report.summary()).items():
         lines.append(f"  {what}: {'step' if at.isdigit() else 'steps'} {at}")
     return "\n".join(lines)
+
+
+def changed_fields(report: PlanReport) -> str:
+    """Fields that are not as the method has them by itself, in brackets; all of them are in ``--json``."""
+    from videoaccel.chain import DOT, SIGN
+    from videoaccel.registry import policy_class
+
+    names, found = report.method.split(SIGN), []
+    for name in names:
+        own, usual = report.fields, policy_class(name)().model_dump(mode="json")
+        start = ""
+        if len(names) > 1:
+            own, start = own[name], f"{name}{DOT}"
+        found += [f"{start}{field} {value}" for field, value in own.items() if value != usual[field]]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _prior_lines(report: PlanReport) -> list[str]:

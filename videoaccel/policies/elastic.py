@@ -25,7 +25,7 @@ from typing_extensions import Self
 from videoaccel.action_grid import averaged
 from videoaccel.action_session import ActionSession, Seen
 from videoaccel.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
-from videoaccel.costs import Costs, Unit
+from videoaccel.costs import GAIN, Costs, Unit
 from videoaccel.models.router import GATES, LOGITS, Routers, hard
 from videoaccel.models.seam import Site, Work
 from videoaccel.policies._trunk import modulated, require_branches, require_steps
@@ -103,7 +103,7 @@ class Elastic(Policy):
         low, high = file.budget
         if budget < low - 1e-6:
             raise ValueError(
-                f"a ratio of {target:g} in {unit} leaves {budget:.2f} of the blocks' cost, and the routers were "
+                f"{target:g} times {GAIN[unit]} leaves {budget:.2f} of the blocks' cost, and the routers were "
                 f"trained for {low:g} to {high:g}"
             )
         return _ElasticSession(self, job, mix, file=file, budget=min(budget, high))
@@ -130,7 +130,7 @@ def budget_of(costs: Costs, target: float, *, steps: int) -> float:
     share = ((steps * costs.dense / target - costs.dense) / (steps - 1) - costs.rest) / blocks
     if share <= 0:
         most = steps * costs.dense / (costs.dense + (steps - 1) * costs.rest)
-        raise ValueError(f"a ratio of {target:g} in {costs.unit} cannot be reached: without any block it is {most:.2f}")
+        raise ValueError(f"{target:g} times {GAIN[costs.unit]} cannot be reached: without any block it is {most:.2f}")
     return share
 
 

@@ -16,6 +16,7 @@ steps once stable: a skipped step brings nothing new to test. Published, for 50 
 multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip at step 11; 1.8x on images.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal, cast
@@ -85,6 +86,12 @@ class Sada(Policy):
         given = self.model_fields_set
         if "threshold" in given and self.criterion != "posterior":
             raise ValueError(f"a threshold is for the criterion posterior; {self.criterion} has none: set max_run")
+        if self.threshold > 1:
+            warnings.warn(
+                f"a threshold of {self.threshold:g} lets sada skip whatever the error: 1 is a prediction that is wrong "
+                f"by its own size, 0.05 the default",
+                stacklevel=2,
+            )
         late = sorted(given & {"multistep_period", "multistep_terms"})
         if late and self.multistep_from is None:
             raise ValueError(f"{late[0]} changes nothing without multistep_from")

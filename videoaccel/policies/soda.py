@@ -10,6 +10,7 @@ Shape legend: R generation rows, B samples, N steps, M sites, K shares, A ages, 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -33,6 +34,7 @@ from videoaccel.plan import (
     expected_errors,
     site_schedules,
     to_ratio,
+    unreachable,
 )
 from videoaccel.plan_session import PlanSession
 from videoaccel.policies._soda_errors import ORDERS, SHARES, ErrorProbe
@@ -97,13 +99,18 @@ class Soda(Policy):
         given = [name for name in targets if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one target, not {' and '.join(given)}")
-        fields = type(self).model_fields
-        changed = [name for name in _DRAWN_FOR if getattr(self, name) != fields[name].default]
-        if given and given[0] in CURVES and changed:
-            raise ValueError(f"{given[0]} holds for the default {changed[0]} only: its curve was measured with that")
+        if given and given[0] in CURVES and self._off_curve:
+            raise ValueError(
+                f"{given[0]} holds for the default {self._off_curve[0]} only: its curve was measured with that"
+            )
         if self.schedule == "sites" and self.anchors is not None:
             raise ValueError("a schedule for each site has no anchors; give flops_ratio or speedup")
         return self
+
+    @property
+    def _off_curve(self) -> list[str]:
+        """Fields that make it another method than that whose curve was measured."""
+        return [name for name in _DRAWN_FOR if getattr(self, name) != type(self).model_fields[name].default]
 
     @classmethod
     def below(cls, **fields: Any) -> Policy:
@@ -191,16 +198,16 @@ class Soda(Policy):
             if target is None:
                 raise
             fewest = next(n for n in range(1, job.steps + 1) if _possible(served, n, self.distances))
-            raise UnreachableError(
-                f"a ratio of {target:g} in {unit} cannot be reached: the largest possible is {job.steps / fewest:.2f}"
-            ) from None
+            raise unreachable(target, job.steps / fewest, unit) from None
         steps: list[dict[Place, Action]] = []
         expected: list[dict[Place, float]] = []
         for i in range(job.steps):
             age = i - max(mark for mark in marks if mark <= i)
             steps.append({BODY: Forecast(int(orders[i, age - 1])) if age else COMPUTE})
             expected.append({BODY: float(measured[i, age - 1])} if age else {})
-        return Plan(tuple(steps), error, tuple(expected))
+        curve = None if self._off_curve else tables.get("soda.psnr")
+        psnr = None if curve is None else quality_at(curve.tolist(), len(marks))
+        return Plan(tuple(steps), error, tuple(expected), psnr)
 
     def _by_order(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """Errors of forecasts from a table [N, orders, A], and of which order they are, [N, A] each."""
@@ -259,9 +266,7 @@ class Soda(Policy):
             if best is None or plan.error < best.error:
                 best = plan
         if best is None:
-            raise UnreachableError(
-                f"a ratio of {target:g} in {costs.unit} cannot be reached: the largest possible is {reachable:.2f}"
-            )
+            raise unreachable(target, reachable, costs.unit)
         return best
 
     def _keep(self, sensitivity: float) -> float:
@@ -310,6 +315,19 @@ def fewest_calls(quality: Sequence[float], target: float, *, what: str) -> int:
     if not short:
         return calls
     return min(calls, below + math.ceil((calls - below) * (target - less) / (value - less)))
+
+
+def quality_at(quality: Sequence[float], calls: int) -> float | None:
+    """What so many network calls keep, on the same curve; None beyond what was measured.
+
+    >>> quality_at([math.nan, 20.0, math.nan, math.nan, 32.0], 3)
+    24.0
+    """
+    known = [(at, value) for at, value in enumerate(quality, start=1) if math.isfinite(value)]
+    for (low, less), (high, more) in pairwise(known):
+        if low <= calls <= high:
+            return less + (more - less) * (calls - low) / (high - low)
+    return None
 
 
 def _possible(served: Tensor, count: int, distances: tuple[int, ...]) -> bool:

@@ -173,7 +173,7 @@ def test_the_budget_leaves_room_for_a_whole_first_step() -> None:
     total = costs.dense + 9 * (costs.rest + share * (costs.dense - costs.rest))
     assert 10 * costs.dense / total == pytest.approx(1.5)
     assert sum(map(sum, module_costs(costs))) == pytest.approx(costs.dense - costs.rest)
-    with pytest.raises(ValueError, match=r"a ratio of 50 in flops cannot be reached: without any block it is \d"):
+    with pytest.raises(ValueError, match=r"50 times fewer FLOPs cannot be reached: without any block it is \d"):
         budget_of(costs, 50, steps=10)
 
 

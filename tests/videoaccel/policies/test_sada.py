@@ -382,6 +382,11 @@ def test_options_without_effect_are_refused(fields: dict[str, Any], message: str
         Sada(**fields)
 
 
+def test_a_threshold_that_lets_everything_rest_is_told() -> None:
+    with pytest.warns(UserWarning, match="a threshold of 7 lets sada skip whatever the error"):
+        Sada(threshold=7)
+
+
 def test_what_it_needs() -> None:
     with pytest.raises(ValueError, match=r"sada with a start of 0.2 needs at least 6 steps, got 5"):
         Sada().session(job_of(5))

@@ -1,7 +1,7 @@
 """SODA: its calibrated errors against direct arithmetic, its plans against their targets."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from tests.models.networks import tiny_stdit
 from tests.videoaccel.policies.rollout import costs_of, rollout
 from videoaccel.actions import Compute, Forecast, Partial, Reuse
 from videoaccel.models.seam import BODY, Site
+from videoaccel.plan_session import PlanSession
 from videoaccel.policies._soda_errors import SHARES, ErrorProbe
 from videoaccel.policies.soda import fewest_calls
 from videoaccel.policy import Session
@@ -157,6 +158,19 @@ def test_a_quality_is_kept_with_the_fewest_calls_that_calibration_says(
         rollout(make_policy("soda", min_psnr=41.0), steps=STEPS, prior={**prior, "soda.psnr": curve})
 
 
+def test_a_plan_foretells_the_quality_of_its_curve_only(prior: dict[str, Tensor]) -> None:
+    curve = torch.full((STEPS,), math.nan)
+    curve[1], curve[5] = 20.0, 36.0
+
+    def foretold(**fields: Any) -> float | None:
+        _, session = rollout(make_policy("soda", **fields), steps=STEPS, prior={**prior, "soda.psnr": curve})
+        return cast(PlanSession, session).plan.psnr
+
+    assert foretold(anchors=4) == pytest.approx(28.0)
+    assert foretold(anchors=7) is None, "beyond what was measured"
+    assert foretold(anchors=4, order=1) is None, "another method than the curve's"
+
+
 def test_a_dip_in_the_curve_counts(prior: dict[str, Tensor]) -> None:
     assert fewest_calls([math.nan, 30.0, 25.0, 31.0, 33.0], 28.0, what="min_psnr") == 4
     assert fewest_calls([10.0, 11.0], 5.0, what="min_psnr") == 1
@@ -182,9 +196,13 @@ def test_slots_no_longer_needed_are_dropped(prior: dict[str, Tensor]) -> None:
     [
         ({"flops_ratio": 2.0}, {"prior": None}, "needs the calibrated table soda.velocity.*videoaccel calibrate"),
         ({"flops_ratio": 2.0}, {"steps": STEPS - 1}, "made for 10 steps, here are 9"),
-        ({"flops_ratio": 99.0}, {}, "99 in flops cannot be reached: the largest possible is"),
-        ({"flops_ratio": 99.0, "schedule": "sites"}, {}, "99 cannot be reached: the largest possible is"),
-        ({"flops_ratio": 5.5, "distances": (1, 2, 3, 4, 5)}, {}, r"5.5 in flops cannot .* possible is 5\.00"),
+        ({"flops_ratio": 99.0}, {}, "99 times fewer FLOPs cannot be reached: the largest possible is"),
+        (
+            {"flops_ratio": 99.0, "schedule": "sites"},
+            {},
+            "99 times fewer FLOPs cannot be reached: the largest possible is",
+        ),
+        ({"flops_ratio": 5.5, "distances": (1, 2, 3, 4, 5)}, {}, r"5.5 times fewer FLOPs cannot .* possible is 5\.00"),
         ({"min_psnr": 30.0}, {}, r"needs the calibrated table soda\.psnr"),
         ({"anchors": 1}, {}, "1 anchors of 10 steps are not possible"),
     ],
