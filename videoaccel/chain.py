@@ -69,7 +69,7 @@ class Chain(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
-        over = self.over.session(job, mix=mix)
+        over = self.over.above(self.under).session(job, mix=mix)
         under = [self.under.session(of_sample(job, row), mix=mix) for row in range(job.samples)]
         return ChainSession(over, under, names=(self.over.name, self.under.name))
 

@@ -326,6 +326,9 @@ class Policy(BaseModel):
     joins_branches: ClassVar[bool] = False
     """Whether it needs both guidance branches on one rank."""
 
+    never_whole: ClassVar[bool] = False
+    """Whether it leaves something out of nearly every step that it is given."""
+
     @property
     def level(self) -> Literal["steps", "modules"] | None:
         """What it decides about, for :mod:`videoaccel.chain`: which steps run, or what is computed in them.
@@ -348,6 +351,10 @@ class Policy(BaseModel):
     def below(cls, **fields: Any) -> "Policy":
         """The method in a chain, where another one decides about steps."""
         return cls(**fields)
+
+    def above(self, under: "Policy") -> "Policy":
+        """The method in a chain, over that one."""
+        return self
 
     @property
     def column_groups(self) -> int | None:

@@ -31,9 +31,7 @@ UNDER: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def prior() -> dict[str, Tensor]:
-    return measure("soda", steps=STEPS, batch=2) | {
-        "influence.site": torch.ones(1), "influence.step": torch.ones(STEPS)
-    }  # fmt: skip
+    return measure("soda", steps=STEPS, batch=2)
 
 
 def play(name: str, prior: dict[str, Tensor], fields: dict[str, Any], **options: Any) -> Any:
@@ -41,7 +39,7 @@ def play(name: str, prior: dict[str, Tensor], fields: dict[str, Any], **options:
 
 
 def fields_of(under: str, over: str = "sada", **more: Any) -> dict[str, Any]:
-    return {under: UNDER[under] | ({"influence": False} if under == "soda" else {}), over: LOOSE | more}
+    return {under: UNDER[under], over: LOOSE | more}
 
 
 def rested(session: Any) -> list[int]:
@@ -85,7 +83,7 @@ def test_under_one_that_never_rests_it_is_the_other_alone(prior: dict[str, Tenso
 @pytest.mark.parametrize("under", ["delta_dit", "elastic", "pab"])
 def test_a_batch_gives_what_its_samples_give_alone(under: str, prior: dict[str, Tensor]) -> None:
     """Also where one sample rests and the other runs."""
-    fields = fields_of(under, threshold=0.6)
+    fields = fields_of(under, threshold=0.6, nodes="all")
     pair, together = play(f"{under}+sada", prior, fields, batch=2)
     alone = [play(f"{under}+sada", prior, fields, batch=2, only=[row]) for row in (0, 1)]
     assert {0 < share < 1 for share in together.shares} == {True, False}
@@ -93,7 +91,7 @@ def test_a_batch_gives_what_its_samples_give_alone(under: str, prior: dict[str, 
 
 
 def test_what_the_lower_one_degraded_is_told_to_the_upper_one(prior: dict[str, Tensor]) -> None:
-    _, session = play("delta_dit+sada", prior, fields_of("delta_dit", threshold=1e-9))
+    _, session = play("delta_dit+sada", prior, fields_of("delta_dit", threshold=1e-9, nodes="all"))
     marks = {round(node.at, 4): node.degraded for track in session.over.tracks for node in track.nodes}
     sigmas = [round(float(sigma), 4) for sigma in session.job.sigmas[0, :-1]]
     expected = [any(a != COMPUTE for place, a in step.items() if place != BODY) for step in session.trace]
@@ -120,16 +118,22 @@ def test_whole_steps_alone_are_judged_by() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_step_is_whole_after_so_many_that_are_not(every: int, prior: dict[str, Tensor]) -> None:
-    fields = fields_of("elastic", threshold=1e-9, whole_every=every)
+@pytest.mark.parametrize("nodes", ["all", "apart", "whole"])
+def test_a_step_is_whole_after_so_many_that_are_not(nodes: str, every: int, prior: dict[str, Tensor]) -> None:
+    fields = fields_of("elastic", threshold=1e-9, whole_every=every, nodes=nodes)
     _, session = play("elastic+sada", prior, fields)
     degraded = [any(a != COMPUTE for place, a in step.items() if place != BODY) for step in session.trace]
     assert degraded == [i > 0 and i % (every + 1) != 0 for i in range(STEPS)]
 
 
-def test_it_can_extrapolate_from_whole_steps_only(prior: dict[str, Tensor]) -> None:
-    _, session = play("delta_dit+sada", prior, fields_of("delta_dit", nodes="whole"))
-    assert all(not node.degraded for track in session.over.tracks for node in track.nodes)
+def test_it_extrapolates_from_whole_steps_only_if_there_are_any(prior: dict[str, Tensor]) -> None:
+    nodes = lambda session: [node for track in session.over.tracks for node in track.nodes]  # noqa: E731
+    _, session = play("delta_dit+sada", prior, fields_of("delta_dit"))
+    assert nodes(session) and not any(node.degraded for node in nodes(session))
+    _, routed = play("elastic+sada", prior, fields_of("elastic"))
+    assert any(node.degraded for node in nodes(routed)), "routers leave something out of every step"
+    _, told = play("elastic+sada", prior, fields_of("elastic", nodes="whole"))
+    assert not any(node.degraded for node in nodes(told))
     _, alone = play("sada", prior, LOOSE)
     assert session.digest() != alone.digest()
 

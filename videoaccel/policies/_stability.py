@@ -136,6 +136,7 @@ class Track:
         nodes: The last computed predictions, oldest first.
         judged: Those of them, and before them, that verdicts rest on.
         run: Skipped steps since the last computed one.
+        degraded: Computed steps in a row, up to the last, that a method below this one has degraded.
         pending: Sums that the next verdict rests on, float32 [2], on the device; None if there are none.
         unstable: How unstable each element was at the last computed step, of a prediction's shape; larger is more.
     """
@@ -148,7 +149,7 @@ class Track:
         """All that is known is of another latent."""
         self.nodes: list[Node] = []
         self.judged: list[Node] = []
-        self.run = 0
+        self.run = self.degraded = 0
         self.pending: Tensor | None = None
         self.unstable: Tensor | None = None
         self._stable = False
@@ -170,8 +171,7 @@ class Track:
             weight: 1 where an element counts, 0 where it does not (given frames); broadcasts to the value.
             degraded: Whether something was left out of it.
         """
-        self.run = 0
-        if degraded and self.rules.marked == "whole":
+        if not self._counts(degraded):
             return
         node, known = Node(at, value.float(), degraded), self.judged
         self.nodes = [*self.nodes, node][-self.rules.history :]
@@ -184,6 +184,12 @@ class Track:
             self._measure(at, known[-self.rules.terms :], weight)
         elif len(self.judged) >= 3:
             self._judge_by(sign_products(self.rules.criterion, self.judged), weight)
+
+    def _counts(self, degraded: bool) -> bool:
+        """Whether a step that was computed just now is a node."""
+        self.run = 0
+        self.degraded = self.degraded + 1 if degraded else 0
+        return not degraded or self.rules.marked != "whole"
 
     def judge(self, numbers: Sequence[float]) -> None:
         """Take in ``pending``, brought to the host. NaN is unstable."""
@@ -263,8 +269,7 @@ class OfficialTrack(Track):
 
     def computed(self, at: float, value: Tensor, weight: Tensor | None = None, *, degraded: bool = False) -> None:
         """See :class:`Track`."""
-        self.run = 0
-        if degraded and self.rules.marked == "whole":
+        if not self._counts(degraded):
             return
         self.nodes = [*self.nodes, Node(at, value.float(), degraded)][-self.rules.history :]
         self._went(self.nodes[-1].value, self.nodes[-1].value, weight)

@@ -59,6 +59,8 @@ class Elastic(Policy):
     knob: ClassVar[str] = "flops_ratio"
     sweep: ClassVar[tuple[float, ...]] = (1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
+    never_whole: ClassVar[bool] = True
+
     flops_ratio: float | None = Field(
         None, ge=1, description="How many times fewer FLOPs; 1.5 unless a target is given."
     )

@@ -72,10 +72,10 @@ class Sada(Policy):
     )
     refresh: int = Field(4, ge=1, description="Most steps in a row that compute some columns only.")
     groups: int = Field(8, ge=1, description="Groups that columns fall into.")
-    nodes: Marked = Field(
-        "all",
+    nodes: Marked | None = Field(
+        None,
         description="Over another method, what it degraded: counts like whole steps; is extrapolated from, but what "
-        "may be skipped is judged by whole steps; or counts for nothing.",
+        "may be skipped is judged by whole steps; or counts for nothing, as it does by itself if there are whole ones.",
     )
     whole_every: int | None = Field(
         None, ge=1, description="Over another method: compute a step whole after so many that it degraded."
@@ -108,10 +108,8 @@ class Sada(Policy):
             terms=self.terms,
             max_run=self.max_run or max(1, round(run)),
             reach=self.reach,
-            marked=self.nodes,
-            history=max(
-                3, self.terms, self.whole_every or 0, 0 if self.multistep_from is None else self.multistep_terms
-            ),
+            marked=self.nodes or "whole",
+            history=max(3, self.terms, 0 if self.multistep_from is None else self.multistep_terms),
         )
 
     def windows(self, steps: int) -> Windows:
@@ -119,6 +117,10 @@ class Sada(Policy):
         first = first_skip(self.start, steps)
         late = steps if self.multistep_from is None else max(first, round(self.multistep_from * steps))
         return Windows(first, steps - LAST, late, self.multistep_period)
+
+    def above(self, under: Policy) -> Policy:
+        """See :meth:`Policy.above`: what no step that is whole could be replaced by counts after all."""
+        return self.model_copy(update={"nodes": "all"}) if self.nodes is None and under.never_whole else self
 
     def require(self, steps: int) -> None:
         """Refuse a generation too short to skip anything.
@@ -245,8 +247,7 @@ class _SadaSession(Session):
 
     def may_degrade(self, sample: int) -> bool:
         every = self.policy.whole_every
-        track = self.tracks[sample]
-        return every is None or len(track.nodes) < every or not all(node.degraded for node in track.nodes[-every:])
+        return every is None or self.tracks[sample].degraded < every
 
     def _expect(self, i: int, b: int) -> None:
         """Note the error that a skip is expected to have, the largest of all samples."""
