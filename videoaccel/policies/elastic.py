@@ -71,6 +71,9 @@ class Elastic(Policy):
         0.0, ge=0, lt=0.5, description="A block whose probability to run is above 0.5 by less than this is served."
     )
     max_age: int = Field(3, ge=1, description="Greatest age, in steps, of what a block is served from.")
+    start: float = Field(
+        0.0, ge=0, lt=1, description="Share of the steps, at the start, that are whole; the first one always is."
+    )
     branches: Literal["together", "apart"] = Field("together", description="Guidance branches decide as one, or not.")
 
     @model_validator(mode="after")
@@ -98,9 +101,10 @@ class Elastic(Policy):
         unit: Unit = "flops" if self.speedup is None else "ms"
         costs = job.costs(unit)
         target = self.flops_ratio or self.speedup or DEFAULT_RATIO
-        budget = budget_of(costs, target, steps=job.steps)
+        whole = min(job.steps - 1, max(1, round(self.start * job.steps)))
+        budget = budget_of(costs, target, steps=job.steps, whole=whole)
         if self.decisions == "static":
-            return _ElasticSession(self, job, mix, fixed=closed_from_the_middle(costs, budget))
+            return _ElasticSession(self, job, mix, whole=whole, fixed=closed_from_the_middle(costs, budget))
         file = self._routers(job)
         low, high = file.budget
         if budget < low - 1e-6:
@@ -108,7 +112,7 @@ class Elastic(Policy):
                 f"{target:g} times {GAIN[unit]} leaves {budget:.2f} of the blocks' cost, and the routers were "
                 f"trained for {low:g} to {high:g}"
             )
-        return _ElasticSession(self, job, mix, file=file, budget=min(budget, high))
+        return _ElasticSession(self, job, mix, whole=whole, file=file, budget=min(budget, high))
 
     def _routers(self, job: Job) -> RouterFile:
         assert job.fingerprint is not None
@@ -122,16 +126,16 @@ class Elastic(Policy):
         return found.check(model=model, blocks=blocks)
 
 
-def budget_of(costs: Costs, target: float, *, steps: int) -> float:
-    """Share of the blocks' cost that may be spent in a step, if the first step is whole.
+def budget_of(costs: Costs, target: float, *, steps: int, whole: int = 1) -> float:
+    """Share of the blocks' cost that may be spent in a step, if the first ``whole`` ones are whole.
 
     Raises:
         ValueError: The target cannot be reached even by leaving out all blocks.
     """
     blocks = costs.dense - costs.rest
-    share = ((steps * costs.dense / target - costs.dense) / (steps - 1) - costs.rest) / blocks
+    share = ((steps * costs.dense / target - whole * costs.dense) / (steps - whole) - costs.rest) / blocks
     if share <= 0:
-        most = steps * costs.dense / (costs.dense + (steps - 1) * costs.rest)
+        most = steps * costs.dense / (whole * costs.dense + (steps - whole) * costs.rest)
         raise ValueError(f"{target:g} times {GAIN[costs.unit]} cannot be reached: without any block it is {most:.2f}")
     return share
 
@@ -178,12 +182,13 @@ class _ElasticSession(ActionSession):
         job: Job,
         mix: Mix,
         *,
+        whole: int = 1,
         fixed: Choices | None = None,
         file: RouterFile | None = None,
         budget: float = 1.0,
     ) -> None:
         super().__init__(job, mix=mix, max_age=policy.max_age, span_form="gated")
-        self.policy, self.file, self.budget, self.fixed = policy, file, budget, fixed
+        self.policy, self.whole_steps, self.file, self.budget, self.fixed = policy, whole, file, budget, fixed
         self.channels = None if file is None else file.routers.shape["channels"]
         self._home = {
             site: (k, GATES.index(site.kind)) for k, sites in enumerate(job.blocks.values()) for site in sites
@@ -199,8 +204,10 @@ class _ElasticSession(ActionSession):
 
     def begin(self, i: int) -> None:
         super().begin(i)
-        if self.fixed is not None:
-            self._rows = [self.fixed if i else self._whole] * self.job.rows
+        if i < self.whole_steps:
+            self._rows = [self._whole] * self.job.rows
+        elif self.fixed is not None:
+            self._rows = [self.fixed] * self.job.rows
         else:
             self._rows = [self._whole] * self.job.rows if self._sums is None else self._routed(self._sums)
         self._now = self._rows[0]

@@ -11,7 +11,7 @@ from tests.models.latte_networks import tiny_latte
 from tests.models.networks import stdit_inputs, tiny_stdit
 from tests.videoaccel.policies.rollout import SIZE, costs_of, make_job, rollout
 from tests.videoaccel.router_fixtures import close, router_file, saved, straight
-from videoaccel.actions import Compute, Skip
+from videoaccel.actions import COMPUTE, Compute, Skip
 from videoaccel.models.router import LOGITS, OPEN, Routers, hard, straight_through
 from videoaccel.models.seam import Site
 from videoaccel.policies.elastic import Choice, Elastic, budget_of, choices_of, closed_from_the_middle, module_costs
@@ -142,6 +142,16 @@ def test_static_decisions_keep_the_budget_and_need_no_routers() -> None:
     assert gates[0] == gates[-1] == (True,) * 3 and gates[3] == gates[4] == (False,) * 3
 
 
+@pytest.mark.parametrize(("start", "whole"), [(0.0, 1), (0.1, 1), (0.5, 4), (0.99, 7)])
+def test_the_first_steps_are_whole(start: float, whole: int) -> None:
+    model = tiny_stdit()
+    costs = costs_of(model)
+    policy = Elastic(decisions="static", start=start, flops_ratio=1.1)
+    _, session = rollout(policy, model=model, steps=8, costs=lambda unit: costs)
+    dense = [all(action == COMPUTE for action in step.values()) for step in session.trace]
+    assert dense == [i < whole for i in range(8)]
+
+
 def test_choices_by_hand() -> None:
     logits = torch.full((2, 1, LOGITS), -1.0)
     logits[0, 0] = torch.tensor([0.04, -2.0, -1.0, 0.0, 3.0, 1.0, 2.0])
@@ -173,6 +183,9 @@ def test_the_budget_leaves_room_for_a_whole_first_step() -> None:
     total = costs.dense + 9 * (costs.rest + share * (costs.dense - costs.rest))
     assert 10 * costs.dense / total == pytest.approx(1.5)
     assert sum(map(sum, module_costs(costs))) == pytest.approx(costs.dense - costs.rest)
+    late = budget_of(costs, 1.5, steps=10, whole=3)
+    total = 3 * costs.dense + 7 * (costs.rest + late * (costs.dense - costs.rest))
+    assert 10 * costs.dense / total == pytest.approx(1.5)
     with pytest.raises(ValueError, match=r"50 times fewer FLOPs cannot be reached: without any block it is \d"):
         budget_of(costs, 50, steps=10)
 
