@@ -42,12 +42,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "elastic": {"flops_ratio": (1.1, 1.25, 1.5, 2.0)},
     "delta_dit+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6)},
     "fora+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6), "fora.period": (2,)},
-    "soda+sada": {
-        "sada.threshold": (0.05, 0.12, 0.35, 0.6),
-        "soda.flops_ratio": (2.0,),
-        "soda.rule": ("reuse",),
-        "soda.forecast": (True,),
-    },
+    "soda+sada": {"sada.threshold": (0.05, 0.12, 0.35, 0.6), "soda.flops_ratio": (2.0,)},
     "elastic+sada": {"sada.threshold": (0.05, 0.35, 0.6), "elastic.flops_ratio": (1.1,)},
     "off": {},
     "fewer_steps": {"share": (0.66, 0.5, 0.4, 0.33, 0.25)},

@@ -149,7 +149,12 @@ def test_nothing_old_is_served_after_a_change_of_the_latent(changed: int, prior:
 def test_soda_leaves_the_steps_to_the_other() -> None:
     chain = make_policy("soda+sada", soda={"flops_ratio": 1.5})
     assert isinstance(chain, Chain)
-    assert chain.model_dump()["soda"]["schedule"] == "modules"
+    assert (
+        chain.model_dump()["soda"] | {"schedule": "modules", "rule": "reuse", "forecast": True}
+        == chain.model_dump()["soda"]
+    )
+    told = make_policy("soda+sada", soda={"flops_ratio": 1.5, "rule": "value"})
+    assert told.model_dump()["soda"]["rule"] == "value"
     over = make_policy("pab+soda")
     assert isinstance(over, Chain) and over.over.name == "soda" and over.model_dump()["soda"]["schedule"] == "network"
 

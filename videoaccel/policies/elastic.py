@@ -5,10 +5,11 @@ Source: Elastic Diffusion Transformer (E-DiT, arXiv 2602.13993), made for images
 of its weights. Differences: a gate for every module (a block with none open is left out); the budget is an input, so
 one set of routers serves all speeds; what a step decides rests on what the routers saw in the step before, so that
 numbers are brought to the host once a step, and the first step runs whole; the guidance branches of a sample decide
-together unless told otherwise, since guidance amplifies what they do not have in common. ``band`` is the published
-cache: a block that is barely wanted is served from its own last residual, whose age is counted in steps, apart for
-every row. ``decisions: static`` needs no routers: it closes modules from the middle of the network outwards, the same
-in every step, and is the control that routers have to beat.
+together unless told otherwise, since guidance amplifies what they do not have in common.
+``band`` is the published cache: a block that is barely wanted is served from its own last residual, whose age is
+counted in steps, apart for every row; ``start`` (ours) leaves a share of the first steps whole. ``decisions: static``
+needs no routers: it closes modules from the middle of the network outwards, the same in every step, and is the control
+that routers have to beat.
 
 Published: 1.4 to 1.9 times on image models, after training on 32 GPUs; no video, no comparison with caches.
 """

@@ -114,8 +114,8 @@ class Soda(Policy):
 
     @classmethod
     def below(cls, **fields: Any) -> Policy:
-        """Modules by their own rule, unless another schedule is asked for."""
-        return cls(**{"schedule": "modules", **fields})
+        """Modules served by forecasts, the best of its schedules below the network's, unless others are asked for."""
+        return cls(**{"schedule": "modules", "rule": "reuse", "forecast": True, **fields})
 
     @classmethod
     def probe(cls, job: Job, *, mix: Mix = local_mix) -> Probe:
