@@ -12,7 +12,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from videoaccel.devices import cpu_threads
 from videoaccel.explanation import Explanation, explain, gained_nothing
 from videoaccel.files import check_creatable, make_clip_folders, make_folder
 from videoaccel.media import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
+from videoaccel.memory_advice import memory_advice
 from videoaccel.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.pipeline import VideoPipeline
 from videoaccel.plan_picture import draw
@@ -42,10 +43,6 @@ from videoaccel.stages import Listener, StageClock, peak_memory
 from videoaccel.text import PromptStates
 
 SHEET_FRAMES = 16
-
-
-class OutOfMemoryError(MemoryError):
-    """Memory ran out; the message says which settings to lower."""
 
 
 @dataclass(frozen=True)
@@ -374,42 +371,3 @@ def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
             warnings.warn(f"the clip may differ from that of {origin.path}: {difference}", stacklevel=2)
     model = {"name": order.source.name, "sha256": model_hash(files), "files": files}
     return {"model": model, "inputs": inputs}
-
-
-@contextmanager
-def memory_advice(order: WorkOrder, stage: Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory into a sentence that says what to lower.
-
-    Args:
-        order: What is made.
-        stage: Says in which stage the work is.
-
-    Raises:
-        OutOfMemoryError: Memory ran out.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # On the CPU torch raises a bare RuntimeError.
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not short:
-            raise
-        raise OutOfMemoryError(_advice(order, stage())) from error
-
-
-def _advice(order: WorkOrder, stage: str) -> str:
-    s = order.settings
-    clips = min(s.batch_size, len(order.outputs))
-    lower = [
-        (clips > 1, f"`batch_size` (now {clips})"),
-        (True, f"`size` (now {s.size})"),
-        (True, f"`frames` (now {s.frames})"),
-    ]
-    switch = [
-        (s.dtype == "float32", "`dtype=bfloat16`"),
-        (not s.vae_tiling and stage in ("decode", "write"), "`vae_tiling`"),
-        (str(s.device).startswith("cuda") and not s.offload, "`offload`"),
-    ]
-    ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
-    ways += [f"use {text}" for useful, text in switch if useful]
-    return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"

@@ -1,4 +1,4 @@
-"""What one run of ``videoaccel generate`` is told, as one checked value, and how it is put together.
+"""What one run of ``videoaccel generate`` is told, as one checked value.
 
 Nothing here needs torch: the command line asks this file for its options. What a field does not say (None) the model's
 own defaults say; `videoaccel.resolve` fills them in.
@@ -7,15 +7,14 @@ own defaults say; `videoaccel.resolve` fills them in.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from videoaccel.config import Config
-from videoaccel.reading import parse_bytes, parse_yaml
+from videoaccel.reading import parse_bytes
 from videoaccel.sizes import resolve_frames, resolve_size
 from videoaccel.wording import counted
 
@@ -79,12 +78,12 @@ _WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
 )
 
 
-class _RefusedError(ValueError):
+class RefusedError(ValueError):
     """One sentence, and what pydantic said, for those who call the fields by other names."""
 
     def __init__(self, error: ValidationError) -> None:
         self.items = [dict(item) for item in error.errors()]
-        super().__init__(_sentences(self.items, {}))
+        super().__init__(sentences(self.items, {}))
 
 
 class GenerateSettings(Config):
@@ -232,7 +231,7 @@ class GenerateSettings(Config):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise _RefusedError(error) from None
+                raise RefusedError(error) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -285,102 +284,10 @@ class GenerateSettings(Config):
         ]  # fmt: skip
 
 
-# What a later layer says replaces its alternatives in the layers before it.
-_REPLACES: Mapping[str, tuple[str, ...]] = {
-    "size": ("resolution", "aspect"),
-    "resolution": ("size",),
-    "aspect": ("size",),
-    "images": ("video", "extend", "edit", "references", "mask_strategy"),
-    "video": ("images", "references", "mask_strategy"),
-    "references": ("images", "video", "extend", "edit", "mask_strategy"),
-    "mask_strategy": ("extend", "edit"),
-    "extend": ("edit", "mask_strategy"),
-    "edit": ("extend", "mask_strategy"),
-    "seed": ("seeds", "keep"),
-    "samples": ("seeds", "keep"),
-    **{name: tuple(other for other in TARGETS if other != name) for name in TARGETS},
-    "prompt": ("keep", "vbench"),
-    "vbench": ("prompt", "keep", "seeds", "contact_sheet", "explain"),
-    "gpus": ("dp", "cfg_parallel", "sp"),
-}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Settings from one place.
-
-    Attributes:
-        values: By field.
-        spell: What a field is called there, for error messages: ``--frames``, ``run.yaml: frames``.
-    """
-
-    values: Mapping[str, Any]
-    spell: Callable[[str], str] = str
-
-
-def merge(layers: Sequence[Layer]) -> GenerateSettings:
-    """One value from several layers; later ones win.
-
-    Raises:
-        ValueError: A field is unknown (names the nearest known ones) or a value wrong, in one sentence.
-    """
-    values: dict[str, Any] = {}
-    spelled: dict[str, str] = {}
-    for layer in layers:
-        for name in layer.values:
-            if name not in GenerateSettings.model_fields:
-                raise ValueError(f"{layer.spell(name)}: {unknown(name, list(GenerateSettings.model_fields))}")
-        replaced = {other for name in layer.values for other in _REPLACES.get(name, ())}
-        values = {name: value for name, value in values.items() if name not in replaced}
-        values |= layer.values
-        spelled |= {name: layer.spell(name) for name in layer.values}
-    try:
-        return GenerateSettings(**values)
-    except _RefusedError as error:
-        raise ValueError(_sentences(error.items, spelled)) from None
-
-
-def unknown(name: str, known: Sequence[str]) -> str:
-    """What to say about a name that is none of the known ones.
-
-    >>> unknown("step", ["steps", "seed"])
-    "unknown option 'step'; did you mean steps? videoaccel generate --help lists all"
-    """
-    guess = _guess(name, known)
-    return f"unknown option {name!r}{f'{guess}?' if guess else ';'} videoaccel generate --help lists all"
-
-
-def _guess(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known names that are most like this one, as the end of a sentence."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}" if near else ""
-
-
-def assignments(items: Sequence[str]) -> dict[str, Any]:
-    """The values of ``a=1``, ``a.b=c``: YAML behind the equals sign, dots for values inside values.
-
-    Raises:
-        ValueError: There is no equals sign, or the value is not YAML.
-
-    >>> assignments(["steps=10", "scheduler.base_size=64", "size=64x64"])
-    {'steps': 10, 'scheduler': {'base_size': 64}, 'size': '64x64'}
-    """
-    values: dict[str, Any] = {}
-    for item in items:
-        path, equals, text = item.partition("=")
-        if not (equals and path.strip()):
-            raise ValueError(f"--set takes name=value, got {item!r}")
-        try:
-            value = parse_yaml(text)
-        except ValueError as error:
-            raise ValueError(f"--set {path}: {text!r} is not valid YAML ({error}); put quotes around a text") from None
-        *parents, last = path.strip().split(".")
-        inside = values
-        for parent in parents:
-            inside = inside.setdefault(parent, {})
-            if not isinstance(inside, dict):
-                raise ValueError(f"--set {path}: {parent} has a value already, {inside!r}")
-        inside[last] = value
-    return values
 
 
 _PLAIN = {
@@ -390,7 +297,7 @@ _PLAIN = {
 """What is wrong, by pydantic's kind of error, where its own text speaks of parsing."""
 
 
-def _sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> str:
+def sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> str:
     """One sentence a field; a field that may be one thing or another has several errors."""
     found: dict[str, list[str]] = {}
     for item in items:
@@ -401,7 +308,7 @@ def _sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> s
             # Our own messages name the value themselves.
             value = "" if item["type"] == "value_error" else f"{item['input']!r}: "
             if item["type"] == "extra_forbidden":
-                value, message = "", f"there is no such setting{_guess(field, list(GenerateSettings.model_fields))}"
+                value, message = "", f"there is no such setting{nearest(field, list(GenerateSettings.model_fields))}"
             start = f"{spelled.get(field, field)}: {value}"
         found.setdefault(start, []).append(message[0].lower() + message[1:])
     return "; ".join(start + ", or ".join(messages) for start, messages in found.items())

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch.distributed as dist
 
-from videoaccel.generation import OutOfMemoryError
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.render.control import CancelledError

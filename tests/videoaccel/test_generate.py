@@ -14,8 +14,9 @@ from PIL import Image
 import videoaccel
 from tests.videoaccel.workshop import Workshop
 from videoaccel import generation, parts
-from videoaccel.generation import Clip, OutOfMemoryError, generate
+from videoaccel.generation import Clip, generate
 from videoaccel.media import Writer, read_image, read_video
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.pipeline import VideoPipeline

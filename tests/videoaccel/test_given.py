@@ -9,9 +9,9 @@ from PIL import Image
 
 from tests.videoaccel.workshop import Workshop
 from videoaccel import parts
+from videoaccel.layers import Layer, merge
 from videoaccel.media import read_image, read_video
 from videoaccel.resolve import resolve
-from videoaccel.settings import Layer, merge
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from videoaccel.actions import COMPUTE, REUSE, Compute, Forecast, Partial, Span
+from videoaccel.anchors import Objective, best_anchors
 from videoaccel.costs import Costs
 from videoaccel.models.seam import Site
 from videoaccel.plan import (
     Errors,
-    Objective,
     Plan,
     UnreachableError,
-    best_anchors,
     between_anchors,
     coarsen,
     site_schedules,

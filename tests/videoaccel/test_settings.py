@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from videoaccel.config import config_folder, config_names, read_yaml
+from videoaccel.layers import Layer, assignments, merge
 from videoaccel.resolve import numbered, pick_device, resolve
-from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
+from videoaccel.settings import TARGETS, GenerateSettings
 
 
 def settings(**values: Any) -> GenerateSettings:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.generation import generate
-from videoaccel.settings import GenerateSettings, Layer, merge
+from videoaccel.layers import Layer, merge
+from videoaccel.settings import GenerateSettings
 from videoaccel.sidecar import Sidecar
 
 

@@ -16,8 +16,8 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import STDIN, read_prompts
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
+from videoaccel.layers import Layer, merge
 from videoaccel.reading import read_text
-from videoaccel.settings import Layer, merge
 from videoaccel.wording import counted
 
 if TYPE_CHECKING:

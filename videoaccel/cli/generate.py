@@ -17,8 +17,9 @@ from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.config import config_folder, config_names, read_yaml
+from videoaccel.layers import Layer, assignments, merge
 from videoaccel.reading import read_text
-from videoaccel.settings import GenerateSettings, Layer, assignments, merge
+from videoaccel.settings import GenerateSettings
 from videoaccel.wording import as_bytes, counted
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
-from videoaccel.settings import TARGETS, GenerateSettings, Layer, assignments, merge
+from videoaccel.layers import Layer, assignments, merge
+from videoaccel.settings import TARGETS, GenerateSettings
 from videoaccel.wording import as_bytes
 
 if TYPE_CHECKING:

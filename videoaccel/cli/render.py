@@ -22,7 +22,7 @@ from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
 from videoaccel.config import read_yaml
-from videoaccel.settings import Layer, assignments
+from videoaccel.layers import Layer, assignments
 from videoaccel.wording import counted, span
 
 if TYPE_CHECKING:

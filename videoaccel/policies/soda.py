@@ -19,16 +19,15 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videoaccel.actions import COMPUTE, Action, Forecast, Place
+from videoaccel.anchors import Objective, best_anchors
 from videoaccel.columns import Select
 from videoaccel.costs import Costs, Unit
 from videoaccel.models.seam import BODY, Site
 from videoaccel.plan import (
     Errors,
-    Objective,
     Plan,
     Rule,
     UnreachableError,
-    best_anchors,
     between_anchors,
     coarsen,
     expected_errors,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from videoaccel.layers import Layer, merge
 from videoaccel.names import safe_name
 from videoaccel.render.jobs_file import JobsFile, Line
 from videoaccel.render.sweeps import MOST, expand
-from videoaccel.settings import GenerateSettings, Layer, merge
+from videoaccel.settings import GenerateSettings
 
 FORMATS = ("mp4", "gif", "png", "frames")
 """What a clip is written as; ``frames`` is a folder of pictures."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videoaccel.generation import Clip, OutOfMemoryError
+from videoaccel.generation import Clip
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.render.plan import Plan, Planned, Unit

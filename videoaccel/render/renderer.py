@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from videoaccel.devices import cpu_threads
-from videoaccel.generation import Clip, OutOfMemoryError, Run, memory_advice
+from videoaccel.generation import Clip, Run
+from videoaccel.memory_advice import OutOfMemoryError, memory_advice
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.parts import free_cached, load_pipeline, load_text, read_given, text_key, texts_needed
 from videoaccel.pipeline import VideoPipeline

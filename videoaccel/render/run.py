@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from videoaccel.files import atomic_write_text
+from videoaccel.layers import Layer
 from videoaccel.names import safe_name
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.mesh import Mesh
@@ -30,7 +31,6 @@ from videoaccel.render.renderer import LocalRenderer, Renderer
 from videoaccel.render.suite import check_suite, read_suite
 from videoaccel.render.text_ahead import TextAhead
 from videoaccel.render.worker import Tell, Worker
-from videoaccel.settings import Layer
 from videoaccel.sidecar import file_hash
 from videoaccel.text_cache import TextCache
 

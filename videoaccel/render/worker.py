@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.files import atomic_write_text
-from videoaccel.generation import OutOfMemoryError
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.parallel.comm import RankError
 from videoaccel.render.control import CancelledError, Control, StoppedError, TimedOutError
 from videoaccel.render.folder import RenderFolder

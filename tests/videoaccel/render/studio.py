@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videoaccel.generation import Clip, OutOfMemoryError
+from videoaccel.generation import Clip
+from videoaccel.layers import Layer
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.render.control import Control
 from videoaccel.render.outcome import Outcome, Rules
 from videoaccel.render.plan import Planned, Unit
 from videoaccel.render.run import Render, open_render, work
 from videoaccel.resolve import Outputs
-from videoaccel.settings import Layer
 from videoaccel.stages import Listener
 
 QUICK = Rules(stale=1.0, pause=0.05)

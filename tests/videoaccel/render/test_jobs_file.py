@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from videoaccel.layers import Layer
 from videoaccel.names import LONGEST, safe_name
 from videoaccel.render.job import Job, make_jobs
 from videoaccel.render.jobs_file import BadJobsError, read_jobs
 from videoaccel.render.sweeps import expand
-from videoaccel.settings import Layer
 
 
 def jobs_of(folder: Path, text: str, name: str = "jobs.jsonl", **layers: Any) -> list[Job]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.videoaccel.render.studio import QUICK, FakeRenderer, Studio, check_whole, contents, events
-from videoaccel.generation import OutOfMemoryError
+from videoaccel.memory_advice import OutOfMemoryError
 from videoaccel.render import room as room_module
 from videoaccel.render.control import Control
 from videoaccel.render.outcome import Outcome, Rules
