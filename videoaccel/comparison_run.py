@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,9 @@ from videoaccel.comparison_bench import Bench, Clip, Made
 from videoaccel.comparison_log import Log
 from videoaccel.comparison_settings import EXACT, OFF, Setting
 from videoaccel.media import Frames
+
+FRESH = 15.0
+"""Seconds for which a run of exact says how fast the machine is."""
 
 Keep = Callable[[Mapping[str, Any], Frames, Frames], None]
 """Told of a measurement, the clip, and the exact clip."""
@@ -68,10 +72,12 @@ def measure_time(
     repeats: int,
     log: Log,
     tick: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Time every setting on every clip ``repeats`` times: in each round all settings in turn, each paired with exact.
 
-    What failed on a clip is not timed there. A setting that has not run in this process runs once before.
+    The exact run is made again before a setting if the last one is older than ``FRESH``: a machine's speed drifts. What
+    failed on a clip is not timed there. A setting that has not run in this process runs once before.
     """
     exact = settings[0]
     assert exact.method == EXACT
@@ -86,11 +92,13 @@ def measure_time(
             for setting in (exact, *todo):
                 if setting.key not in bench.warm:
                     _attempt(partial(_warm_up, bench, clip, setting))
-            base = bench.make(clip, exact)
+            base, since = bench.make(clip, exact), clock()
             if first not in log:
                 log.add(first | _timing(base, base))
         tick()
         for setting, key in todo.items():
+            if clock() - since > FRESH:
+                base, since = bench.make(clip, exact), clock()
             log.add(key | _attempt(partial(_timed, bench, clip, setting, base)))
             tick()
 

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from tests.tiny_pipeline import tiny_pipeline
 from videoaccel.compare import RESULTS, TABLE, Comparison, compare
 from videoaccel.comparison_bench import Bench, Clip, Made
 from videoaccel.comparison_log import ROWS, Log
+from videoaccel.comparison_run import measure_time
 from videoaccel.comparison_settings import CONTROLS, Setting, choose_settings, read_values
 from videoaccel.comparison_table import Result, at_speedups, curve_of, psnr_at, quartiles, summarise
 from videoaccel.pipeline import VideoPipeline
@@ -366,3 +367,25 @@ def test_the_demo_world_is_looked_at(pipe: VideoPipeline, tmp_path: Path) -> Non
     prompt = "a red circle moves left on a dark blue background"
     comparison = small(pipe, tmp_path / "run", prompts=[prompt], methods=["exact"], seeds=[0], repeats=0)
     assert set(comparison.results[0].world) == {"background", "colour", "shape", "motion", "scene"}
+
+
+def test_exact_is_timed_again_where_the_machine_may_have_changed(tmp_path: Path) -> None:
+    """Runs take 10 seconds each on a clock of our own, so that every second setting needs a new exact run."""
+    now, made = [0.0], []
+
+    class Ten:
+        warm = {("exact", ""), ("off", ""), ("fora", "2"), ("fora", "3"), ("fora", "4")}
+
+        def make(self, clip: Clip, setting: Setting) -> Made:
+            made.append(setting.name or setting.method)
+            now[0] += 10
+            return Made(torch.zeros(1), 1, cast(Any, None), 10 + len(made), 0, None)
+
+        def prior_hash(self, setting: Setting, clip: Clip) -> str:
+            return ""
+
+    settings = [Setting("exact"), *(Setting("fora", str(period)) for period in (2, 3, 4))]
+    log = Log(tmp_path / "out", holds={}, about={})
+    measure_time(cast(Bench, Ten()), settings, [Clip("a", 0)], repeats=1, log=log, clock=lambda: now[0])
+    assert made == ["exact", "2", "3", "exact", "4"]
+    assert [row["exact_seconds"] for row in log.rows.values()] == [11, 11, 11, 14]
