@@ -1,9 +1,10 @@
 """What acceleration does to the demo model's clips: fidelity to the exact ones, and whether sentences are still shown.
 
-    python -m benchmarks.demo_quality --methods soda,sada,elastic-served --speedup 2 [--clips 8] [--report docs/examples]
+    python -m benchmarks.demo_quality --methods soda,sada,elastic-served [--clips 8] [--report docs/examples]
 
 Every method makes the same held-out sentences with the same seeds through ``videoaccel generate``; ``exact`` is always
-there. Methods that take no ``--speedup``, and those in the box (``elastic-served``), run as they are. The report of the last method is copied to ``--report``.
+there. Methods that take no ``--speedup``, and those in the box, run as they are. Each method's report is copied to
+``--report``.
 """
 
 import argparse

@@ -374,7 +374,7 @@ def test_exact_is_timed_again_where_the_machine_may_have_changed(tmp_path: Path)
     now, made = [0.0], []
 
     class Ten:
-        warm = {("exact", ""), ("off", ""), ("fora", "2"), ("fora", "3"), ("fora", "4")}
+        warm = frozenset({("exact", ""), ("fora", "2"), ("fora", "3"), ("fora", "4")})
 
         def make(self, clip: Clip, setting: Setting) -> Made:
             made.append(setting.name or setting.method)
