@@ -51,12 +51,19 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
 """Of every method's knob the values that lie between 1.3 and 4 times."""
 
 
-def served() -> list[Setting]:
-    """E-DiT whose routers leave out next to nothing, and whose cache serves what they barely want."""
+def further() -> list[Setting]:
+    """Families that differ from their method's own sweep in more than one field, each a curve of its own.
+
+    E-DiT whose routers leave out next to nothing, and whose cache serves what they barely want; SADA over FORA that
+    stores one residual of all blocks, with a longer period.
+    """
     found = []
     for age in (1, 2, 3, 4):
         policy = make_policy("elastic", flops_ratio=1.0, band=0.49, max_age=age, start=0.2)
         found.append(Setting("elastic, served", f"max_age={age} start=0.2", policy))
+    for threshold in (0.12, 0.35, 0.6):
+        policy = make_policy("fora+sada", fora={"period": 3, "slots": "trunk"}, sada={"threshold": threshold})
+        found.append(Setting("fora+sada, trunk", f"sada.threshold={threshold} fora.period=3 fora.slots=trunk", policy))
     return found
 
 
@@ -82,7 +89,7 @@ def main() -> None:
         GenerateSettings(prompt=tuple(prompts), threads=args.threads),
         methods=tuple(VALUES),
         values={method: values for method, values in VALUES.items() if values},
-        settings=served(),
+        settings=further(),
         out=args.out,
         seeds=tuple(range(args.seeds)),
         speedups=SPEEDUPS,
