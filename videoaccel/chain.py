@@ -5,7 +5,8 @@ which of its modules are computed. What a call returned that left something out 
 (:attr:`videoaccel.policy.Session.degraded`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from typing_extensions import Self
 
 from videoaccel.action_grid import averaged
 from videoaccel.actions import COMPUTE
-from videoaccel.models.seam import Work
+from videoaccel.models.seam import BODY, Work
 from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix, of_sample
 
 SIGN = "+"
@@ -152,6 +153,11 @@ class ChainSession(Session):
         self.under[0].note_guidance()
         self.guidance = self.under[0].guidance
 
+    def counts(self) -> dict[str, int]:
+        """See :meth:`Session.counts`; of a step that runs, what the lower method does in it."""
+        steps = [{p: a for p, a in step.items() if p != BODY or a != COMPUTE or len(step) == 1} for step in self.trace]
+        return dict(Counter(str(action) for step in steps for action in step.values()))
+
     @property
     def cache_bytes(self) -> int:
         """Of both."""
@@ -164,8 +170,14 @@ class ChainSession(Session):
         return [f"{name}: {reason}" for name, part in pairs for reason in part.idle]
 
 
-def nested(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def nested(
+    fields: Mapping[str, Any], *, owner: Callable[[str], str] = lambda field: "sada"
+) -> dict[str, dict[str, Any]]:
     """Fields by method, from mappings or dotted names.
+
+    Args:
+        fields: As they were given.
+        owner: Which method a field without one may be meant for.
 
     Raises:
         ValueError: A field is nobody's.
@@ -177,7 +189,7 @@ def nested(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, value in fields.items():
         method, dot, field = name.partition(DOT)
         if not dot and not isinstance(value, Mapping):
-            raise ValueError(f"of two methods a field is one's or the other's: say whose, such as sada.{name}")
+            raise ValueError(f"of two methods a field is one's or the other's: say whose, such as {owner(name)}.{name}")
         found.setdefault(method, {}).update({field: value} if dot else value)
     return found
 

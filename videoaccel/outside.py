@@ -107,18 +107,27 @@ def attach(pipe: Any, policy: Sada, *, guidance_scale: float | None = None) -> A
         guidance_scale: Where the pipeline does not keep it.
 
     Raises:
-        ValueError: The pipeline has no denoiser or scheduler that is known, or keeps no guidance scale and none
-            is given.
+        ValueError: The pipeline has no denoiser or scheduler that is known, its denoiser predicts variances, or it
+            keeps no guidance scale and none is given.
     """
     if not denoisers(pipe) or getattr(pipe, "scheduler", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no denoiser and scheduler that sada knows")
     if policy.keep is not None:
         raise ValueError("keep needs this project's networks; outside them sada skips whole steps")
+    if wide := [name for name in denoisers(pipe) if learns_variance(getattr(pipe, name))]:
+        raise ValueError(f"{wide[0]} of {type(pipe).__name__} predicts variances, too, which sada does not extrapolate")
     check_scheduler(pipe.scheduler)
     if guidance_scale is None and not hasattr(type(pipe), "guidance_scale"):
         raise ValueError(_UNREADABLE.format(type(pipe).__name__))
     detach(pipe)
     return Attached(pipe, policy, guidance_scale=guidance_scale)
+
+
+def learns_variance(denoiser: Any) -> bool:
+    """Whether it has more channels going out than coming in, as DiT's learned variance."""
+    config = getattr(denoiser, "config", {})
+    coming, going = config.get("in_channels"), config.get("out_channels")
+    return coming is not None and going is not None and going > coming
 
 
 def detach(pipe: Any) -> None:

@@ -6,6 +6,7 @@ Source: prune-or-reuse between anchors, SODA (arXiv 2603.07057); anchors themsel
 Per-site schedules under a budget in milliseconds are ours.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -87,7 +88,8 @@ class UnreachableError(ValueError):
 
 def unreachable(target: float, largest: float, unit: Unit) -> UnreachableError:
     """What to say of a target that is too high."""
-    return UnreachableError(f"{target:g} times {GAIN[unit]} cannot be reached: the largest possible is {largest:.2f}")
+    most = math.floor(100 * largest + 1e-6) / 100  # what is named can be had
+    return UnreachableError(f"{target:g} times {GAIN[unit]} cannot be reached: the largest possible is {most:.2f}")
 
 
 def between_anchors(

@@ -1,5 +1,6 @@
 """Acceleration methods by name: the name is that of the file in ``videoaccel/policies``."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml"):
+        boxed = difflib.get_close_matches(name, config_names("accel"), n=1)
+        if boxed and not difflib.get_close_matches(name, policy_names(), n=1, cutoff=0.8):
+            raise ValueError(f"unknown method {name!r}; did you mean {boxed[0]!r}, which is in the box?")
         policy_class(name)  # says what there is
     fields = read_yaml(path)
     if not isinstance(method := fields.pop("method", None), str):
@@ -81,7 +85,10 @@ def _chain(name: str, fields: Mapping[str, Any]) -> Policy:
     found = [policy_class(part) for part in names]
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"a chain is two different methods, such as soda+sada, got {name!r}")
-    given = nested(fields)
+    given = nested(
+        fields,
+        owner=lambda field: next((n for n, k in zip(names, found, strict=True) if field in k.model_fields), names[0]),
+    )
     if other := sorted(given.keys() - set(names)):
         raise ValueError(f"{name} has no method {other[0]!r}; give fields as {names[0]}.field or {names[1]}.field")
     parts = [(part, kind, given.get(part, {})) for part, kind in zip(names, found, strict=True)]
@@ -105,5 +112,7 @@ def _sentence(name: str, found: type[Policy], error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(found.model_fields) or "none"
+        if field.partition(DOT)[0] == name:
+            return f"{name} has no field {field!r}: of a single method, fields go without its name"
         return f"{name} has no field {field!r}; it has {known}"
     return f"{name}: {field or 'fields'}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import Self
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from videoaccel.calibration_settings import ModelSettings
 
@@ -28,6 +27,18 @@ def parse_range(text: Any) -> Any:
     return low, high
 
 
+def two_shares(budget: tuple[float, float]) -> tuple[float, float]:
+    """The same, if they are.
+
+    Raises:
+        ValueError: They are not.
+    """
+    low, high = budget
+    if not 0 < low < high <= 1:
+        raise ValueError(f"two shares are wanted, 0 < low < high <= 1, got {low:g}:{high:g}")
+    return budget
+
+
 class RouterSettings(ModelSettings):
     """Everything that ``videoaccel train-router`` can be told.
 
@@ -35,7 +46,7 @@ class RouterSettings(ModelSettings):
         ValueError: A field is unknown or a value out of range.
     """
 
-    budget: Annotated[tuple[float, float], BeforeValidator(parse_range)] = Field(
+    budget: Annotated[tuple[float, float], BeforeValidator(parse_range), AfterValidator(two_shares)] = Field(
         (0.3, 1.0), description="Least and greatest share of the blocks' FLOPs; in training it is drawn from between."
     )
     iterations: int = Field(2000, ge=1, description="Steps of the optimiser.")
@@ -49,10 +60,3 @@ class RouterSettings(ModelSettings):
     warm_start: bool = Field(True, description="Begin with the order of a SODA prior, if there is one.")
     save_every: int = Field(100, ge=1, description="Iterations between two states that a stopped run goes on from.")
     output: str | None = Field(None, description="Where to; by default where generate looks.")
-
-    @model_validator(mode="after")
-    def _shares(self) -> Self:
-        low, high = self.budget
-        if not 0 < low < high <= 1:
-            raise ValueError(f"budget must be two shares, 0 < low < high <= 1, got {low:g}:{high:g}")
-        return self

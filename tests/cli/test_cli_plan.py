@@ -118,6 +118,11 @@ def test_a_plan_names_the_fields_that_were_changed(plan: Cli) -> None:
     assert said.startswith("delta_dit+sada (delta_dit.interval 3, sada.threshold 0.1)\n")
 
 
+def test_a_threshold_without_effect_is_told(plan: Cli) -> None:
+    done = plan("--accel", "sada", "--set", "accel_options.threshold=7", "--no-time")
+    assert "warning: a threshold of 7 lets sada skip whatever the error" in done.err
+
+
 def test_methods_that_look_say_so(plan: Cli) -> None:
     said = plan("--accel", "first_block", "--no-time").out
     assert "decisions depend on the clip, so nothing is foretold" in said and "predicted" not in said
@@ -128,6 +133,10 @@ def test_methods_that_look_say_so(plan: Cli) -> None:
     [
         ([], "there is nothing to plan without a method; name one, such as --accel soda"),
         (["--speedup", 2, "--anchors", 3], "give one target, not --speedup and --anchors"),
+        (
+            ["--accel", "soda-publishd"],
+            "unknown method 'soda-publishd'; did you mean 'soda-published', which is in the box?",
+        ),
         (["--accel", "fora", "--anchors", 3], "--anchors is a target of soda; fora takes none"),
         (["--accel", "fora", "--speedup", 2], "--speedup is a target of elastic and soda; fora takes none"),
         (["--flops-ratio", 2], "needs the calibrated table"),

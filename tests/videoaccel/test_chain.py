@@ -159,6 +159,13 @@ def test_soda_leaves_the_steps_to_the_other() -> None:
     assert isinstance(over, Chain) and over.over.name == "soda" and over.model_dump()["soda"]["schedule"] == "network"
 
 
+def test_an_action_counts_once(prior: dict[str, Tensor]) -> None:
+    """A step that runs is told by what the lower method does in it, one that rests by the upper one."""
+    _, session = play("fora+sada", prior, {"fora": {"slots": "trunk"}, "sada": LOOSE})
+    assert sum(session.counts().values()) == STEPS
+    assert session.counts()["forecast1"] == len(rested(session))
+
+
 def test_it_tells_its_fields_by_method() -> None:
     chain = make_policy("delta_dit+sada", **{"sada.threshold": 0.1, "delta_dit": {"interval": 3}})
     dumped = chain.model_dump(mode="json")
@@ -190,6 +197,8 @@ def test_a_coarser_form_keeps_within_the_memory() -> None:
         ("pab+pab", {}, "two different methods"),
         ("pab+sadda", {}, "unknown method 'sadda'; did you mean 'sada'"),
         ("pab+sada", {"threshold": 1}, "say whose, such as sada.threshold"),
+        ("fora+sada", {"period": 2}, "say whose, such as fora.period"),
+        ("sada", {"sada.threshold": 1}, "sada has no field 'sada.threshold': of a single method, fields go without"),
         ("pab+sada", {"soda": {"anchors": 1}}, "pab\\+sada has no method 'soda'"),
         ("pab+sada", {"sada": {"treshold": 1}}, "sada has no field 'treshold'"),
     ],

@@ -202,6 +202,13 @@ def test_a_network_that_is_told_its_guidance_scale_keeps_no_other() -> None:
     assert tiny(**tiny.guided).isfinite().all() and len(attached.computed) == 7
 
 
+def test_a_denoiser_that_predicts_variances_is_refused() -> None:
+    tiny = pipes.stable_diffusion(dpm())
+    tiny.pipe.unet.register_to_config(out_channels=8)
+    with pytest.raises(ValueError, match="unet of StableDiffusionPipeline predicts variances, too"):
+        videoaccel.accelerate(tiny.pipe, "sada")
+
+
 def test_it_looks_like_what_it_replaces() -> None:
     tiny = pipes.stable_diffusion(dpm())
     names = set(tiny.denoiser.state_dict())

@@ -14,6 +14,7 @@ def methods(
     from rich.console import Console
     from rich.table import Table
 
+    from videoaccel.config import config_names
     from videoaccel.registry import policy_class, policy_names
 
     console = Console(highlight=False)
@@ -27,6 +28,7 @@ def methods(
             table.add_row(method, found.knob or "-", "yes" if found.needs else "no", first)
         console.print(table)
         console.print("\nvideoaccel methods NAME shows the fields of one; --set accel_options.FIELD=VALUE sets them.")
+        console.print(f"In the box, with fields set, for --accel: {', '.join(config_names('accel'))}.")
         console.print("Two at once: --accel soda+sada, one that decides about steps over one about what is in them.")
         return
     found = policy_class(name)

@@ -90,7 +90,7 @@ class Sada(Policy):
             warnings.warn(
                 f"a threshold of {self.threshold:g} lets sada skip whatever the error: 1 is a prediction that is wrong "
                 f"by its own size, 0.05 the default",
-                stacklevel=2,
+                stacklevel=1,  # of this project's, so that the command line shows it
             )
         late = sorted(given & {"multistep_period", "multistep_terms"})
         if late and self.multistep_from is None:

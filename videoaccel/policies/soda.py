@@ -285,7 +285,7 @@ def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, 
     if missing := [name for name in names if name not in prior]:
         raise NoTableError(
             f"{method} needs the calibrated table {missing[0]}, which is not there for this model and setting; "
-            f"videoaccel calibrate measures it"
+            f"videoaccel calibrate measures it{', with the weights of AlexNet' if 'lpips' in missing[0] else ''}"
         )
     return prior
 
