@@ -8,8 +8,7 @@ from videoaccel.policies.sada import Sada
 from videoaccel.policy import Policy
 from videoaccel.prior import Prior
 from videoaccel.reading import parse_bytes
-from videoaccel.registry import make_policy, named_method
-from videoaccel.settings import TARGETS
+from videoaccel.registry import beside_file, make_policy, named_method
 
 
 class Accelerated(Protocol):
@@ -55,9 +54,7 @@ def accelerate(
     policy = None
     if method is not None:
         name, of_file = named_method(method)
-        if any(target in fields for target in TARGETS):  # takes the place of the file's
-            of_file = {field: value for field, value in of_file.items() if field not in TARGETS}
-        policy = make_policy(name, **of_file | fields)
+        policy = make_policy(name, **beside_file(of_file, fields))
     others = (prior, cache_memory, guidance_scale)
     if policy is None and (fields or foreign_prior or any(other is not None for other in others)):
         raise ValueError("without a method there is nothing for fields or a prior to change")

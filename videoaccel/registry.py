@@ -12,6 +12,7 @@ from videoaccel.chain import DOT, SIGN, Chain, nested
 from videoaccel.config import config_folder, config_names, read_yaml
 from videoaccel.plugins import class_in, names_in
 from videoaccel.policy import Policy
+from videoaccel.settings import TARGETS
 
 
 def policy_names() -> list[str]:
@@ -62,6 +63,22 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(method := fields.pop("method", None), str):
         raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
     return method, fields
+
+
+def beside_file(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a file and those given beside it, which win: a target over the file's; of two methods field by field.
+
+    >>> beside_file({"period": 3, "flops_ratio": 2}, {"speedup": 1.5})
+    {'period': 3, 'speedup': 1.5}
+    >>> beside_file({"fora": {"period": 3, "slots": "trunk"}}, {"fora": {"period": 2}})
+    {'fora': {'period': 2, 'slots': 'trunk'}}
+    """
+    aimed = any(target in given for target in TARGETS)
+    found = {field: value for field, value in of_file.items() if not (aimed and field in TARGETS)}
+    for field, value in given.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(field), Mapping)
+        found[field] = {**found[field], **value} if both else value
+    return found
 
 
 def knob_of(name: str) -> tuple[str, tuple[Any, ...]]:

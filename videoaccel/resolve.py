@@ -22,7 +22,7 @@ from videoaccel.parallel.degrees import Degrees
 from videoaccel.policy import Policy
 from videoaccel.rank_choice import choose_ranks, why_ranks
 from videoaccel.reading import read_text
-from videoaccel.registry import make_policy, named_method, policy_class, policy_names
+from videoaccel.registry import beside_file, make_policy, named_method, policy_class, policy_names
 from videoaccel.request import negative_text, prompt_texts
 from videoaccel.settings import NONE, TARGETS, GenerateSettings
 from videoaccel.sizes import resolve_size
@@ -316,24 +316,24 @@ def _policy(s: GenerateSettings) -> Policy | None:
         ValueError: There is no such method or field, or a value is out of range.
     """
     targets = {name: value for name in TARGETS if (value := getattr(s, name)) is not None}
-    if targets and s.accel and SIGN in s.accel:
-        raise ValueError(
-            f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
-            f"fields of each instead, such as --set accel_options.{s.accel.split(SIGN)[-1].strip()}.threshold=0.1"
-        )
     if s.accel is None and not targets:
         if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:
             raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
         return None
-    method, fields = named_method(s.accel or BEST)
-    fields |= s.accel_options
+    method, of_file = named_method(s.accel or BEST)
+    fields = beside_file(of_file, s.accel_options)
+    if targets and SIGN in method:
+        raise ValueError(
+            f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
+            f"fields of each instead, such as --set accel_options.{method.split(SIGN)[-1].strip()}.threshold=0.1"
+        )
     if targets:
         known = policy_class(method)
         if missing := [name for name in targets if name not in known.model_fields]:
             knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
             takers = [name for name in policy_names() if missing[0] in policy_class(name).model_fields]
             raise ValueError(f"`{missing[0]}` is a target of {' and '.join(takers)}; {method} takes none: {knob}")
-        fields = {name: value for name, value in fields.items() if name not in TARGETS} | targets
+        fields = beside_file(fields, targets)
     policy = make_policy(method, **fields)
     if s.prior and not policy.required:
         raise ValueError(f"{method} uses no prior; leave out `prior`")

@@ -216,6 +216,16 @@ def test_methods_in_the_box_can_be_named(name: str, pipeline_folder: Path) -> No
         assert dumped[field] | value == dumped[field] if isinstance(value, dict) else dumped[field] == value
 
 
+def test_two_methods_in_the_box_take_further_fields_but_no_target(pipeline_folder: Path) -> None:
+    boxed = {"prompt": "a", "model": str(pipeline_folder), "accel": "fora-sada"}
+    policy = resolve(GenerateSettings(**boxed, accel_options={"fora": {"period": 2}})).policy
+    assert policy is not None
+    dumped = policy.model_dump(mode="json")
+    assert dumped["fora"]["period"] == 2 and dumped["fora"]["slots"] == "trunk" and dumped["sada"]["threshold"] == 0.35
+    with pytest.raises(ValueError, match=r"`speedup` cannot be kept by fora-sada: .* accel_options.sada.threshold"):
+        resolve(GenerateSettings(**boxed, speedup=2.0))
+
+
 def test_a_target_beside_a_file_takes_the_place_of_its_own(pipeline_folder: Path) -> None:
     order = resolve(GenerateSettings(prompt="a", model=str(pipeline_folder), accel="soda-published", speedup=1.5))
     policy = order.policy
