@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Ratio, keep
-from videoaccel.comparison_bench import Bench, Clip, Made
-from videoaccel.comparison_settings import Setting
-from videoaccel.costs import Costs
-from videoaccel.pipeline import VideoPipeline
-from videoaccel.registry import make_policy
+from videoaccel.comparison.bench import Bench, Clip, Made
+from videoaccel.comparison.settings import Setting
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.session.costs import Costs
+from videoaccel.session.registry import make_policy
 
 PROMPT = "a red circle moves left on a dark blue background"
 TARGETS = (1.5, 2.0, 2.5, 3.0)

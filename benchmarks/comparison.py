@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import keep
-from videoaccel.compare import PICTURE, TIMED_CLIPS, compare_settings
-from videoaccel.comparison_settings import Setting
-from videoaccel.comparison_table import Result
-from videoaccel.registry import make_policy
-from videoaccel.settings import GenerateSettings
+from videoaccel.comparison.compare import PICTURE, TIMED_CLIPS, compare_settings
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.table import Result
+from videoaccel.session.registry import make_policy
+from videoaccel.settings.generate import GenerateSettings
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "images"

@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.measure import keep
 from videoaccel.eval.world import held_out_scenes
-from videoaccel.evaluation import Evaluation, evaluate
-from videoaccel.registry import policy_class, policy_names
+from videoaccel.evaluation.evaluate import Evaluation, evaluate
+from videoaccel.session.registry import policy_class, policy_names
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import interleaved, keep
-from videoaccel.decord_door import read_with_decord
 from videoaccel.eval.backbones import Backbones, MissingBackbone
 from videoaccel.eval.metric import NotApplicable, Sample
 from videoaccel.eval.metric_names import metric_class, metric_names
-from videoaccel.media import read_video
+from videoaccel.media.decord_door import read_with_decord
+from videoaccel.media.reader import read_video
 
 
 def main() -> None:

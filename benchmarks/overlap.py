@@ -28,7 +28,7 @@ from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.launch import start_ranks
 from videoaccel.parallel.layout import Layout, MeshLayout, cut, joined, padded
 from videoaccel.parallel.mesh import Mesh
-from videoaccel.policy import Session
+from videoaccel.session.policy import Session
 
 Waited = Callable[[], Tensor]
 """Waits for a message, and returns what came."""

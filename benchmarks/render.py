@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import keep
+from tests.rendering.studio import FakeRenderer, Studio
 from tests.tiny_pipeline import tiny_pipeline
-from tests.videoaccel.render.studio import FakeRenderer, Studio
-from videoaccel.render.outcome import Rules
-from videoaccel.render.run import Render
+from videoaccel.rendering.outcome import Rules
+from videoaccel.rendering.run import Render
 
 _NOTE = "without importing torch; where other work shares the processor, wall-clock times are longer than CPU times"
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import keep
-from videoaccel.denoise import combine
-from videoaccel.pipeline import VideoPipeline
+from videoaccel.generation.denoise import combine
+from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.policies._stability import Node, extrapolate, sign_products, slopes
 from videoaccel.policies.sada import Sada
-from videoaccel.policy import Call, Session, Velocities
+from videoaccel.session.policy import Call, Session, Velocities
 
 PROMPTS = Path(__file__).parent / "prompts.txt"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import keep
-from videoaccel.compare import compare_settings
-from videoaccel.comparison_settings import Setting
-from videoaccel.registry import make_policy
-from videoaccel.settings import GenerateSettings
+from videoaccel.comparison.compare import compare_settings
+from videoaccel.comparison.settings import Setting
+from videoaccel.session.registry import make_policy
+from videoaccel.settings.generate import GenerateSettings
 
 PROMPTS = Path(__file__).parent / "prompts.txt"
 RATIOS = (1.5, 2.0, 2.5, 3.0)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import interleaved, keep
-from videoaccel.attention import BACKENDS, attention_kernel, why_not
+from videoaccel.common.stages import peak_memory
+from videoaccel.generation.attention import BACKENDS, attention_kernel, why_not
 from videoaccel.models.stdit import STDiT3
-from videoaccel.policy import Job, Session, kernel_mix
-from videoaccel.sizes import resolve_size
-from videoaccel.stages import peak_memory
+from videoaccel.session.policy import Job, Session, kernel_mix
+from videoaccel.settings.sizes import resolve_size
 
 TEXT_TOKENS = 120
 

@@ -1,8 +1,8 @@
 """Metrics by name: the name is that of the file in ``eval/metrics``."""
 
+from videoaccel.common.plugins import class_in, names_in
 from videoaccel.eval import metrics
 from videoaccel.eval.metric import ClipMetric
-from videoaccel.plugins import class_in, names_in
 
 
 def metric_names() -> list[str]:

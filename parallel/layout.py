@@ -54,7 +54,7 @@ class Layout:
     def mix(
         self, site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Any | None = None, **options: Any
     ) -> Tensor:
-        """Mix tokens of h [B, T, s, C]; see :class:`videoaccel.policy.Mix`."""
+        """Mix tokens of h [B, T, s, C]; see :class:`videoaccel.session.policy.Mix`."""
         if self.kernel is not None and site.kind != "mlp":
             options = {"attend": self.kernel, **options}
         return branch.mix(h, cond, **options)

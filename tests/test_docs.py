@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from videoaccel.pipeline import VideoPipeline
+from videoaccel.generation.pipeline import VideoPipeline
 
 DOCS = Path(__file__).parent.parent / "docs"
 

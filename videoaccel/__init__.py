@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from videoaccel.acceleration import accelerate
-    from videoaccel.calibration import calibrate
-    from videoaccel.calibration_settings import CalibrateSettings
-    from videoaccel.generation import generate
-    from videoaccel.pipeline import VideoPipeline
-    from videoaccel.settings import GenerateSettings
+    from videoaccel.calibration.calibrate import calibrate
+    from videoaccel.generation.accelerate import accelerate
+    from videoaccel.generation.pipeline import VideoPipeline
+    from videoaccel.jobs.generate import generate
+    from videoaccel.settings.calibrate import CalibrateSettings
+    from videoaccel.settings.generate import GenerateSettings
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from examples.demo_model.recipe import SIDE
-from videoaccel.config import ModelSpec, load_named
+from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.pipeline import VideoPipeline
-from videoaccel.sampler import RectifiedFlowScheduler
+from videoaccel.sampling.sampler import RectifiedFlowScheduler
+from videoaccel.settings.config import ModelSpec, load_named
 
 PACKAGED = Path(__file__).parents[2] / "videoaccel" / "assets" / "demo"
 

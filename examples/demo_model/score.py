@@ -17,8 +17,8 @@ from torchmetrics import MetricCollection
 from examples.demo_model.train_vae import evaluate
 from videoaccel.eval.oracle import WorldAccuracy
 from videoaccel.eval.world import Scene, held_out_scenes, sample_scene
-from videoaccel.media import to_uint8
-from videoaccel.pipeline import VideoPipeline
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.media.reader import to_uint8
 
 ATTRIBUTES = ("background", "colour", "shape", "motion", "scene")
 

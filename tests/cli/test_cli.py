@@ -13,10 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 from tests.cli.commands import ROOT, Cli, here, python, sidecar
-from videoaccel import files, loading, parts
 from videoaccel.cli.generate import read_prompts
 from videoaccel.cli.progress import Display
-from videoaccel.media import read_video
+from videoaccel.common import files
+from videoaccel.jobs import parts
+from videoaccel.jobs.generate import loading
+from videoaccel.media.reader import read_video
 
 PROMPT = "a red circle"
 
@@ -30,7 +32,7 @@ def test_help_imports_no_torch() -> None:
 import contextlib, io, sys
 from videoaccel.__main__ import main
 from videoaccel.cli.app import run
-import videoaccel.settings
+import videoaccel.settings.generate
 alone = [[name] for name in ("generate", "calibrate", "plan", "compare", "models", "doctor", "cache")]
 for command in ([], *alone, ["cache", "list"], ["cache", "clear"]):
     with contextlib.redirect_stdout(io.StringIO()) as text:

@@ -16,9 +16,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, here, python
-from tests.videoaccel.disks import small_disk
-from videoaccel import denoising, files
+from tests.disks import small_disk
 from videoaccel.__main__ import main
+from videoaccel.common import files
+from videoaccel.jobs.generate import denoising
 
 
 @pytest.mark.parametrize(

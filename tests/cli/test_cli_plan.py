@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.commands import Cli, here
-from videoaccel.prior import Prior
+from videoaccel.planning.prior import Prior
 
 FEW = ["--steps", "6", "--frames", "5", "--samples", "1", "--replay-samples", "1", "--methods", "soda"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Cli, Result, here
-from videoaccel import compare as comparing
+from videoaccel.comparison import compare as comparing
 
 SMALL = ("--frames", 1, "--steps", 6, "--repeats", 1, "--clips", 1, "--no-controls", "--no-picture")
 Compare = Callable[..., Result]

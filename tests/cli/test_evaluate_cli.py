@@ -19,10 +19,10 @@ from PIL import Image
 from tests.cli.commands import Cli, Result
 from tests.eval import standin
 from tests.ranks import RankPools
-from videoaccel import evaluation
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
 from videoaccel.eval.world import Scene, render
-from videoaccel.media import Writer
+from videoaccel.evaluation.evaluate import evaluate as evaluation
+from videoaccel.media.reader import Writer
 
 SENTENCES = ("a red circle moves left on a dark blue background", "a red star grows on a dark green background")
 Evaluate = Callable[..., Result]
@@ -303,12 +303,12 @@ def test_two_ranks_give_the_scores_of_one(tmp_path: Path, ranks: RankPools) -> N
 
 def test_decord_reads_the_same_frames(evaluate: Evaluate) -> None:
     pytest.importorskip("decord", reason="decord is not installed")
-    from videoaccel.evaluation_clips import read_clip
+    from videoaccel.evaluation.clips import read_clip
 
     write(Path("clips/x.mp4"), drawn(SENTENCES[0]))
     (a, fps), (b, other) = (read_clip(Path("clips/x.mp4"), name) for name in ("pyav", "decord"))
     assert np.array_equal(a, b) and fps == pytest.approx(other)
-    code = "import torch; from videoaccel.decord_door import read_with_decord; read_with_decord('clips/x.mp4')"
+    code = "import torch; from videoaccel.media.decord_door import read_with_decord; read_with_decord('clips/x.mp4')"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0
     Path("clips/x.mp4").write_bytes(b"x" * 100)

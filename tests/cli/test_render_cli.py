@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from tests.cli.commands import ROOT, Cli, Result, here, python
-from videoaccel import parts
-from videoaccel.media import Writer
-from videoaccel.pipeline import VideoPipeline
-from videoaccel.render.folder import RenderFolder
-from videoaccel.render.manifest import read_manifests
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.jobs import parts
+from videoaccel.media.reader import Writer
+from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.manifest import read_manifests
 
 Render = Callable[..., Result]
 

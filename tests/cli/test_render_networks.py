@@ -10,13 +10,13 @@ import torch
 
 from tests.cli.commands import Cli, here
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.render.folder import RenderFolder
-from videoaccel.render.leases import Leases
-from videoaccel.render.outcome import Rules
-from videoaccel.render.renderer import LocalRenderer
-from videoaccel.render.run import open_render, work
-from videoaccel.render.text_ahead import text_lease
-from videoaccel.text_cache import TextCache
+from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.leases import Leases
+from videoaccel.rendering.outcome import Rules
+from videoaccel.rendering.renderer import LocalRenderer
+from videoaccel.rendering.run import open_render, work
+from videoaccel.rendering.text_ahead import text_lease
+from videoaccel.text.cache import TextCache
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_text_that_a_dead_worker_was_to_encode(jobs: Path) -> None:
 
 
 def test_two_workers_encode_text_once(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from videoaccel.render import renderer
+    from videoaccel.rendering import renderer
 
     loaded: list[int] = []
     plain = renderer.load_text

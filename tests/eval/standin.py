@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests import golden_values
-from videoaccel.media import read_video
+from videoaccel.media.reader import read_video
 
 
 def metrics(*path: str) -> Any:

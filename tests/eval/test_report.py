@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from videoaccel.eval.metric import Score
-from videoaccel.evaluation_clips import ClipFile
-from videoaccel.evaluation_report import _shown_clips
-from videoaccel.evaluation_rows import Row
-from videoaccel.evaluation_table import summarise
+from videoaccel.evaluation.clips import ClipFile
+from videoaccel.evaluation.report import _shown_clips
+from videoaccel.evaluation.rows import Row
+from videoaccel.evaluation.table import summarise
 
 VALUES = {"psnr": (10.0, 20.0, 30.0, 40.0), "ssim": (0.9, 0.1, 0.2, 0.95), "world_motion": (1.0, 1.0, 1.0, 1.0)}
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Site
-from videoaccel.policy import Job, Session
+from videoaccel.session.policy import Job, Session
 
 
 def job(model: Any, inputs: dict[str, Any]) -> Job:

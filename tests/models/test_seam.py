@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.models.guests import PruneColumns, ReuseStack, job
 from tests.models.table import NETWORKS, Row
 from videoaccel.models.seam import BODY, Site, Work, direct
-from videoaccel.policy import Session
+from videoaccel.session.policy import Session
 
 PASSES = [(name, options) for name, row in NETWORKS.items() for options in row.passes]
 

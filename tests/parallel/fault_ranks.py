@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from videoaccel.media_writer import Writer
+from videoaccel.media.writer import Writer
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.layout import MeshLayout

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from tests.models.networks import tiny_stdit
 from tests.parallel.work import mesh_of
+from tests.policies.test_all import prior
 from tests.tiny_pipeline import tiny_pipeline
-from tests.videoaccel.policies.test_all import prior
-from videoaccel.devices import cpu_threads
-from videoaccel.noise import SampleNoise
+from videoaccel.common.devices import cpu_threads
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.references import References
 from videoaccel.parallel.deal import dealt
 from videoaccel.parallel.mesh import Mesh
-from videoaccel.pipeline import VideoPipeline
-from videoaccel.policy import Session
-from videoaccel.prior import Prior, setting_of
-from videoaccel.references import References
-from videoaccel.registry import make_policy
-from videoaccel.text import PromptStates
+from videoaccel.planning.prior import Prior, setting_of
+from videoaccel.sampling.noise import SampleNoise
+from videoaccel.session.policy import Session
+from videoaccel.session.registry import make_policy
+from videoaccel.text.encoder import PromptStates
 
 ASKED: dict[str, Any] = {"height": 28, "width": 36, "num_frames": 9, "num_inference_steps": 4, "seed": 3}
 

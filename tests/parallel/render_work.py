@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import torch.distributed as dist
 
-from videoaccel.memory_advice import OutOfMemoryError
+from videoaccel.common.stages import Listener
+from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import Mesh
-from videoaccel.render.control import CancelledError
-from videoaccel.render.plan import Plan, Unit
-from videoaccel.render.ranks_renderer import RanksRenderer
-from videoaccel.stages import Listener
+from videoaccel.rendering.control import CancelledError
+from videoaccel.rendering.plan import Plan, Unit
+from videoaccel.rendering.ranks_renderer import RanksRenderer
 
 UNITS = [SimpleNamespace(id=name) for name in ("first", "second", "third")]
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.ranks import RankPools
 from videoaccel import CalibrateSettings, calibrate
-from videoaccel.prior import Prior
+from videoaccel.planning.prior import Prior
 
 
 def measured(model: str, output: str, values: dict[str, Any]) -> Prior:

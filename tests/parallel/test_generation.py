@@ -7,7 +7,7 @@ import torch
 
 from tests.parallel import pipelines
 from tests.ranks import RankPools
-from videoaccel.registry import policy_names
+from videoaccel.session.registry import policy_names
 
 FIELDS: dict[str, dict[str, Any]] = {
     "first_block": {"threshold": 0.6},

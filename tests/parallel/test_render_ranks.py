@@ -4,7 +4,7 @@ import pytest
 
 from tests.parallel import render_work
 from tests.ranks import RankPools
-from videoaccel.memory_advice import OutOfMemoryError
+from videoaccel.jobs.memory_advice import OutOfMemoryError
 
 ALL = [name for unit in ("first", "second", "third") for name in (unit, f"made {unit}")]
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from tests.models.table import NETWORKS
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, Action, Partial, Place
 from videoaccel.models.seam import Site
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.layout import Layout
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.schemes import find_layout
 from videoaccel.parallel.shards import Shards
-from videoaccel.policy import Job, Session
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, Action, Partial, Place
+from videoaccel.session.policy import Job, Session
 
 CACHE: dict[Any, Mesh] = {}
 

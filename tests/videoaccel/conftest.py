@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.videoaccel.workshop import Workshop
-from videoaccel.media import Writer
+from tests.workshop import Workshop
+from videoaccel.media.reader import Writer
 
 
 @pytest.fixture

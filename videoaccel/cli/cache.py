@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
 
 _DAY = 86400  # seconds
 
@@ -26,8 +26,8 @@ def build() -> typer.Typer:
 
 def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """List what is kept, the newest first."""
-    from videoaccel.costs_cache import CostsCache
-    from videoaccel.text_cache import TextCache
+    from videoaccel.planning.costs_cache import CostsCache
+    from videoaccel.text.cache import TextCache
 
     cache, costs = TextCache(), CostsCache()
     entries, timed = cache.entries(), costs.entries()
@@ -48,8 +48,8 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.
 
 def clear() -> None:
     """Remove them all."""
-    from videoaccel.costs_cache import CostsCache
-    from videoaccel.text_cache import TextCache
+    from videoaccel.planning.costs_cache import CostsCache
+    from videoaccel.text.cache import TextCache
 
     cache, costs = TextCache(), CostsCache()
     typer.echo(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videoaccel.calibration_settings import SHARED, CalibrateSettings
 from videoaccel.cli.flags import shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
-from videoaccel.config import validate
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
+from videoaccel.settings.calibrate import SHARED, CalibrateSettings
+from videoaccel.settings.config import validate
 
 if TYPE_CHECKING:
-    from videoaccel.prior import Prior
+    from videoaccel.planning.prior import Prior
 
 PANEL = "Calibration"
 _OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "backbones", "output")
@@ -52,7 +52,7 @@ def _calibrate(options: dict[str, Any]) -> None:
         raise ValueError(f"--gpus {ranks} was asked for, but {counted(ranks_started(), 'rank')} were started")
     quiet = options["quiet"] or rank() > 0
     with shown_progress(quiet=quiet) as display:
-        from videoaccel.calibration import calibrate  # torch and all
+        from videoaccel.calibration.calibrate import calibrate  # torch and all
 
         calm_libraries(quiet=quiet)
         prior = calibrate(settings, listener=display, note=(lambda text: None) if quiet else display.note)
@@ -62,7 +62,7 @@ def _calibrate(options: dict[str, Any]) -> None:
 
 def _device(settings: CalibrateSettings) -> str:
     """Checks it early, so that what is wrong is said once."""
-    from videoaccel.resolve import pick_device
+    from videoaccel.jobs.resolve import pick_device
 
     return str(pick_device(settings.device))
 
@@ -81,7 +81,7 @@ def _merge(options: Mapping[str, Any]) -> None:
         raise ValueError("--merge needs a file to write to, such as -o all.safetensors")
     if given := [name for name in (*SHARED, *_OWN[:-1], "prompts") if options.get(name) is not None]:
         raise ValueError(f"--{given[0].replace('_', '-')} changes nothing where priors are merged")
-    from videoaccel.calibration_files import merge_files
+    from videoaccel.calibration.files import merge_files
 
     prior = merge_files(files, out)
     if not options["quiet"]:

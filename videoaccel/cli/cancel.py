@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
 
 
 def cancel(
@@ -22,9 +22,9 @@ def cancel(
     Workers look once a second and give back what they are at. Cancelled jobs stay so until render --retry; a render
     that was stopped goes on when it is started again.
     """
-    from videoaccel.render.folder import RenderFolder
-    from videoaccel.render.run import cancel as cancel_jobs
-    from videoaccel.render.state import DONE, read_status
+    from videoaccel.rendering.folder import RenderFolder
+    from videoaccel.rendering.run import cancel as cancel_jobs
+    from videoaccel.rendering.state import DONE, read_status
 
     place = RenderFolder(Path(folder).expanduser())
     found = read_status(place)

@@ -16,13 +16,13 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import STDIN, read_prompts
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
-from videoaccel.layers import Layer, merge
-from videoaccel.reading import read_text
-from videoaccel.wording import counted
+from videoaccel.common.reading import read_text
+from videoaccel.common.wording import counted
+from videoaccel.settings.layers import Layer, merge
 
 if TYPE_CHECKING:
-    from videoaccel.compare import Comparison
-    from videoaccel.comparison_table import Result
+    from videoaccel.comparison.compare import Comparison
+    from videoaccel.comparison.table import Result
 
 _MODEL, _RUN, _JOB = "Model", "Comparison", "Job"
 _WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
@@ -91,9 +91,9 @@ def compare(
     given = {name: value for name, value in told.items() if value is not None}
     settings = merge([Layer({**given, "prompt": texts}, flag)])
     with shown_progress(quiet=quiet) as display:
-        from videoaccel.compare import compare_settings  # torch and all
-        from videoaccel.comparison_settings import read_values
-        from videoaccel.prior import Prior
+        from videoaccel.comparison.compare import compare_settings  # torch and all
+        from videoaccel.comparison.settings import read_values
+        from videoaccel.planning.prior import Prior
 
         calm_libraries(quiet=quiet)
         try:

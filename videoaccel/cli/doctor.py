@@ -17,8 +17,8 @@ import typer
 
 from videoaccel import __version__
 from videoaccel.cli.ranks import require_alone
-from videoaccel.config import ModelSpec, config_names, load_named
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
+from videoaccel.settings.config import ModelSpec, config_names, load_named
 
 CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
 """What PyAV needs to write each kind of file."""
@@ -45,9 +45,9 @@ def examine() -> dict[str, Any]:
     """Everything that `doctor` says."""
     import torch
 
-    from videoaccel.attention import BACKENDS, why_not
     from videoaccel.cli.models import describe_model
-    from videoaccel.text_cache import TextCache
+    from videoaccel.generation.attention import BACKENDS, why_not
+    from videoaccel.text.cache import TextCache
 
     cache = TextCache()
     entries = cache.entries()
@@ -81,9 +81,9 @@ def measured_links(ranks: int) -> dict[str, Any]:
     """
     import torch
 
-    from videoaccel.mesh_plan import keep_link
     from videoaccel.parallel.launch import start_ranks
     from videoaccel.parallel.links import as_link
+    from videoaccel.preview.mesh_plan import keep_link
 
     device = "cuda" if torch.cuda.device_count() >= ranks else "cpu"
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:

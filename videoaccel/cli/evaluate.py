@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
 
 if TYPE_CHECKING:
-    from videoaccel.evaluation import Evaluation
-    from videoaccel.evaluation_table import MetricResult
+    from videoaccel.evaluation.evaluate import Evaluation
+    from videoaccel.evaluation.table import MetricResult
 
 INCOMPLETE = 3
 """Exit code: files of networks are missing, so that not everything could be measured."""
@@ -54,7 +54,7 @@ def evaluate(
     """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""
     quiet = quiet or os.environ.get("RANK", "0") != "0"
     with shown_progress(quiet=quiet) as display:
-        from videoaccel import evaluation  # torch and all
+        from videoaccel.evaluation.evaluate import evaluate as evaluation
 
         calm_libraries(quiet=quiet)
         found = evaluation.evaluate(
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _show(found: Evaluation) -> None:
-    from videoaccel.evaluation_table import by_reason, lacking_lines
+    from videoaccel.evaluation.table import by_reason, lacking_lines
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:

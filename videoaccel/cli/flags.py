@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from videoaccel.settings import GenerateSettings
+from videoaccel.settings.generate import GenerateSettings
 
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 

@@ -1,4 +1,4 @@
-"""``videoaccel generate``: its options are the fields of `videoaccel.settings.GenerateSettings`."""
+"""``videoaccel generate``: its options are the fields of `videoaccel.settings.generate.GenerateSettings`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import yaml
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
-from videoaccel.config import config_folder, config_names, read_yaml
-from videoaccel.layers import Layer, assignments, merge
-from videoaccel.reading import read_text
-from videoaccel.settings import GenerateSettings
-from videoaccel.wording import as_bytes, counted
+from videoaccel.common.reading import read_text
+from videoaccel.common.wording import as_bytes, counted
+from videoaccel.settings.config import config_folder, config_names, read_yaml
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
-    from videoaccel.generation import Clip
-    from videoaccel.resolve import WorkOrder
-    from videoaccel.sidecar import Sidecar
+    from videoaccel.jobs.generate import Clip
+    from videoaccel.jobs.resolve import WorkOrder
+    from videoaccel.jobs.sidecar import Sidecar
 
 STDIN = "-"
 _ONLY_OUTPUT = {"output", "contact_sheet", "explain"}
@@ -48,8 +48,8 @@ def command() -> Callable[..., int]:
 def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
     if options["dry_run"]:
-        from videoaccel.files import check_folder
-        from videoaccel.resolve import resolve
+        from videoaccel.common.files import check_folder
+        from videoaccel.jobs.resolve import resolve
 
         order = resolve(job.settings)
         if order.settings.vbench is None:  # whose folders are made when it runs
@@ -59,11 +59,11 @@ def _generate(options: dict[str, Any]) -> int:
         return 0
     if must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
-        from videoaccel.generation import check_files  # torch and all
+        from videoaccel.jobs.generate import check_files  # torch and all
 
         return start("generate", job.settings, options=again, check=check_files)
     with shown_progress(quiet=options["quiet"] or rank() > 0) as display:
-        from videoaccel.generation import generate  # torch and all
+        from videoaccel.jobs.generate import generate  # torch and all
 
         calm_libraries(quiet=options["quiet"] or rank() > 0)
         if job.changed and not options["quiet"] and rank() == 0:
@@ -102,7 +102,7 @@ def gather(options: Mapping[str, Any]) -> Job:
     """
     origin, layers = None, []
     if options["from_"]:
-        from videoaccel.sidecar import Sidecar
+        from videoaccel.jobs.sidecar import Sidecar
 
         origin = Sidecar.read(options["from_"])
         layers = [Layer(origin.settings, lambda name: f"{origin.path}: settings.{name}")]

@@ -14,8 +14,8 @@ def methods(
     from rich.console import Console
     from rich.table import Table
 
-    from videoaccel.config import config_names
-    from videoaccel.registry import policy_class, policy_names
+    from videoaccel.session.registry import policy_class, policy_names
+    from videoaccel.settings.config import config_names
 
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)

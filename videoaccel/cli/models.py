@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 import videoaccel
-from videoaccel.config import ModelSpec, Part, config_names, load_named
-from videoaccel.wording import counted
+from videoaccel.common.wording import counted
+from videoaccel.settings.config import ModelSpec, Part, config_names, load_named
 
 
 def models(

@@ -14,14 +14,14 @@ from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
-from videoaccel.layers import Layer, assignments, merge
-from videoaccel.settings import TARGETS, GenerateSettings
-from videoaccel.wording import as_bytes
+from videoaccel.common.wording import as_bytes
+from videoaccel.settings.generate import TARGETS, GenerateSettings
+from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
-    from videoaccel.mesh_plan import MeshPlan
     from videoaccel.parallel.links import Link
-    from videoaccel.plan_report import PlanReport
+    from videoaccel.planning.report import PlanReport
+    from videoaccel.preview.mesh_plan import MeshPlan
 
 PANEL = "Plan"
 SHARED = (
@@ -49,7 +49,7 @@ def _plan(options: Mapping[str, Any]) -> None:
     settings = gather(options)
     report, mesh = None, None
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.planning import load, plan, plan_ranks  # torch and all
+        from videoaccel.preview.preview import load, plan, plan_ranks  # torch and all
 
         calm_libraries(quiet=options["quiet"])
         accelerated = settings.accel or any(getattr(settings, name) is not None for name in TARGETS)
@@ -63,7 +63,7 @@ def _plan(options: Mapping[str, Any]) -> None:
         if mesh is None or accelerated:
             report = plan(settings.model_copy(update={"gpus": None}), **shared)
         if options["png"] is not None:
-            from videoaccel.plan_picture import draw
+            from videoaccel.planning.picture import draw
 
             if report is None:
                 raise ValueError("--png draws what a method does; name one, such as --accel soda")
@@ -78,7 +78,7 @@ def _plan(options: Mapping[str, Any]) -> None:
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:
     if gigabytes is None:
         return None
-    from videoaccel.mesh_plan import given_link
+    from videoaccel.preview.mesh_plan import given_link
 
     return given_link(gigabytes, device=settings.device or "given", ranks=settings.gpus or 1)
 
@@ -122,7 +122,7 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
 
 def described(report: PlanReport) -> str:
     """The report as text."""
-    from videoaccel.plan_report import gathered
+    from videoaccel.planning.report import gathered
 
     lines = [f"{report.method}{changed_fields(report)}", *_prior_lines(report)]
     if report.adaptive:
@@ -150,8 +150,8 @@ def described(report: PlanReport) -> str:
 
 def changed_fields(report: PlanReport) -> str:
     """Fields that are not as the method has them by itself, in brackets; all of them are in ``--json``."""
-    from videoaccel.chain import DOT, SIGN
-    from videoaccel.registry import policy_class
+    from videoaccel.session.chain import DOT, SIGN
+    from videoaccel.session.registry import policy_class
 
     names, found = report.method.split(SIGN), []
     for name in names:

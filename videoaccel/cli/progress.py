@@ -40,7 +40,7 @@ _LINES = 4  # of a long stage, where no bar can be drawn
 
 
 class Display(AbstractContextManager["Display"]):
-    """Shows progress on stderr; is itself a :data:`videoaccel.stages.Listener`.
+    """Shows progress on stderr; is itself a :data:`videoaccel.common.stages.Listener`.
 
     Args:
         quiet: Show nothing but what `note` is told.

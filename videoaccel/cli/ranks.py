@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from videoaccel.settings import GenerateSettings
+from videoaccel.settings.generate import GenerateSettings
 
 if TYPE_CHECKING:
-    from videoaccel.resolve import WorkOrder
+    from videoaccel.jobs.resolve import WorkOrder
 
 
 def is_rank() -> bool:
@@ -57,8 +57,8 @@ def start(
     Raises:
         ValueError: The settings do not fit.
     """
+    from videoaccel.jobs.resolve import resolve
     from videoaccel.parallel.launch import start_ranks  # torch and all
-    from videoaccel.resolve import resolve
 
     order = resolve(settings)
     check(order)

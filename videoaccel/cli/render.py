@@ -21,16 +21,16 @@ from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
-from videoaccel.config import read_yaml
-from videoaccel.layers import Layer, assignments
-from videoaccel.wording import counted, span
+from videoaccel.common.wording import counted, span
+from videoaccel.settings.config import read_yaml
+from videoaccel.settings.layers import Layer, assignments
 
 if TYPE_CHECKING:
-    from videoaccel.render.control import Control
-    from videoaccel.render.outcome import Outcome, Rules
-    from videoaccel.render.run import Render
-    from videoaccel.render.worker import Tell
-    from videoaccel.stages import Listener
+    from videoaccel.common.stages import Listener
+    from videoaccel.rendering.control import Control
+    from videoaccel.rendering.outcome import Outcome, Rules
+    from videoaccel.rendering.run import Render
+    from videoaccel.rendering.worker import Tell
 
 SOME_FAILED = 3
 
@@ -89,8 +89,8 @@ def render(
         overrides.append(Layer({**shared, **({} if device is None else {"device": device})}, flag))
     quiet = quiet or rank() > 0
     with shown_progress(quiet=quiet) as display:
-        from videoaccel.render.outcome import Rules
-        from videoaccel.render.run import open_render  # torch and all
+        from videoaccel.rendering.outcome import Rules
+        from videoaccel.rendering.run import open_render  # torch and all
 
         calm_libraries(quiet=quiet)
         layers = {"defaults": defaults, "overrides": overrides}
@@ -125,7 +125,7 @@ def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:
 
 def _all_told(jobs: str, check: Callable[[], Any]) -> Any:
     """Every bad line is told before the command ends."""
-    from videoaccel.render.jobs_file import BadJobsError
+    from videoaccel.rendering.jobs_file import BadJobsError
 
     try:
         return check()
@@ -136,13 +136,13 @@ def _all_told(jobs: str, check: Callable[[], Any]) -> Any:
 
 
 def _preflight(opened: Render, *, listener: Listener) -> None:
-    from videoaccel.render.preflight import check_methods
+    from videoaccel.rendering.preflight import check_methods
 
     _all_told(str(opened.jobs), lambda: check_methods(opened, listener=listener))
 
 
 def _publish(opened: Render, *, quiet: bool) -> None:
-    from videoaccel.render.suite import FOLDER, publish
+    from videoaccel.rendering.suite import FOLDER, publish
 
     count = publish(opened.plan, opened.folder)
     if not quiet:
@@ -150,7 +150,7 @@ def _publish(opened: Render, *, quiet: bool) -> None:
 
 
 def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
-    from videoaccel.render.run import retry, verify_clips
+    from videoaccel.rendering.run import retry, verify_clips
 
     opened.folder.prepare()
     if again and (count := retry(opened)):
@@ -162,19 +162,19 @@ def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
 
 def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, engine: str, board: Board) -> Outcome:
     if engine == "ray":
-        from videoaccel.render.ray_engine import work_on_ray
+        from videoaccel.rendering.ray_engine import work_on_ray
 
         return work_on_ray(opened, rules, workers=workers, tell=board.tell)
     if is_rank():
         return _work_as_rank(opened, rules, board=board)
     if workers > 1:
-        from videoaccel.render.supervisor import supervise
+        from videoaccel.rendering.supervisor import supervise
 
         return supervise(
             opened, rules, arguments=_child_arguments(sys.argv[1:]), workers=workers, device=device, tell=board.tell
         )
-    from videoaccel.render.control import Control
-    from videoaccel.render.run import work
+    from videoaccel.rendering.control import Control
+    from videoaccel.rendering.run import work
 
     control = Control(opened.folder.cancelled, rules.timeout)
     with _signals(control, rules.grace):
@@ -183,8 +183,8 @@ def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, eng
 
 def _work_as_rank(opened: Render, rules: Rules, *, board: Board) -> Outcome:
     from videoaccel.parallel.mesh import Mesh
-    from videoaccel.render.control import Control
-    from videoaccel.render.run import work_with_ranks
+    from videoaccel.rendering.control import Control
+    from videoaccel.rendering.run import work_with_ranks
 
     order = opened.plan.units[0].jobs[0].group.order
     s = order.settings
@@ -198,7 +198,7 @@ def _work_as_rank(opened: Render, rules: Rules, *, board: Board) -> Outcome:
 
 def _of_all(board: Board, opened: Render) -> Tell:
     """Tells of this worker's steps, and of what all workers write down."""
-    from videoaccel.render.follow import Follower
+    from videoaccel.rendering.follow import Follower
 
     follower, looked = Follower(opened.folder.manifest), [time.monotonic()]
     list(follower.new())  # of runs before

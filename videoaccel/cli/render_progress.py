@@ -15,11 +15,11 @@ from rich.text import Text
 from typing_extensions import Self
 
 from videoaccel.cli.progress import NAMES, Display
-from videoaccel.wording import span
+from videoaccel.common.wording import span
 
 if TYPE_CHECKING:
-    from videoaccel.render.run import Render
-    from videoaccel.render.state import Status
+    from videoaccel.rendering.run import Render
+    from videoaccel.rendering.state import Status
 
 _EVERY = 2.0  # seconds between looks into the folder
 _SHOWN = 12  # running jobs, and failed ones
@@ -63,7 +63,7 @@ class Board(AbstractContextManager["Board"]):
             self.live.stop()
 
     def tell(self, event: str, about: Mapping[str, Any]) -> None:
-        """Hear of an event, see `videoaccel.render.worker.Tell`."""
+        """Hear of an event, see `videoaccel.rendering.worker.Tell`."""
         if event == "step":
             self._step(about)
             return
@@ -105,7 +105,7 @@ class Board(AbstractContextManager["Board"]):
         return text
 
     def _table(self) -> Group:
-        from videoaccel.render.state import read_status
+        from videoaccel.rendering.state import read_status
 
         if time.monotonic() - self._looked > _EVERY and self.folder.is_one():
             began = time.monotonic()

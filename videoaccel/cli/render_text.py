@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from videoaccel.wording import as_bytes, counted, span
+from videoaccel.common.wording import as_bytes, counted, span
 
 if TYPE_CHECKING:
-    from videoaccel.render.run import Render
+    from videoaccel.rendering.run import Render
 
 _GIB = 1 << 30
 
@@ -31,7 +31,7 @@ def plan_text(opened: Render, *, time: bool, no_check: bool) -> str:
         time: Predict times, with the model.
         no_check: Whether methods were left unchecked.
     """
-    from videoaccel.render.estimate import MEASURED, estimate
+    from videoaccel.rendering.estimate import MEASURED, estimate
 
     plan, done = opened.plan, opened.folder.finished()
     jobs = plan.jobs

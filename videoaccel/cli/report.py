@@ -16,7 +16,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Of the page; by default it says what is in it.")] = None,
 ) -> None:
     """Write one self-contained page from results, with JSON and CSV beside it."""
-    from videoaccel.report import report as write
+    from videoaccel.reporting.report import report as write
 
     for path in write(results, out, title=title):
         typer.echo(f"wrote {path}")

@@ -24,8 +24,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Show where a render stands; writes nothing."""
-    from videoaccel.render.folder import RenderFolder
-    from videoaccel.render.state import read_status
+    from videoaccel.rendering.folder import RenderFolder
+    from videoaccel.rendering.state import read_status
 
     if jobs and watch:
         raise ValueError("--jobs lists them once; leave out --watch")

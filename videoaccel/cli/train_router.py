@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from videoaccel.calibration_settings import SHARED, ModelSettings
 from videoaccel.cli.flags import shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.config import validate
-from videoaccel.router_settings import RouterSettings
+from videoaccel.settings.calibrate import SHARED, ModelSettings
+from videoaccel.settings.config import validate
+from videoaccel.settings.routers import RouterSettings
 
 PANEL = "Training"
 _OWN = ("seed", *(name for name in RouterSettings.model_fields if name not in ModelSettings.model_fields))
@@ -40,7 +40,7 @@ def command() -> Callable[..., None]:
 def _train(options: dict[str, Any]) -> None:
     settings = _settings(options)
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.router_training import train_router  # torch and all
+        from videoaccel.routers.training import train_router  # torch and all
 
         calm_libraries(quiet=options["quiet"])
         made = train_router(settings, listener=display, note=(lambda text: None) if options["quiet"] else display.note)

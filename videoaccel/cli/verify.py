@@ -14,11 +14,11 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
-from videoaccel.layers import Layer, assignments, merge
-from videoaccel.settings import GenerateSettings
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
-    from videoaccel.verification import Verdict
+    from videoaccel.verification.verify import Verdict
 
 PANEL = "Verify"
 SHARED = (
@@ -51,7 +51,7 @@ def _verify(options: Mapping[str, Any]) -> int:
     methods = [name.strip() for name in (options["accel"] or "exact").split(",") if name.strip()]
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.parallel.comm import RankError  # torch and all
-        from videoaccel.verification import RanksEndedError, verify
+        from videoaccel.verification.verify import RanksEndedError, verify
 
         calm_libraries(quiet=options["quiet"])
         note = (lambda text: None) if options["quiet"] else display.note
@@ -99,7 +99,7 @@ def numbers(text: str) -> list[int]:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """For people."""
-    from videoaccel.verification import TOLERANCES
+    from videoaccel.verification.verify import TOLERANCES
 
     names = [f"{stage} ({most:g})" for stage, most in TOLERANCES.items()]
     rounded = False

@@ -10,7 +10,7 @@ from videoaccel.cli.progress import calm_libraries, shown_progress
 
 def main(name: str) -> None:
     """Make the rank's part; the process that started the ranks shows how far they are."""
-    from videoaccel.verification import make_as_rank  # torch and all
+    from videoaccel.verification.verify import make_as_rank  # torch and all
 
     calm_libraries(quiet=True)
     with shown_progress(quiet=True):

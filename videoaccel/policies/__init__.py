@@ -1,1 +1,1 @@
-"""Acceleration methods, one file each; found by name, see :mod:`videoaccel.registry`."""
+"""Acceleration methods, one file each; found by name, see :mod:`videoaccel.session.registry`."""

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Partial, Place, Span
-from videoaccel.columns import Columns
 from videoaccel.models.seam import Site
-from videoaccel.policy import Job, Mix, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Partial, Place, Span
+from videoaccel.session.columns import Columns
+from videoaccel.session.policy import Job, Mix, local_mix
 
 
 def first_served(warmup: int, period: int) -> int:

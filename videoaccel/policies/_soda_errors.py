@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from videoaccel.columns import Select, choose, score
-from videoaccel.cosine import cosine_error
-from videoaccel.denoise import combine
+from videoaccel.generation.denoise import combine
 from videoaccel.models.seam import Site, Work
-from videoaccel.policy import Call, Job, Mix, Probe, Velocities, local_mix
-from videoaccel.slots import Slot
+from videoaccel.session.columns import Select, choose, score
+from videoaccel.session.cosine import cosine_error
+from videoaccel.session.policy import Call, Job, Mix, Probe, Velocities, local_mix
+from videoaccel.session.slots import Slot
 
 AGES = 5
 """Greatest age that is calibrated: intervals up to 6 steps."""

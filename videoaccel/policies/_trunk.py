@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from videoaccel.action_session import ActionSession, Seen
 from videoaccel.models.seam import Site, Work
-from videoaccel.policy import Job, Mix, NoTableError, Probe, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.policy import Job, Mix, NoTableError, Probe, local_mix
 
 Constants = Literal["calibrated", "published"]
 """Where a method's numbers come from: a prior of this model and setting, or the paper (Open-Sora 1.2, 30 steps, 480p,

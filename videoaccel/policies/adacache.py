@@ -17,8 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.models.seam import Branch, Site
 from videoaccel.policies._trunk import (
     PUBLISHED_STEPS,
@@ -30,7 +28,9 @@ from videoaccel.policies._trunk import (
     sums,
     table,
 )
-from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.action_session import Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
 
 THRESHOLDS = (0.08, 0.16, 0.24, 0.32, 0.40)
 """Changes per step at which the interval gets one step shorter."""
@@ -151,7 +151,7 @@ class _Watch:
         self.stats: Tensor | None = None
 
     def mix(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
-        """See :class:`videoaccel.policy.Mix`."""
+        """See :class:`videoaccel.session.policy.Mix`."""
         delta = self.inner(site, branch, h, cond, **options)
         if site == self.site:
             now = branch.add(torch.zeros_like(delta), delta, cond)

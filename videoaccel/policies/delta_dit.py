@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Forecast, Place, Span
 from videoaccel.policies._trunk import quotients, require_steps, sums
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Forecast, Place, Span
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class DeltaDiT(Policy):

@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import Seen
-from videoaccel.actions import REUSE, Action, Place, Span
 from videoaccel.models.seam import Attend, Branch, Site, attention
 from videoaccel.policies._refresh import RefreshSession, first_served
 from videoaccel.policies._trunk import require_steps
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import Seen
+from videoaccel.session.actions import REUSE, Action, Place, Span
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class DuCa(Policy):

@@ -23,15 +23,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from videoaccel.action_grid import averaged
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
-from videoaccel.costs import GAIN, Costs, Unit
 from videoaccel.models.router import GATES, LOGITS, Routers, hard
 from videoaccel.models.seam import Site, Work
+from videoaccel.planning.router_file import RouterFile, find_routers
 from videoaccel.policies._trunk import modulated, require_branches, require_steps
-from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
-from videoaccel.router_file import RouterFile, find_routers
+from videoaccel.session.action_grid import averaged
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
+from videoaccel.session.costs import GAIN, Costs, Unit
+from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 
 DEFAULT_RATIO = 1.5
 

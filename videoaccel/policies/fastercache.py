@@ -21,11 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, Action, Borrow, Forecast, Place
 from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._trunk import require_branches, require_steps
-from videoaccel.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, Action, Borrow, Forecast, Place
+from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
 
 
 class FasterCache(Policy):

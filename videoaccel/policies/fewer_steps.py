@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class FewerSteps(Policy):

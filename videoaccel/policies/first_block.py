@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place, Span
 from videoaccel.models.seam import Site, Work
 from videoaccel.policies._trunk import quotients, require_steps, sums
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place, Span
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class FirstBlock(Policy):

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, Action, Forecast, Place
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, Action, Forecast, Place
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class FixedLinear(Policy):

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from videoaccel.action_session import Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.policies._trunk import TrunkSession, require_steps, table
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class LeMiCa(Policy):

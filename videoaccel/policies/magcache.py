@@ -17,8 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.policies._trunk import (
     PUBLISHED_STEPS,
     Constants,
@@ -28,7 +26,9 @@ from videoaccel.policies._trunk import (
     require_steps,
     table,
 )
-from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.action_session import Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
 
 PUBLISHED_SQUARES = (
     0.93359, 0.96484, 0.99609, 1.0, 0.99609, 0.99609, 0.99219, 1.0, 1.0, 0.99609, 0.99219, 1.0, 0.99219, 0.99609,

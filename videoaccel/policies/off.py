@@ -1,8 +1,8 @@
 """The machinery with nothing changed: every place is asked about, everything is computed, nothing is stored."""
 
-from videoaccel.action_session import ActionSession
-from videoaccel.actions import Place
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import ActionSession
+from videoaccel.session.actions import Place
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class Off(Policy):

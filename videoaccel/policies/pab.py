@@ -13,11 +13,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from videoaccel.action_session import ActionSession, Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.models.seam import Site
 from videoaccel.policies._trunk import require_steps
-from videoaccel.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 
 class Pab(Policy):

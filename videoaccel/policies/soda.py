@@ -18,12 +18,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from videoaccel.actions import COMPUTE, Action, Forecast, Place
-from videoaccel.anchors import Objective, best_anchors
-from videoaccel.columns import Select
-from videoaccel.costs import Costs, Unit
+from videoaccel.common.wording import counted
 from videoaccel.models.seam import BODY, Site
-from videoaccel.plan import (
+from videoaccel.planning.anchors import Objective, best_anchors
+from videoaccel.planning.plan import (
     Errors,
     Plan,
     Rule,
@@ -35,10 +33,12 @@ from videoaccel.plan import (
     to_ratio,
     unreachable,
 )
-from videoaccel.plan_session import PlanSession
+from videoaccel.planning.session import PlanSession
 from videoaccel.policies._soda_errors import ORDERS, SHARES, ErrorProbe
-from videoaccel.policy import Job, Mix, NoTableError, Policy, Probe, Session, local_mix
-from videoaccel.wording import counted
+from videoaccel.session.actions import COMPUTE, Action, Forecast, Place
+from videoaccel.session.columns import Select
+from videoaccel.session.costs import Costs, Unit
+from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Probe, Session, local_mix
 
 CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
 """Targets in quality: the calibrated table, quality by number of network calls, and whether more is better."""

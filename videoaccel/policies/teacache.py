@@ -16,8 +16,6 @@ from numpy.polynomial import Polynomial
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.action_session import Seen
-from videoaccel.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.policies._trunk import (
     Constants,
     TrunkProbe,
@@ -29,7 +27,9 @@ from videoaccel.policies._trunk import (
     sums,
     table,
 )
-from videoaccel.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.action_session import Seen
+from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
+from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
 
 PUBLISHED = (0.0484426, -0.0459364, 26.866, -118.329, 217.546)
 """Coefficients of the released polynomial, lowest power first."""

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from tests.clips import contents
+from tests.disks import Stop, small_disk
+from videoaccel.common.files import atomic_file, atomic_write_bytes, atomic_write_text, check_folder, make_folder
+
+
+def test_atomic_text_and_bytes(tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "a.json", "größer\n")
+    assert (tmp_path / "a.json").read_bytes() == "größer\n".encode()
+    atomic_write_bytes(tmp_path / "a.json", b"\0\1")
+    assert (tmp_path / "a.json").read_bytes() == b"\0\1"
+    assert contents(tmp_path) == ["a.json"]
+
+
+def test_atomic_file_keeps_the_old_one_on_failure(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(Stop), atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+        raise Stop
+    assert (tmp_path / "a").read_text() == "old"
+    assert contents(tmp_path) == ["a"]
+
+
+def test_one_missing_folder_is_made(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "clip.mp4")
+    make_folder(tmp_path / "a" / "other.mp4")
+    check_folder(tmp_path / "b" / "clip.mp4")
+    for put in (make_folder, check_folder):
+        with pytest.raises(FileNotFoundError, match=f"the folder {tmp_path}/no/where does not exist; make it first"):
+            put(tmp_path / "no" / "where" / "clip.mp4")
+    assert contents(tmp_path) == ["a"]
+
+
+def test_sidecar_errors_are_worded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = small_disk(monkeypatch)
+    with pytest.raises(OSError, match="is full"):
+        atomic_write_text(tmp_path / "a.json", "x" * 1000)
+    with pytest.raises(FileNotFoundError, match="does not exist; make it first"):
+        atomic_write_text(tmp_path / "none" / "a.json", "")
+    disk.room = 1 << 20
+    with pytest.raises(OSError, match="the name is too long"):
+        atomic_write_text(tmp_path / ("a" * 300), "")
+    long = "ä" * 120 + ".json"
+    atomic_write_text(tmp_path / long, "fits")
+    assert contents(tmp_path) == [long]

@@ -1,0 +1,392 @@
+"""Comparisons: what is run, what is written down, and what is made of it."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from tests.tiny_pipeline import tiny_pipeline
+from videoaccel.comparison.bench import Bench, Clip, Made
+from videoaccel.comparison.compare import RESULTS, TABLE, Comparison, compare
+from videoaccel.comparison.log import ROWS, Log
+from videoaccel.comparison.run import measure_time
+from videoaccel.comparison.settings import CONTROLS, Setting, choose_settings, read_values
+from videoaccel.comparison.table import Result, at_speedups, curve_of, psnr_at, quartiles, summarise
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.session.registry import make_policy, policy_class, policy_names
+
+PROMPTS = ("a red circle", "a blue square")
+FAST = {"num_frames": 1, "num_inference_steps": 6}
+VALUES = {"fora": {"period": [2, 3]}, "fewer_steps": {"share": [0.5]}}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> VideoPipeline:
+    return tiny_pipeline()
+
+
+def small(pipe: VideoPipeline, out: Path, **options: Any) -> Comparison:
+    given = {"methods": ["off", "fora", "fewer_steps"], "controls": False, "picture": False, "repeats": 2}
+    given |= {"prompts": PROMPTS, "seeds": [0, 1], "timed_clips": 1, **FAST, **options}
+    given.setdefault("values", {name: VALUES[name] for name in given["methods"] if name in VALUES})
+    return compare(pipe, out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def made(pipe: VideoPipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+    out = tmp_path_factory.mktemp("compared") / "run"
+    return out, small(pipe, out, speedups=[1.5, 50])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the bench makes."""
+    made: list[str] = []
+    make = Bench.make
+
+    def counted(self: Bench, clip: Clip, setting: Setting) -> Made:
+        made.append(str(setting))
+        return make(self, clip, setting)
+
+    monkeypatch.setattr(Bench, "make", counted)
+    return made
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / ROWS).read_text().splitlines()]
+
+
+# -- what is run
+
+
+def test_every_method_says_what_to_sweep() -> None:
+    for name in policy_names():
+        kind = policy_class(name)
+        if name == "off":
+            assert not kind.knob
+            continue
+        assert kind.knob in kind.model_fields, name
+        assert len(set(kind.sweep)) >= 6, name
+        for value in kind.sweep:
+            make_policy(name, **{kind.knob: value})
+
+
+def test_settings_are_methods_at_the_values_of_their_knobs() -> None:
+    settings = choose_settings(["exact", "off", "fora", "fora"])
+    assert [setting.method for setting in settings[:2]] == ["exact", "off"]
+    assert [setting.name for setting in settings if setting.method == "fora"] == [
+        f"period={period}" for period in policy_class("fora").sweep
+    ]
+    assert {setting.method for setting in settings} == {"exact", "off", "fora", *CONTROLS}
+    assert {s.method for s in choose_settings(["all"], controls=False)} == {"exact", *policy_names()}
+
+
+def test_one_field_may_have_several_values() -> None:
+    values = read_values(["fora.period=2, 4", "fora.warmup=1", "fixed_linear.order=0"])
+    settings = choose_settings(["fora", "fixed_linear"], values=values, controls=False)
+    assert [s.name for s in settings if s.method == "fora"] == ["period=2 warmup=1", "period=4 warmup=1"]
+    assert len([s for s in settings if s.method == "fixed_linear"]) == len(policy_class("fixed_linear").sweep)
+    (one,) = [s for s in choose_settings(["fora"], values={"fora": {"period": [3]}}, controls=False) if s.policy]
+    assert one.name == "period=3" and one.policy == make_policy("fora", period=3)
+    (one,) = [s for s in choose_settings(["soda"], values={"soda": {"anchors": [3]}}, controls=False) if s.policy]
+    assert one.name == "anchors=3", "there is no sweeping the FLOPs of a plan that is given its anchors"
+
+
+@pytest.mark.parametrize(
+    ("methods", "values", "message"),
+    [
+        (["forra"], {}, "did you mean 'fora'"),
+        (["fora"], {"fora": {"perod": [2]}}, "fora has no field 'perod'"),
+        (["fora"], {"fora": {"period": [0]}}, "fora: period"),
+        (["fora"], {"off": {"period": [2]}}, "off, which is not among the methods"),
+        (["fora"], {"fora": {"period": [2, 3], "warmup": [1, 2]}}, "not period and warmup"),
+        (["fora"], {"fora": {"period": []}}, "fora.period has no values"),
+    ],
+)
+def test_settings_that_do_not_exist(methods: list[str], values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_settings(methods, values=values, controls=False)
+
+
+@pytest.mark.parametrize("text", ["fora", "fora=2", "fora.period", "fora.period=", ".period=2", "fora.period=[2"])
+def test_values_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"fora\.period"):
+        read_values([text])
+    with pytest.raises(ValueError, match="twice"):
+        read_values(["fora.period=2", "fora.period=3"])
+
+
+# -- what is written
+
+
+def test_every_setting_has_a_row_for_every_clip(made: tuple[Path, Comparison]) -> None:
+    out, comparison = made
+    header, *rows = rows_of(out)
+    assert header["holds"]["steps"] == 6 and header["machine"]["threads"] == torch.get_num_threads()
+    settings = [("exact", ""), ("off", ""), ("fora", "period=2"), ("fora", "period=3"), ("fewer_steps", "share=0.5")]
+    quality = [(r["method"], r["setting"], r["prompt"], r["seed"]) for r in rows if r["kind"] == "quality"]
+    assert sorted(quality) == sorted((*key, prompt, seed) for key in settings for prompt in PROMPTS for seed in (0, 1))
+    timing = [(r["method"], r["setting"], r["repeat"]) for r in rows if r["kind"] == "timing"]
+    assert sorted(timing) == sorted((*key, repeat) for key in settings for repeat in (0, 1))
+    assert [(r.method, r.setting) for r in comparison.results] == settings
+
+
+def test_off_is_exact_bit_for_bit(made: tuple[Path, Comparison]) -> None:
+    exact, off, *_ = made[1].results
+    assert exact.psnr == off.psnr == math.inf and off.ssim == pytest.approx(1.0)
+    assert exact.speedup_latency == 1.0 and off.speedup_flops == exact.speedup_flops == 1.0
+    assert not made[1].errors
+
+
+def test_results_say_how_fast_and_how_good(made: tuple[Path, Comparison]) -> None:
+    out, comparison = made
+    by_name = {f"{result.method} {result.setting}": result for result in comparison.results}
+    half, fora = by_name["fewer_steps share=0.5"], by_name["fora period=2"]
+    assert half.speedup_flops == pytest.approx(2.0)
+    assert fora.psnr is not None and 0 < fora.psnr < 100 and fora.ssim is not None and fora.ssim < 1
+    assert fora.speedup_flops is not None and fora.speedup_flops > 1.2 and fora.cache_bytes
+    assert fora.worst_psnr is not None and fora.worst_psnr <= fora.psnr and fora.worst_prompt in PROMPTS
+    assert fora.latency_low is not None and fora.latency_s is not None and fora.latency_low <= fora.latency_s
+    assert (fora.clips, fora.failed) == (4, 0) and len(fora.digest or "") == 16 and fora.world == {}
+    written = json.loads((out / RESULTS).read_text())
+    assert written["rows"][0]["psnr"] == "inf" and written["rows"][2]["psnr"] == pytest.approx(fora.psnr)
+    assert {found["result"] for found in written["at_speedup"] if found["speedup"] == 50} == {"not reached"}
+    lines = list(csv.DictReader((out / TABLE).read_text().splitlines()))
+    assert [line["method"] for line in lines] == [result.method for result in comparison.results]
+    assert float(lines[0]["psnr"]) == math.inf
+
+
+def test_a_finished_comparison_is_only_summed_up(
+    made: tuple[Path, Comparison], pipe: VideoPipeline, calls: list[str]
+) -> None:
+    out, before = made
+    after = small(pipe, out, speedups=[1.5, 50])
+    assert calls == [] and after.results == before.results and after.at == before.at
+
+
+def test_a_stopped_comparison_goes_on(
+    pipe: VideoPipeline, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("quality", 7):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small(pipe, out, listener=stop, repeats=0)
+    done = len(rows_of(out)) - 1
+    assert done == 7 and not (out / RESULTS).exists()
+    with (out / ROWS).open("a") as file:
+        file.write('{"kind": "quality", "half')
+    calls.clear()
+    small(pipe, out, repeats=0)
+    # 13 are left; of these 2 are exact, and the second clip's exact is made again to compare with.
+    assert len(calls) == 13 + 1 and calls.count("exact") == 3
+    assert len([row for row in rows_of(out) if row["kind"] == "quality"]) == 20
+    calls.clear()
+    small(pipe, out, prompts=(*PROMPTS, "a star"), repeats=0)
+    assert len(calls) == 10, "a further prompt is made, and nothing else"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_inference_steps": 5}, "steps 6, here 5"), ({"height": 48}, r"size \[32, 32\], here \[48, 32\]")],
+)
+def test_a_folder_of_another_comparison_is_refused(
+    made: tuple[Path, Comparison], pipe: VideoPipeline, change: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(pipe, made[0], **change)
+    other = tiny_pipeline()
+    with torch.no_grad():
+        next(other.transformer.parameters()).add_(1)
+    with pytest.raises(ValueError, match="model "):
+        small(other, made[0])
+    with pytest.raises(ValueError, match=r"dtype float32, here bfloat16"):
+        small(tiny_pipeline().to(torch.bfloat16), made[0])
+
+
+def test_folders_that_are_none(pipe: VideoPipeline, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").write_text("precious")
+    with pytest.raises(ValueError, match=r"holds 'results.json' but no rows.jsonl"):
+        small(pipe, tmp_path / "mine")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        small(pipe, tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        small(pipe, tmp_path / "no" / "where")
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    Log(tmp_path / "run", holds={}, about={})
+    with (tmp_path / "run" / ROWS).open("a") as file:
+        file.write("broken\n")
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        Log(tmp_path / "run", holds={}, about={})
+
+
+# -- what is no result
+
+
+def test_a_method_that_never_fires_is_an_error(pipe: VideoPipeline, tmp_path: Path) -> None:
+    values = {"fora": {"period": [1, 2]}}
+    comparison = small(pipe, tmp_path / "run", methods=["fora"], values=values, speedups=[1.0], repeats=1, seeds=[0])
+    (never,) = comparison.errors
+    assert never.setting == "period=1" and "never fired" in str(never.error)
+    assert len(curve_of(comparison.results, "fora", by="latency")) == 1
+
+
+def test_a_failed_clip_is_counted(pipe: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = Bench.decode
+
+    def broken(self: Bench, made: Made) -> Any:
+        if made.session.job.seed == 1 and made.session.counts().get("reuse"):
+            made = made._replace(latents=torch.full_like(made.latents, math.nan))
+        return decode(self, made)
+
+    monkeypatch.setattr(Bench, "decode", broken)
+    comparison = small(pipe, tmp_path / "run", methods=["fora"], values={"fora": {"period": [2]}}, repeats=1)
+    exact, fora = comparison.results
+    assert (exact.failed, fora.failed, fora.clips) == (0, 2, 4)
+    assert "2 of 4 clips failed: the clip has values that are not a number" in str(fora.error)
+    assert curve_of(comparison.results, "fora", by="latency") == []
+
+
+def test_a_method_without_its_prior_is_named(
+    pipe: VideoPipeline, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    comparison = small(pipe, tmp_path / "run", methods=["soda"], values={"soda": {"anchors": [3]}}, repeats=0)
+    (soda,) = comparison.errors
+    assert soda.method == "soda" and "needs a prior" in str(soda.error) and set(calls) == {"exact"}
+
+
+def test_bad_input_is_one_sentence(pipe: VideoPipeline, tmp_path: Path) -> None:
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            small(pipe, tmp_path / "run", **options)
+        assert not (tmp_path / "run").exists()
+
+    refused("at least one text", prompts=[])
+    refused("at least one text", prompts="a red circle")
+    refused("prompt 2 of 2 is empty", prompts=["a", " "])
+    refused("there is no seed", seeds=[])
+    refused("between 0 and", seeds=[-1])
+    refused("at least 1, got 0.5", speedups=[0.5])
+    refused("0 times or more", repeats=-1)
+    refused("loops is no option", loops=2)
+
+
+def test_missing_extras_are_named(pipe: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, extra in (("torchmetrics", "eval"), ("matplotlib", "report")):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "videoaccel.comparison.compare.importlib.util.find_spec",
+                lambda name, gone=package: name != gone or None,
+            )
+            with pytest.raises(ValueError, match=rf"{package}.*videoaccel\[{extra}\]"):
+                small(pipe, tmp_path / "run", picture=True)
+
+
+# -- arithmetic
+
+
+def result(method: str, speedup: float, psnr: float, **fields: Any) -> Result:
+    return Result(method, f"x={speedup}", speedup_latency=speedup, speedup_flops=2 * speedup, psnr=psnr, **fields)
+
+
+def test_psnr_at_a_speedup_is_read_off_the_curve() -> None:
+    curve = [(1.5, 40.0), (2.5, 30.0), (3.0, 20.0)]
+    assert psnr_at(curve, 1.75) == 37.5 and psnr_at(curve, 2.5) == 30.0 and psnr_at(curve, 2.9) == pytest.approx(22.0)
+    assert psnr_at(curve, 1.49) is None and psnr_at(curve, 3.01) is None
+    assert psnr_at([], 2.0) is None and psnr_at([(2.0, 30.0)], 2.0) == 30.0
+    assert psnr_at([(2.0, 30.0), (2.0, 31.0)], 2.0) == 31.0
+
+
+def test_curves_are_a_methods_own() -> None:
+    results = [result("a", 2.0, 30.0), result("b", 1.2, 50.0), result("a", 1.0, math.inf)]
+    results += [result("a", 1.5, 40.0), result("a", 4.0, 10.0, error="never fired")]
+    assert curve_of(results, "a", by="latency") == [(1.5, 40.0), (2.0, 30.0)]
+    found = {(at.method, at.by, at.speedup): at for at in at_speedups(results, [1.75, 3.5])}
+    assert found["a", "latency", 1.75].psnr == 35.0 and found["a", "latency", 3.5].text == "not reached"
+    assert found["a", "flops", 3.5].psnr == 35.0 and found["a", "flops", 3.5].text == "35.00"
+    assert (found["b", "latency", 1.75].slowest, found["b", "latency", 1.75].fastest) == (1.2, 1.2)
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Two prompts, two seeds; the method is twice as fast in one round and four times in another."""
+    psnr = {("p", 0): 30.0, ("p", 1): 20.0, ("q", 0): 40.0, ("q", 1): "inf"}
+    for method, setting in (("exact", ""), ("m", "k=1")):
+        same = {"method": method, "setting": setting}
+        for prompt, seed in psnr:
+            value = "inf" if method == "exact" else psnr[prompt, seed]
+            world = {"colour": (int(seed == 0), 1)}
+            flops = 12.0 if method == "exact" else 4.0
+            yield {**same, "kind": "quality", "prompt": prompt, "seed": seed, "psnr": value, "ssim": 0.5, "fired": True,
+                   "flops": flops, "digest": f"{method}{seed}", "cache_bytes": 7, "world": world}  # fmt: skip
+        for repeat, exact in enumerate((4.0, 6.0)):
+            seconds = exact if method == "exact" else exact / (2 + 2 * repeat)
+            yield {**same, "kind": "timing", "prompt": "p", "seed": 0, "repeat": repeat, "seconds": seconds,
+                   "exact_seconds": exact, "plan_seconds": 0.5, "peak_memory": 100 + repeat}  # fmt: skip
+
+
+def test_a_result_sums_up_its_rows() -> None:
+    settings = [Setting("exact"), Setting("m", "k=1", make_policy("fora"))]
+    _, found = summarise(settings, rows(), skipped={})
+    assert found.psnr == (30 + 20 + 40 + 100) / 4 and found.ssim == 0.5
+    assert (found.worst_prompt, found.worst_psnr) == ("p", 25.0)
+    assert found.latency_s == (2.0 + 1.5) / 2 and found.speedup_latency == 3.0
+    assert (found.speedup_latency_low, found.speedup_latency_high) == (2.5, 3.5)
+    assert (found.flops, found.speedup_flops, found.peak_memory, found.plan_s) == (4.0, 3.0, 101, 0.5)
+    assert found.world == {"colour": 0.5} and found.error is None
+    _, skipped = summarise(settings, rows(), skipped={("m", "k=1"): "no prior"})
+    assert skipped.error == "not run: no prior" and skipped.psnr is None
+
+
+def test_quartiles_of_few_values() -> None:
+    assert quartiles([]) == (None, None, None) and quartiles([2.0]) == (2.0, 2.0, 2.0)
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+def test_the_picture_has_every_curve() -> None:
+    pytest.importorskip("matplotlib")
+    from videoaccel.comparison.plot import plot
+
+    results = [result(method, x, 50 - 10 * x) for method in ("fora", *CONTROLS) for x in (1.2, 1.5, 2.0)]
+    assert plot(results, title="tiny").startswith(b"\x89PNG")
+    assert plot([result("exact", 1.0, math.inf)], title="nothing to show").startswith(b"\x89PNG")
+
+
+def test_the_demo_world_is_looked_at(pipe: VideoPipeline, tmp_path: Path) -> None:
+    prompt = "a red circle moves left on a dark blue background"
+    comparison = small(pipe, tmp_path / "run", prompts=[prompt], methods=["exact"], seeds=[0], repeats=0)
+    assert set(comparison.results[0].world) == {"background", "colour", "shape", "motion", "scene"}
+
+
+def test_exact_is_timed_again_where_the_machine_may_have_changed(tmp_path: Path) -> None:
+    """Runs take 10 seconds each on a clock of our own, so that every second setting needs a new exact run."""
+    now, made = [0.0], []
+
+    class Ten:
+        warm = frozenset({("exact", ""), ("fora", "2"), ("fora", "3"), ("fora", "4")})
+
+        def make(self, clip: Clip, setting: Setting) -> Made:
+            made.append(setting.name or setting.method)
+            now[0] += 10
+            return Made(torch.zeros(1), 1, cast(Any, None), 10 + len(made), 0, None)
+
+        def prior_hash(self, setting: Setting, clip: Clip) -> str:
+            return ""
+
+    settings = [Setting("exact"), *(Setting("fora", str(period)) for period in (2, 3, 4))]
+    log = Log(tmp_path / "out", holds={}, about={})
+    measure_time(cast(Bench, Ten()), settings, [Clip("a", 0)], repeats=1, log=log, clock=lambda: now[0])
+    assert made == ["exact", "2", "3", "exact", "4"]
+    assert [row["exact_seconds"] for row in log.rows.values()] == [11, 11, 11, 14]

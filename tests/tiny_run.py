@@ -1,0 +1,35 @@
+"""A denoising run of the tiny network, ready to start from any step."""
+
+from typing import Any
+
+import torch
+
+from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.generation.denoising import Denoising
+from videoaccel.models.stdit import STDiT3
+from videoaccel.sampling.sampler import euler
+
+SIZE = (3, 8, 8)
+
+
+def tiny_run(*, model: STDiT3 | None = None, steps: int = 5, batch: int = 1, seed: int = 5, **fields: Any) -> Denoising:
+    """Five steps with guidance of a two-layer network on a random text."""
+    model = model or tiny_stdit()
+    inputs = stdit_inputs(SIZE, batch=batch, given=False, lengths=None, seed=seed)
+    context = model.prepare(inputs["y"], fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=SIZE)
+    sigmas = torch.linspace(1, 0, steps + 1).expand(batch, -1)
+    timesteps = 1000 * sigmas[:, :-1].T
+    return Denoising(
+        model=model,
+        context=context,
+        branches=("cond", "uncond"),
+        guidance_scale=4.0,
+        z=torch.randn(batch, 4, *SIZE, generator=torch.Generator().manual_seed(seed)),
+        timesteps=timesteps,
+        sigmas=sigmas,
+        update=euler(timesteps),
+        mask=None,
+        draw=lambda: torch.zeros(()),
+        seed=seed,
+        **fields,
+    )

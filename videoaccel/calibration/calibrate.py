@@ -1,0 +1,112 @@
+"""The job of calibrating: settings in, a prior out.
+
+A run that is stopped goes on where it was; runs of several machines add up
+(:func:`videoaccel.calibration.files.merge_files`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from videoaccel.calibration.calibrate import quality_curve
+from videoaccel.calibration.files import output_path
+from videoaccel.calibration.probing import default_methods
+from videoaccel.calibration.run import Measuring, Note, Run
+from videoaccel.common.devices import cpu_threads, free_memory
+from videoaccel.common.files import check_creatable
+from videoaccel.common.stages import Listener, StageClock
+from videoaccel.eval.world import sample_scene
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.jobs.parts import encode_texts, load_pipeline
+from videoaccel.jobs.ranks import started
+from videoaccel.jobs.resolve import WorkOrder, resolve
+from videoaccel.parallel.mesh import ranks_here
+from videoaccel.planning.prior import Prior, setting_of
+from videoaccel.session.registry import policy_class
+from videoaccel.settings.calibrate import PROMPTS, CalibrateSettings
+
+CURVE_SAMPLES = 4
+"""Samples, at least, of which the speed-quality curve is an average, if there are so many: cheap beside replays."""
+
+
+def calibrate(
+    settings: CalibrateSettings, *, listener: Listener | None = None, note: Note = lambda text: None
+) -> Prior:
+    """Measure a model at a setting, and write the prior.
+
+    After every sample what was measured so far is stored beside the output, ``OUTPUT.part.safetensors``; the same call
+    goes on from there. A finished prior is extended where more samples are asked for. Several ranks, all of which call
+    this with the same settings, deal out the samples and store what they have in files of their own; the first adds
+    them up.
+
+    Args:
+        settings: What to measure.
+        listener: Told how far the work is: stages ``text``, ``load``, ``measure`` and ``curve``; the last two count
+            network calls.
+        note: Told in a sentence where it goes on.
+
+    Returns:
+        The prior; its ``path`` says where it is.
+
+    Raises:
+        ValueError: Settings or files do not fit; says which.
+        FileNotFoundError: The output's folder is not there, or `backbones` lacks LPIPS' network.
+    """
+    methods = chosen_methods(settings.methods)
+    prompts = settings.prompts or builtin_prompts(settings.model)
+    numbers = range(settings.first, settings.first + settings.samples)
+    texts, seeds = [prompts[k % len(prompts)] for k in numbers], [settings.seed + k for k in numbers]
+    generation = settings.generation(texts, seeds=seeds)
+    if (ranks := ranks_here()) > 1:  # a sample each, so that a probe sees all of a network
+        generation = generation.model_copy(update={"dp": ranks, "cfg_parallel": 1, "sp": 1})
+    order = resolve(generation)
+    if (order.settings.steps or 0) < 3:
+        raise ValueError(f"`steps` must be at least 3 to calibrate, got {order.settings.steps}")
+    with started(order) as mesh, cpu_threads(order.settings.threads), torch.inference_mode():
+        clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
+        if settings.output is not None and mesh.first:
+            check_creatable(settings.output)
+        with clock.stage("text"):
+            states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
+        with clock.stage("load"):
+            pipe = load_pipeline(order)
+        setting = setting_of_order(order, pipe)
+        out = output_path(settings, order, setting, methods)
+        memory = settings.memory or free_memory(str(order.settings.device)) // 2
+        told = clock.listener, note if mesh.first else (lambda text: None)
+        lpips = quality_curve.find_lpips(settings.backbones)
+        run = Run(order, pipe, states, Measuring(methods, memory), setting, out, *told, mesh, lpips)
+        samples = [batch[0] for batch in order.batches]
+        prior = run.measure(samples, replays=settings.replay_samples)
+        return run.finish(run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)]))
+
+
+def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The methods to measure for, all if none is named.
+
+    Raises:
+        ValueError: There is no such method, or it needs no calibration.
+    """
+    known = list(default_methods())
+    for name in names:
+        if not policy_class(name).needs:
+            raise ValueError(f"{name} needs no calibration; those that do are {', '.join(known)}")
+    return tuple(sorted(set(names) or known))
+
+
+def builtin_prompts(model: str) -> tuple[str, ...]:
+    """Prompts of the demo model from the words that it was trained on, of others the neutral list."""
+    if model != "demo":
+        return PROMPTS
+    rng = np.random.default_rng(2603)
+    return tuple(sample_scene(rng, held_out=False).sentence() for _ in range(100))
+
+
+def setting_of_order(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:
+    """What a prior for this work must have been made for."""
+    s = order.settings
+    assert s.steps is not None and isinstance(s.frames, int) and s.guidance is not None
+    size = (order.height, order.width)
+    return setting_of(pipe.transformer, pipe.scheduler, steps=s.steps, size=size, frames=s.frames, guidance=s.guidance)

@@ -1,0 +1,72 @@
+"""Where priors go while they are made and when they are, and how those of several machines add up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from videoaccel.calibration.calibrate import replay
+from videoaccel.common.files import check_creatable
+from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.planning.prior import PART, Prior, merge, shelf
+from videoaccel.settings.calibrate import CalibrateSettings
+
+
+def output_path(
+    settings: CalibrateSettings, order: WorkOrder, setting: Mapping[str, Any], methods: Sequence[str]
+) -> Path:
+    """Where the prior goes: as told, or to the user's shelf under a name that says what it is for."""
+    if settings.output is not None:
+        return Path(settings.output)
+    folder = shelf()[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    s = order.settings
+    parts = [
+        Path(s.model).name,
+        f"{order.height}x{order.width}",
+        f"{s.frames}f",
+        f"{s.steps}steps",
+        f"g{s.guidance:g}",
+        str(s.dtype),
+        str(setting["model"])[:8],
+    ]
+    if settings.methods:
+        parts.append("+".join(methods))
+    return folder / f"{'-'.join(parts)}.safetensors"
+
+
+def part_path(out: Path) -> Path:
+    """Where a prior is while it is being made."""
+    return out.with_name(out.name.removesuffix(".safetensors") + PART)
+
+
+def merge_files(paths: Sequence[str | Path], out: str | Path) -> Prior:
+    """Add up what several runs or machines measured.
+
+    Raises:
+        ValueError: They were made for different settings, or two contain the same sample.
+        FileNotFoundError: One is not there.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"there must be two priors or more to merge, got {len(paths)}")
+    check_creatable(out)
+    priors = [Prior.load(path) for path in paths]
+    seen: dict[str, int] = {}
+    for number, prior in enumerate(priors):
+        for seed, prompt in prior.info.get("samples", []):
+            for table in prior.tables:
+                if (other := seen.setdefault(f"{table} {seed} {prompt}", number)) != number:
+                    raise ValueError(
+                        f"{paths[other]} and {paths[number]} both hold the sample with seed {seed} ({prompt!r}), which "
+                        f"would count twice; `first` gives each machine samples of its own"
+                    )
+    merged = with_correlation(merge(priors))
+    merged.save(out)
+    return merged
+
+
+def with_correlation(prior: Prior) -> Prior:
+    """Say how well the product of both influences foretells replays."""
+    found = replay.correlation(prior.info.get("influence_check", []))
+    told = {} if found is None else {"influence_correlation": round(found, 4)}
+    return replace(prior, info={**prior.info, **told})

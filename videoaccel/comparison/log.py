@@ -1,0 +1,152 @@
+"""What a comparison has measured so far, in a file that it goes on from.
+
+The first line of ``rows.jsonl`` says for what model, setting and machine the rows hold; every other line is one
+measurement, written as soon as it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from videoaccel.common.files import check_creatable, told
+
+FORMAT = "videoaccel-comparison-1"
+ROWS = "rows.jsonl"
+
+Row = Mapping[str, Any]
+Key = tuple[Any, ...]
+
+KEY = ("kind", "method", "setting", "prior", "prompt", "seed", "repeat")
+"""Fields that tell measurements apart."""
+
+
+def key_of(row: Row) -> Key:
+    """What a row measures."""
+    return tuple(row.get(name) for name in KEY)
+
+
+class Log:
+    """Rows of a comparison, on disk and in memory.
+
+    Args:
+        folder: Where they are; made if it is not there.
+        holds: What must be the same for all rows.
+        about: What else the first line says: command, versions, date.
+
+    Raises:
+        ValueError: The folder holds rows of another comparison (says in what it differs), or other files.
+        OSError: It cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, holds: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self.path = folder / ROWS
+        self.rows: dict[Key, Row] = {}
+        check_folder(folder)
+        if not self.path.exists():
+            with told(folder):
+                folder.mkdir(exist_ok=True)
+            self._write({"kind": "header", "format": FORMAT, "holds": holds, **about})
+            return
+        first, *rows = self._read()
+        _check(first, holds, folder)
+        for row in rows:
+            if row.get("kind") != "resumed":
+                self.rows.setdefault(key_of(row), row)
+        self._write({"kind": "resumed", **about})
+
+    def __contains__(self, row: Row) -> bool:
+        return key_of(row) in self.rows
+
+    def add(self, row: Row) -> None:
+        """Append one measurement.
+
+        Raises:
+            OSError: The disk is full, or the folder read-only.
+        """
+        self.rows[key_of(row)] = row
+        self._write(row)
+
+    def get(self, row: Row) -> Row | None:
+        """The measurement that has this row's key, if it was made."""
+        return self.rows.get(key_of(row))
+
+    def of(self, **fields: Any) -> list[Row]:
+        """Rows with these values, in no order."""
+        return [row for row in self.rows.values() if all(row.get(name) == value for name, value in fields.items())]
+
+    def _write(self, row: Row) -> None:
+        with told(self.path), open(self.path, "ab") as file:
+            file.write(f"{to_json(row)}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> list[dict[str, Any]]:
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        rows = list(_parse(whole, self.path))
+        if not rows or rows[0].get("format") != FORMAT:
+            raise ValueError(f"{self.path} is no comparison of this version (format {FORMAT}); choose a new folder")
+        if len(whole) < len(data):  # the process was killed in the middle of a line
+            with told(self.path):
+                os.truncate(self.path, len(whole))
+        return rows
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a comparison may be written to a folder: it is new, empty, or holds one already.
+
+    Raises:
+        ValueError: It holds something else.
+        OSError: It is none, or cannot be written.
+    """
+    if not folder.exists():
+        check_creatable(folder)
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write a comparison to {folder}: it is not a folder")
+    if not (folder / ROWS).exists() and (other := min(folder.iterdir(), default=None)):
+        raise ValueError(
+            f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a new folder"
+        )
+    check_creatable(folder / ROWS)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON as the standard has it: infinity is the text "inf", not-a-number is null."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is damaged; delete the line to measure anew what it held")
+        yield row
+
+
+def _check(first: Row, holds: Mapping[str, Any], folder: Path) -> None:
+    was, now = first["holds"], json.loads(to_json(holds))
+    if differing := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
+        told = ", ".join(f"{name} {_short(was.get(name))}, here {_short(now.get(name))}" for name in differing)
+        raise ValueError(f"{folder} holds a comparison of another kind ({told}); choose a new folder")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -1,0 +1,216 @@
+"""Makes the measurements of a comparison, one denoising run after the other, and writes each down at once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from videoaccel.comparison.bench import Bench, Clip, Made
+from videoaccel.comparison.log import Log
+from videoaccel.comparison.settings import EXACT, OFF, Setting
+from videoaccel.media.reader import Frames
+from videoaccel.session.action_grid import as_letters
+from videoaccel.session.actions import COMPUTE
+
+FRESH = 15.0
+"""Seconds for which a run of exact says how fast the machine is."""
+
+Keep = Callable[[Mapping[str, Any], Frames, Frames], None]
+"""Told of a measurement, the clip, and the exact clip."""
+
+
+def measure_quality(
+    bench: Bench,
+    settings: Sequence[Setting],
+    clips: Sequence[Clip],
+    *,
+    log: Log,
+    tick: Callable[[], None] = lambda: None,
+    keep: Keep = lambda row, frames, reference: None,
+) -> None:
+    """Make every clip with every setting once, and compare it with the exact one.
+
+    Args:
+        bench: Makes them.
+        settings: The first is ``exact``.
+        clips: All of them.
+        log: What is there is not made again.
+        tick: Called for each clip and setting.
+        keep: Called with a row of the log, the clip it is about, and the exact one, as soon as it is made.
+
+    Raises:
+        ValueError: The exact clip is not the one that the log's rows were compared with.
+        FloatingPointError: The exact clip is not numbers.
+    """
+    exact = settings[0]
+    assert exact.method == EXACT
+    for clip in clips:
+        keys = {setting: _key("quality", setting, clip, bench) for setting in settings}
+        wanted, frames = None, None
+        for setting, key in keys.items():
+            if key not in log:
+                if wanted is None or frames is None:
+                    wanted = bench.make(clip, exact)
+                    frames = bench.decode(wanted)
+                    _check_same(log, keys[exact], frames)
+                first = clip == clips[0]
+                log.add(_attempt_quality(key, bench, clip, setting, wanted, frames, keep=keep, first=first))
+            tick()
+
+
+def measure_time(
+    bench: Bench,
+    settings: Sequence[Setting],
+    clips: Sequence[Clip],
+    *,
+    repeats: int,
+    log: Log,
+    tick: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Time every setting on every clip ``repeats`` times: in each round all settings in turn, each paired with exact.
+
+    The exact run is made again before a setting if the last one is older than ``FRESH``: a machine's speed drifts. What
+    failed on a clip is not timed there. A setting that has not run in this process runs once before.
+    """
+    exact = settings[0]
+    assert exact.method == EXACT
+    for number, (repeat, clip) in enumerate(itertools.product(range(repeats), clips)):
+        turn = 1 + number % max(1, len(settings) - 1)
+        keys = {s: _key("timing", s, clip, bench, repeat=repeat) for s in (*settings[turn:], *settings[1:turn])}
+        todo = {s: key for s, key in keys.items() if key not in log and not _failed(log, s, clip, bench)}
+        first = _key("timing", exact, clip, bench, repeat=repeat)
+        for _ in range(len(settings) - len(todo) - 1):
+            tick()
+        if todo or first not in log:
+            for setting in (exact, *todo):
+                if setting.key not in bench.warm:
+                    _attempt(partial(_warm_up, bench, clip, setting))
+            base, since = bench.make(clip, exact), clock()
+            if first not in log:
+                log.add(first | _timing(base, base))
+        tick()
+        for setting, key in todo.items():
+            if clock() - since > FRESH:
+                base, since = bench.make(clip, exact), clock()
+            log.add(key | _attempt(partial(_timed, bench, clip, setting, base)))
+            tick()
+
+
+def _failed(log: Log, setting: Setting, clip: Clip, bench: Bench) -> bool:
+    return "error" in (log.get(_key("quality", setting, clip, bench)) or {})
+
+
+def _warm_up(bench: Bench, clip: Clip, setting: Setting) -> dict[str, Any]:
+    bench.make(clip, setting)
+    return {}
+
+
+def _timed(bench: Bench, clip: Clip, setting: Setting, base: Made) -> dict[str, Any]:
+    return _timing(bench.make(clip, setting), base)
+
+
+def _attempt_quality(
+    key: dict[str, Any],
+    bench: Bench,
+    clip: Clip,
+    setting: Setting,
+    wanted: Made,
+    reference: Frames,
+    *,
+    keep: Keep,
+    first: bool,
+) -> dict[str, Any]:
+    made: list[Frames] = []
+    row = key | _attempt(lambda: _quality(bench, clip, setting, wanted, reference, made.append, first=first))
+    if made and "error" not in row:
+        keep(row, made[0], reference)
+    return row
+
+
+def _quality(
+    bench: Bench,
+    clip: Clip,
+    setting: Setting,
+    wanted: Made,
+    reference: Frames,
+    decoded: Callable[[Frames], None],
+    *,
+    first: bool,
+) -> dict[str, Any]:
+    from videoaccel.comparison.quality import compare_clips  # torchmetrics is there only with the extra [eval]
+
+    made = wanted if setting.method == EXACT else bench.make(clip, setting)
+    same = torch.equal(made.latents, wanted.latents)
+    if setting.method == OFF and not same:
+        raise ArithmeticError("the machinery with nothing changed gave another latent than the plain run")
+    frames = reference if made is wanted else bench.decode(made)
+    decoded(frames)
+    session = made.session
+    changed = any(share != 1 for share in session.shares) or any(
+        action != COMPUTE for step in session.trace for action in step.values()
+    )
+    return {
+        **compare_clips(frames, reference, clip.prompt),
+        "steps": session.job.steps,
+        "flops": bench.flops(session),
+        "fired": changed or not same,
+        "digest": session.digest(),
+        "actions": session.counts(),
+        "cache_bytes": session.peak_bytes,
+        **({"frames": _hash(reference)} if made is wanted else {}),
+        # One clip's decisions step by step are enough to draw; all of them would be most of the file.
+        **({"grid": as_letters(session.trace, session.shares, bench.sites)} if first else {}),
+    }
+
+
+def _timing(made: Made, exact: Made) -> dict[str, Any]:
+    return {
+        "seconds": made.seconds,
+        "exact_seconds": exact.seconds,
+        "plan_seconds": made.plan_seconds,
+        "peak_memory": made.peak,
+    }
+
+
+def _attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What came of one run; a failure is a result, too."""
+    try:
+        return work()
+    except OSError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        known = isinstance(error, ValueError | ArithmeticError)
+        return {"error": text if known and text else f"{type(error).__name__}: {text}"}
+
+
+def _key(kind: str, setting: Setting, clip: Clip, bench: Bench, *, repeat: int | None = None) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "method": setting.method,
+        "setting": setting.name,
+        "prior": bench.prior_hash(setting, clip),
+        "prompt": clip.prompt,
+        "seed": clip.seed,
+        "repeat": repeat,
+    }
+
+
+def _check_same(log: Log, key: Mapping[str, Any], frames: Frames) -> None:
+    before = (log.get(key) or {}).get("frames")
+    if before not in (None, _hash(frames)):
+        raise ValueError(
+            f"{log.path} was made with another exact clip of {key['prompt']!r}, seed {key['seed']}, than comes out "
+            f"now; choose a new folder"
+        )
+
+
+def _hash(frames: Frames) -> str:
+    return hashlib.sha256(frames.tobytes()).hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""How much memory a method's stored values take: foretold before a generation, and kept within a limit.
+
+A limit is met in this order: the method as it is; its coarser forms, which store one residual where others store many;
+fewer slots, that is, places without room are computed in every step. A method that promises a target takes no part in
+the last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from videoaccel.common.wording import as_bytes
+from videoaccel.generation.rehearsal import CHANNELS, rehearse
+from videoaccel.session.action_session import ActionSession
+from videoaccel.session.actions import Place
+from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+
+
+class Foretold(NamedTuple):
+    """What a method's session will hold.
+
+    Attributes:
+        peak: Most bytes after a step.
+        slots: Most bytes of every slot, in the order in which they are filled.
+    """
+
+    peak: int
+    slots: Mapping[Place, int]
+
+
+def foretell(policy: Policy, job: Job, *, frames: int, width: int) -> Foretold:
+    """Rehearse a method with no limit to its memory.
+
+    Two small widths are rehearsed. What is stored is a stream, which grows with the width, or a velocity, which does
+    not, so that two points give the line. A method that decides by what it sees decides on random numbers then.
+
+    Args:
+        policy: The method.
+        job: The generation.
+        frames: Token frames T.
+        width: Channels C of the residual stream.
+    """
+    free = replace(job, cache_memory=None)
+    sessions = [policy.session(free), policy.session(free)]
+    for times, session in enumerate(sessions, start=1):
+        rehearse(session, free, frames=frames, channels=times * CHANNELS)
+    narrow, wide = sessions
+
+    def at_width(low: int, high: int) -> int:
+        return low + (high - low) * (width - CHANNELS) // CHANNELS
+
+    slots = {}
+    if isinstance(narrow, ActionSession) and isinstance(wide, ActionSession):
+        slots = {place: at_width(low, wide.sizes[place]) for place, low in narrow.sizes.items()}
+    return Foretold(at_width(narrow.peak_bytes, wide.peak_bytes), slots)
+
+
+def fit(policy: Policy, job: Job, *, frames: int, width: int, mix: Mix = local_mix) -> Session:
+    """The session of a method; where the job has a limit, in the first form that keeps within it.
+
+    Args:
+        policy: The method.
+        job: The generation.
+        frames: Token frames T.
+        width: Channels C of the residual stream.
+        mix: How tokens are mixed.
+
+    Raises:
+        ValueError: No form keeps within the limit; names the least limit that would do.
+    """
+    form, foretold = policy, None
+    if job.cache_memory is not None:
+        form, foretold = _form_within(policy, job, job.cache_memory, frames=frames, width=width)
+    session = form.session(job, mix=mix)
+    session.made_by, session.foretold_bytes = form, foretold
+    return session
+
+
+def _form_within(policy: Policy, job: Job, limit: int, *, frames: int, width: int) -> tuple[Policy, int]:
+    """The form to use and its memory."""
+    form, least = policy, None
+    while True:
+        found = foretell(form, job, frames=frames, width=width)
+        if found.peak <= limit:
+            return form, found.peak
+        least = found.peak if least is None else min(least, found.peak)
+        coarser = form.coarser()
+        if coarser is None:
+            break
+        form = coarser
+    if not any(part.all_or_nothing for part in policy.parts) and found.slots:
+        if kept := _greedy(found.slots, limit):
+            return form, kept
+        least = min(found.slots.values())
+    raise ValueError(
+        f"{policy.name} stores at least {as_bytes(least)} here, which is more than "
+        f"`cache_memory={as_bytes(limit)}` allows"
+    )
+
+
+def _greedy(slots: Mapping[Place, int], limit: int) -> int:
+    """Bytes of the slots that find room, first come first served."""
+    taken = 0
+    for size in slots.values():
+        taken += size if taken + size <= limit else 0
+    return taken

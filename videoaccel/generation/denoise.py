@@ -1,0 +1,119 @@
+"""The generation loop, and the network as the loop and a session see it.
+
+Shape legend: B batch (samples), N steps, Z latent channels, T latent frames, h, w latent rows and columns.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from videoaccel.models.protocols import Context, Transformer
+from videoaccel.models.seam import Run
+from videoaccel.sampling.sampler import begin_step, euler, guide, keep_given, start_noised
+from videoaccel.session.policy import Call, Session, Velocities
+
+StepCallback = Callable[[int, Tensor, Tensor], Tensor]
+"""Called with (step, timesteps [B], latent) after each step; returns the latent to go on with, the same tensor if
+it has not changed it."""
+
+Update = Callable[[int, Tensor, Tensor], Tensor]
+"""A schedule's step: (step, latent, what the network predicts there, guided) -> the next latent."""
+
+Join = Callable[[Velocities], Velocities]
+"""Velocities of the branches on this rank -> those of all branches."""
+
+
+def as_they_are(velocities: Velocities) -> Velocities:
+    """All branches are here."""
+    return velocities
+
+
+class Network:
+    """The transformer with all that stays the same through a generation filled in.
+
+    Args:
+        model: The transformer.
+        context: Its context for the rows of all branches, one branch after the other.
+        branches: Names of the guidance branches in ``context``.
+        run: The seam.
+    """
+
+    def __init__(self, model: Transformer, context: Context, *, branches: Sequence[str], run: Run) -> None:
+        self.model, self.context, self.branches, self.run = model, context, tuple(branches), run
+
+    def at(self, x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Call:
+        """The call of one step: latent [B, Z, T, h, w], timestep [B], x_mask [B, T]."""
+        batch = x.shape[0]
+
+        def call(rows: Sequence[int] | None = None, branches: Sequence[str] | None = None) -> Velocities:
+            names = self.branches if branches is None else tuple(branches)
+            chosen = list(range(batch)) if rows is None else list(rows)
+            index = [self.branches.index(name) * batch + row for name in names for row in chosen]
+            whole = index == list(range(batch * len(self.branches)))
+            inputs = [None if part is None else part[chosen] if rows is not None else part for part in (x, x_mask)]
+            again = [None if part is None else torch.cat([part] * len(names)) for part in inputs]
+            assert again[0] is not None
+            out = self.model(
+                again[0],
+                torch.cat([timestep[chosen]] * len(names)),
+                x_mask=again[1],
+                context=self.context if whole else self.context.rows(index),
+                run=self.run,
+            )
+            velocities = out[:, : x.shape[1]].chunk(len(names))
+            return dict(zip(names, velocities, strict=True))
+
+        return call
+
+
+def combine(velocities: Velocities, scale: float) -> Tensor:
+    """Classifier-free guidance of the branches that ran: the conditional one alone, or away from the unconditional."""
+    if "uncond" not in velocities:
+        return velocities["cond"]
+    return guide(velocities["cond"], velocities["uncond"], scale=scale)
+
+
+def denoise(
+    x: Tensor,
+    timesteps: Tensor,
+    *,
+    network: Network,
+    session: Session,
+    guidance_scale: float,
+    update: Update | None = None,
+    join: Join = as_they_are,
+    mask: Tensor | None = None,
+    draw: Callable[[], Tensor] | None = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Turn noise into a latent.
+
+    Args:
+        x: Initial latent [B, Z, T, h, w], with references written in.
+        timesteps: [N, B], falling.
+        network: The network.
+        session: Answers for every step whether and how it runs.
+        guidance_scale: Scale of classifier-free guidance.
+        update: The schedule's step; None is the Euler step of a rectified flow.
+        join: Brings the guidance branches together, where they run on different ranks.
+        mask: [B, T] per frame: 1 generates, 0 keeps, between: changes once t <= mask * 1000 (of a rectified
+            flow). None generates all.
+        draw: Fresh normal numbers of x's shape, drawn at every step when there is a mask.
+        callback: Called after every step.
+
+    Returns:
+        float32 [B, Z, T, h, w].
+    """
+    noised = None if mask is None else start_noised(mask)
+    update = euler(timesteps) if update is None else update
+    for i, t in enumerate(timesteps):
+        noise = draw() if mask is not None and draw is not None else None
+        x, active = begin_step(x, t, mask=mask, noised=noised, noise=noise)
+        velocity = combine(join(session.predict(i, x, network.at(x, t, active))), guidance_scale)
+        x, noised = keep_given(update(i, x, velocity), x, active), active
+        if callback is not None:
+            before, x = x, callback(i, t, x)
+            if x is not before:
+                session.disturb()
+    return x

@@ -1,0 +1,167 @@
+"""A denoising run, ready to start from any of its steps: what a generation, a calibration and a comparison share.
+
+Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w latent rows and columns.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from videoaccel.generation.denoise import Network, StepCallback, Update, denoise
+from videoaccel.models.protocols import Context, Transformer
+from videoaccel.models.seam import Run, direct
+from videoaccel.parallel.layout import Layout
+from videoaccel.planning.costs_cache import machine, measured
+from videoaccel.planning.prior import fingerprint
+from videoaccel.sampling.sampler import active_frames
+from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
+from videoaccel.session.policy import Job, Session
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """All that the loop needs but a session.
+
+    Attributes:
+        model: The transformer.
+        context: Its context, the rows of all branches one after the other.
+        branches: Guidance branches.
+        guidance_scale: Scale of classifier-free guidance.
+        z: Initial latent [B, Z, T, h, w], with references written in.
+        timesteps: [N, B], falling.
+        sigmas: [B, N+1].
+        update: The schedule's step, told the number of a step among all N.
+        mask: [B, T], see :func:`videoaccel.generation.denoise.denoise`; None generates all.
+        draw: Fresh noise of z's shape.
+        seed: Of the first sample.
+        setting: What a prior for this run must have been made for, see :mod:`videoaccel.planning.prior`.
+        layout: Which of its tokens and branches are on this rank; ``context`` and ``branches`` are those.
+    """
+
+    model: Transformer
+    context: Context
+    branches: tuple[str, ...]
+    guidance_scale: float
+    z: Tensor
+    timesteps: Tensor
+    sigmas: Tensor
+    update: Update
+    mask: Tensor | None
+    draw: Callable[[], Tensor]
+    seed: int
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
+
+    def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
+        """What a session is told, for the steps from ``start`` on."""
+        _, rows, columns = self.model.token_grid(self.z.shape[2:])
+        mask = None if self.mask is None else active_frames(self.mask, self.timesteps)
+        shard = self.layout.shard(rows * columns)
+        return Job(
+            sigmas=self.sigmas[:, start:],
+            latent_shape=tuple(self.z.shape[1:]),
+            guidance_scale=self.guidance_scale,
+            branches=self.branches,
+            x_mask=None if mask is None else mask[start:],
+            places=shard.here,
+            first_place=shard.start,
+            all_places=shard.places,
+            agree=self.layout.agree,
+            dtype=self.model.dtype,
+            seed=self.seed,
+            blocks=self.model.sites,
+            prior=prior,
+            costs=cache(self.costs),
+            cache_memory=cache_memory,
+            patch=self.model.patch,
+            fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
+        )
+
+    def network(self, run: Run) -> Network:
+        """The network with this run's context; ``run`` sees this rank's tokens."""
+        return Network(self.model, self.context, branches=self.branches, run=self.layout.around(run))
+
+    def denoise(
+        self,
+        session: Session,
+        *,
+        run: Run | None = None,
+        callback: StepCallback | None = None,
+        start: int = 0,
+        z: Tensor | None = None,
+    ) -> Tensor:
+        """The finished latent, float32 [B, Z, T, h, w].
+
+        Args:
+            session: Made for the job from ``start`` on.
+            run: The seam; default the session's.
+            callback: Called after every step.
+            start: The first step to run.
+            z: The latent before that step; default the initial one.
+        """
+        return denoise(
+            self.z if z is None else z,
+            self.timesteps[start:],
+            network=self.network(session.run if run is None else run),
+            session=session,
+            guidance_scale=self.guidance_scale,
+            update=lambda i, x, output: self.update(start + i, x, output),
+            join=lambda velocities: self.layout.join(velocities, session.decisions),
+            mask=self.mask,
+            draw=self.draw,
+            callback=callback,
+        )
+
+    def once(self, run: Run) -> None:
+        """One network call at the first step, result unused: warms up, or shows a run what there is."""
+        first = None if self.mask is None else active_frames(self.mask, self.timesteps[0])
+        self.network(run).at(self.z, self.timesteps[0], first)()
+
+    def once_here(self, run: Run) -> None:
+        """The same with all tokens on this rank, so that it can be counted or timed without the others."""
+        replace(self, layout=Layout()).once(run)
+
+    @torch.inference_mode()
+    def costs(self, unit: Unit) -> Costs:
+        """What this network's modules cost at this size and batch: counted, or measured once on a machine and kept."""
+        if unit == "flops":
+            return count_flops(self.once_here, blocks=self.model.sites)
+        blocks = self.model.sites
+        return self.layout.first(
+            lambda: measured(self.costs_key(), lambda: measure_time(self.once_here, blocks=blocks), blocks=blocks)
+        )
+
+    def costs_key(self) -> dict[str, Any]:
+        """All that times depend on: machine, libraries, network, sizes."""
+        model: Any = self.model
+        config = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+        return {
+            **machine(self.z.device),
+            "network": type(model).__name__,
+            "config": config,
+            "dtype": str(model.dtype),
+            "compiled": getattr(model, "_compiled_call_impl", None) is not None,
+            "latent": list(self.z.shape),
+            "rows": len(self.z) * len(self.branches),
+            "text": _shapes(self.context),
+            "given_frames": self.mask is not None,
+        }
+
+
+def _shapes(context: Any) -> str:
+    """Shapes of a context's tensors, as a short hash: how long the text is, and what else the network is told."""
+    if isinstance(context, Tensor):
+        return str(list(context.shape))
+    if isinstance(context, tuple):
+        return hashlib.sha256(" ".join(map(_shapes, context)).encode()).hexdigest()[:16]
+    return type(context).__name__
+
+
+def plain(denoising: Denoising, callback: StepCallback | None = None) -> Tensor:
+    """The run without any method, as a generation without acceleration makes it."""
+    return denoising.denoise(Session(denoising.job()), run=direct, callback=callback)

@@ -1,0 +1,268 @@
+"""One request made: noise to latents to frames, loop by loop.
+
+Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from videoaccel.common.stages import StageClock
+from videoaccel.generation.attention import NATIVE, attention_kernel
+from videoaccel.generation.cache_memory import fit
+from videoaccel.generation.denoise import StepCallback
+from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.references import References, frames_of, with_tail
+from videoaccel.generation.request import Request
+from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here
+from videoaccel.models.seam import direct
+from videoaccel.parallel.deal import dealt
+from videoaccel.parallel.decode import decoded
+from videoaccel.parallel.layout import Layout
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.parallel.schemes import choose_scheme, find_layout
+from videoaccel.parallel.shards import Shards
+from videoaccel.planning.prior import advice, find_prior, setting_of
+from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
+from videoaccel.session.policy import NoTableError, Session
+
+
+@contextmanager
+def naming_the_nearest(setting: Mapping[str, Any], *, found: bool) -> Iterator[None]:
+    """Where a method misses calibrated tables, say which prior there is instead, if any was looked for in vain.
+
+    Raises:
+        ValueError: A method misses calibrated tables.
+    """
+    try:
+        yield
+    except NoTableError as error:
+        raise ValueError(f"{error}{'' if found else advice(setting)}") from None
+
+
+class Maker:
+    """Makes what one request asks for.
+
+    Args:
+        request: What is asked for.
+        transformer: The network.
+        vae: The video VAE.
+        scheduler: The schedule; its timesteps are set here.
+        device: Where latents live.
+        clock: Times the stages ``references``, ``prepare``, ``plan``, ``compile``, ``denoise`` and ``decode``.
+        mesh: The ranks that make it together; default this one alone.
+
+    Attributes:
+        sessions: Of every loop so far.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        transformer: Transformer,
+        vae: Autoencoder,
+        scheduler: Schedule,
+        device: torch.device,
+        clock: StageClock,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self.request, self.clock, self.device, self.mesh = request, clock, device, mesh or Mesh()
+        self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
+        self.size = vae.latent_size((request.num_frames, request.height, request.width))
+        self.shape = (vae.latent_channels, *self.size)
+        self.steps = request.steps if request.policy is None else request.policy.steps(request.steps)
+        self.sessions: list[Session] = []
+        self.branches = ("cond",) if request.guidance == 1 else ("cond", "uncond")
+
+    def latents(self, references: Sequence[References], *, loop: int = 0) -> Tensor:
+        """Latents of one loop, float32 [B, Z, t, h, w]."""
+        request, model = self.request, self.transformer
+        denoising = self.denoising(references, loop=loop)
+        session = self._session(denoising)
+        plain = request.policy is None and request.attention == NATIVE and denoising.layout.alone
+        run = direct if plain else session.run
+        if getattr(model, "_compiled_call_impl", None) is not None:
+            with self.clock.stage("compile"):
+                denoising.once(run)
+        with self.clock.stage("denoise", total=self.steps) as step:
+            callback = partial(_after_step, step, request.callback)
+            return denoising.denoise(session, run=run, callback=callback)
+
+    def denoising(self, references: Sequence[References], *, loop: int = 0) -> Denoising:
+        """The denoising run of one loop, ready to start."""
+        request = self.request
+        z = self._draw() if request.latents is None or loop else self._given_latents(request.latents)
+        z, mask = self._place(z, references, loop=loop)
+        layout = self._layout()
+        branches = layout.branches(self.branches)
+        with self.clock.stage("prepare"):
+            context = self._context(loop)
+        if branches != self.branches:
+            context = context.rows(
+                [self.branches.index(name) * len(z) + row for name in branches for row in range(len(z))]
+            )
+        return Denoising(
+            model=self.transformer,
+            context=context,
+            branches=branches,
+            guidance_scale=request.guidance,
+            z=z,
+            timesteps=self._timesteps(len(z)),
+            sigmas=self.scheduler.sigmas.expand(len(z), -1),
+            update=self.scheduler.stepper(),
+            mask=mask,
+            draw=self._draw,
+            seed=request.seed,
+            setting=self._setting(),
+            layout=layout,
+        )
+
+    def stream(self) -> Iterator[Tensor]:
+        """Decoded chunks of all loops, [B, 3, <= 17, H, W], not clamped.
+
+        Each loop after the first begins with frames of the one before; these are not yielded again.
+        """
+        request, references = self.request, list(self.request.references)
+        overlap = frames_of(request.condition_latents)
+        for loop in range(len(request.states)):
+            latents = self.latents(references, loop=loop)
+            tail, skip = latents.new_empty(()), overlap if loop else 0
+            for chunk in self._decode(latents):
+                tail = torch.cat((tail, chunk), dim=2)[:, :, -overlap:] if tail.ndim else chunk[:, :, -overlap:]
+                if skip < chunk.shape[2]:
+                    yield chunk[:, :, skip:]
+                skip = max(skip - chunk.shape[2], 0)
+            references = with_tail(
+                references,
+                list(tail.float().clamp(-1, 1)),
+                loop=loop + 1,
+                latents=request.condition_latents,
+                edit=request.condition_edit,
+            )
+
+    def _draw(self) -> Tensor:
+        return self.request.noise.draw(self.shape).to(self.device)
+
+    def _given_latents(self, latents: Tensor) -> Tensor:
+        expected = (len(self.request.noise), *self.shape)
+        if latents.shape != expected:
+            raise ValueError(f"latents must have shape {list(expected)}, got {list(latents.shape)}")
+        return latents.clone().to(self.device)
+
+    def _timesteps(self, rows: int) -> Tensor:
+        """The schedule [N, B]; sizes are rounded to the network's type as in the release."""
+        size = {"height": self.request.height, "width": self.request.width, "num_frames": self.request.num_frames}
+        self.scheduler.set_timesteps(self.steps, self.device, **size, dtype=self.transformer.dtype)
+        return self.scheduler.timesteps.expand(-1, rows)
+
+    def _place(self, z: Tensor, references: Sequence[References], *, loop: int) -> tuple[Tensor, Tensor | None]:
+        """Write references into the initial latent; the mask is None where nothing is given in this loop."""
+        if not any(reference.strategy for reference in references):
+            return z, None
+        with self.clock.stage("references"):
+            noises = [self.request.noise.of(row) for row in range(len(references))]
+            each = here if self.mesh.clip.size == 1 else partial(dealt, mesh=self.mesh, device=self.device)
+            pairs = zip(references, noises, strict=True)
+            encoded = [reference.encode(self.vae, noise, each=each) for reference, noise in pairs]
+        strategies = [reference.strategy for reference in references]
+        align = self.request.align
+        z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
+        return (z, None) if bool((mask == 1).all()) else (z, mask)
+
+    def _context(self, loop: int) -> Context:
+        """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
+        request, model, device = self.request, self.transformer, self.device
+        y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
+        if "uncond" in self.branches and request.negative is not None:
+            y = torch.cat((y, request.negative.states.to(y)))
+            mask = torch.cat((mask, request.negative.mask.to(mask)))
+        elif "uncond" in self.branches:
+            assert model.null_text is not None
+            null = model.null_text.to(y)
+            y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
+        size = {"height": request.height, "width": request.width}
+        told = size_numbers(1, **size, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)
+        return model.prepare(
+            y,
+            mask=mask,
+            fps=told["fps"].to(device),
+            height=told["height"],
+            width=told["width"],
+            latent_size=self.size,
+        )
+
+    def _setting(self) -> dict[str, Any]:
+        """What a prior must have been made for; only where one is needed, since weights are read for it."""
+        request, policy = self.request, self.request.policy
+        if policy is None or not policy.required:
+            return {}
+        return setting_of(
+            cast(nn.Module, self.transformer),
+            self.scheduler,
+            steps=self.steps,
+            size=(request.height, request.width),
+            frames=request.num_frames,
+            guidance=request.guidance,
+        )
+
+    def _layout(self) -> Layout:
+        """Where the tokens are; ranks own whole column groups where the policy chooses columns."""
+        request, mesh = self.request, self.mesh
+        kernel = None if request.attention == NATIVE else attention_kernel(request.attention)
+        if mesh.clip.size == 1:
+            return Layout(kernel)
+        frames, rows, columns = self.transformer.token_grid(self.size)
+        groups = None if request.policy is None else request.policy.column_groups
+        shards = Shards(rows * columns, mesh.sequence.size, groups)
+        return find_layout(choose_scheme(request.sequence, frames=frames))(mesh, shards, self.branches, kernel=kernel)
+
+    def _session(self, denoising: Denoising) -> Session:
+        request, mix = self.request, denoising.layout.mix
+        policy = request.policy
+        if policy is None:
+            session = Session(denoising.job(), mix=mix)
+        else:
+            with self.clock.stage("plan"):
+                tables = self._tables(denoising.setting)
+                job = denoising.job(prior=tables, cache_memory=request.cache_memory)
+                frames, _, _ = self.transformer.token_grid(self.size)
+                with naming_the_nearest(denoising.setting, found=tables is not None):
+                    session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
+        if request.explain:
+            session.note_guidance()
+        self.sessions.append(session)
+        return session
+
+    def _tables(self, setting: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+        """Calibrated tables, where the policy needs some and there are any."""
+        if not setting:
+            return None
+        given, foreign = self.request.prior, self.request.foreign_prior
+        find = find_prior if given is None else given.for_setting
+        prior = find(setting, foreign=foreign)
+        if prior is not None and (differences := prior.info.get("interpolated")):
+            warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
+        return None if prior is None else prior.tables
+
+    def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+        chunks = decoded(self.vae, latents, self.request.num_frames, mesh=self.mesh)
+        for _ in self.vae.chunks(latents, self.request.num_frames):
+            with self.clock.stage("decode"):
+                chunk = next(chunks)
+            yield chunk
+
+
+def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:
+    """Count the step and ask the user's callback; a latent changed in place comes back as a new tensor."""
+    step()
+    if callback is None:
+        return x
+    before = x.clone()
+    after = callback(i, t, x)
+    return after if after is not x or torch.equal(before, x) else x.clone()

@@ -1,0 +1,370 @@
+"""One generation: prompt in, frames out.
+
+Shape legend: P prompts, B samples (P times samples per prompt), N steps, T frames, H, W pixels, Z latent channels,
+t, h, w latent sizes, L text tokens.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from typing_extensions import Self
+
+from videoaccel.common.devices import check_device, check_offload
+from videoaccel.common.reading import parse_bytes
+from videoaccel.common.stages import StageClock
+from videoaccel.generation.accelerate import accelerate
+from videoaccel.generation.attention import NATIVE
+from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
+from videoaccel.generation.maker import Maker
+from videoaccel.generation.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
+from videoaccel.generation.references import References, references_of_prompts
+from videoaccel.generation.request import (
+    Request,
+    check_numbers,
+    negative_text,
+    null_states,
+    prompt_list,
+    prompt_texts,
+    sample_noise,
+    states_of_loops,
+)
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.parallel.schemes import AUTO, choose_scheme
+from videoaccel.planning.prior import Prior
+from videoaccel.session.policy import Policy, Session
+from videoaccel.settings.config import Defaults
+from videoaccel.text.encoder import PromptStates, encode, load_text_encoder
+
+
+class VideoPipeline(DiffusionPipeline):
+    """Text, image or video to video.
+
+    Args:
+        transformer: The network, a :class:`videoaccel.models.protocols.Transformer`.
+        vae: The video VAE, an :class:`videoaccel.models.protocols.Autoencoder`.
+        scheduler: A :class:`videoaccel.models.protocols.Schedule`.
+        tokenizer: Of the text encoder; with it may be left out where text states are given.
+        text_encoder: T5.
+        defaults: Fields of :class:`videoaccel.settings.config.Defaults`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["tokenizer", "text_encoder"]  # noqa: RUF012 (diffusers reads this name)
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        vae: ModelMixin,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder: T5EncoderModel | None = None,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer, vae=vae, scheduler=scheduler, tokenizer=tokenizer, text_encoder=text_encoder
+        )
+        self.policy: Policy | None = None
+        self.prior: Prior | None = None
+        self.foreign_prior = False
+        self.cache_memory: int | None = None
+        self.mesh = Mesh()
+        self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a pipeline by name (``demo``, ``opensora-v1.2``), from a folder, or by a released hub id.
+
+        Args:
+            pretrained_model_name_or_path: See :func:`videoaccel.generation.loading.find_model`.
+            **kwargs: ``torch_dtype`` of transformer and VAE (default: the model's own), and what diffusers takes:
+                components to use in place of the saved ones (``text_encoder=None`` leaves it out),
+                ``revision``, ``cache_dir``.
+
+        Raises:
+            ValueError: There is no such model, or its files do not fit.
+        """
+        overrides = {key: kwargs.pop(key) for key in ("vae", "text_encoder") if isinstance(kwargs.get(key), str)}
+        source = find_model(str(pretrained_model_name_or_path), **overrides)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
+        text_dtype = torch_dtype(source.spec.defaults.text_dtype)
+        if source.folder is not None:
+            import_networks(source.folder)
+            return super().from_pretrained(
+                source.folder, dtype={"default": dtype, "text_encoder": text_dtype}, **kwargs
+            )
+        parts = load_parts(source, dtype=dtype) | kwargs
+        if "text_encoder" not in kwargs:
+            text = source.text
+            parts["tokenizer"], parts["text_encoder"] = load_text_encoder(
+                text.source, subfolder=text.subfolder, dtype=text_dtype
+            )
+        return cls(**parts)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast, as diffusers' pipelines do: a device, a dtype, or both.
+
+        Raises:
+            ValueError: There is no such device here.
+        """
+        for device in (*args[:1], kwargs.get("device")):
+            if isinstance(device, str | int | torch.device):
+                check_device(device)
+        return super().to(*args, **kwargs)
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+        """Keep on the GPU only the network at work; ``gpu_id`` or ``device`` say on which.
+
+        Raises:
+            ValueError: There is no CUDA device here.
+        """
+        check_offload(device)
+        super().enable_model_cpu_offload(gpu_id=gpu_id, device=device)
+
+    @property
+    def defaults(self) -> Defaults:
+        """What is generated unless told otherwise."""
+        return Defaults(**self.config.defaults)
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompts: str | Sequence[str]) -> PromptStates:
+        """Text states of prompts that are ready for the tokenizer, P rows; each is encoded alone.
+
+        Raises:
+            ValueError: The pipeline has no text encoder, or a prompt is no text.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
+        length = self.transformer.tokens_read(self.transformer.config)
+        return encode(prompt_list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
+
+    def request(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_videos_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        references: References | Sequence[References] | None = None,
+        loops: int = 1,
+        condition_latents: int | None = None,
+        condition_edit: float = 0.0,
+        clean_prompt: bool = True,
+        prompt_states: Sequence[PromptStates] | None = None,
+        negative_prompt_states: PromptStates | None = None,
+        empty_prompt_states: PromptStates | None = None,
+        latents: Tensor | None = None,
+        policy: Policy | None = None,
+        prior: Prior | None = None,
+        foreign_prior: bool = False,
+        cache_memory: int | str | None = None,
+        attention_backend: str = NATIVE,
+        sequence_parallel: str = AUTO,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        explain: bool = False,
+    ) -> Request:
+        """Say a batch in full; arguments as in :meth:`__call__`.
+
+        Raises:
+            ValueError: An argument is out of range or does not fit the others; says which and what would work.
+        """
+        counts = {
+            "height": height, "width": width, "num_frames": num_frames, "num_inference_steps": num_inference_steps,
+            "num_videos_per_prompt": num_videos_per_prompt, "loops": loops, "condition_latents": condition_latents,
+        }  # fmt: skip
+        check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
+        choose_scheme(sequence_parallel, frames=1)  # known at all?
+        if policy is not None and not isinstance(policy, Policy):
+            raise ValueError(f"policy takes a method such as make_policy('fora', period=3), got {policy!r}")
+        d, prompts = self.defaults, prompt_list(prompt)
+        if prompt_states is None:
+            texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
+            prompt_states = [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
+        prompt_states = states_of_loops(prompt_states)
+        if negative_prompt is not None and negative_prompt_states is None:
+            negative_prompt_states = self.encode_prompt(negative_text(negative_prompt, clean=clean_prompt))
+        count, samples = len(prompt_states[0].mask), num_videos_per_prompt
+        rows = [row for row in range(count) for _ in range(samples)]
+        negative = None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows))
+        if negative is None and not self.transformer.learns_null_text and _or(guidance_scale, d.guidance) != 1:
+            negative = null_states(empty_prompt_states or self.encode_prompt([""]), prompt_states[0]).rows(rows)
+        noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
+        size = {"height": _or(height, d.height), "width": _or(width, d.width)}
+        given = references_of_prompts(references, prompts, count=count, **size)
+        made = Request(
+            **size,
+            num_frames=_or(num_frames, d.num_frames),
+            fps=_or(fps, d.fps),
+            steps=_or(num_inference_steps, d.steps),
+            guidance=_or(guidance_scale, d.guidance),
+            states=tuple(states.rows(rows) for states in prompt_states),
+            negative=negative,
+            noise=noise,
+            seed=first_seed,
+            references=tuple(given[row] for row in rows),
+            condition_latents=_or(condition_latents, d.condition_latents),
+            condition_edit=condition_edit,
+            align=d.align,
+            latents=latents,
+            policy=policy or self.policy,
+            prior=prior or self.prior,
+            foreign_prior=foreign_prior or self.foreign_prior,
+            cache_memory=self.cache_memory if cache_memory is None else parse_bytes(cache_memory),
+            attention=attention_backend,
+            sequence=sequence_parallel,
+            callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
+            explain=explain,
+        )
+        made.check(space_factor=self.vae.space_factor)
+        if any(pixels % self.vae.space_factor for pixels in size.values()):
+            whole = {name: pixels - pixels % self.vae.space_factor for name, pixels in size.items()}
+            warnings.warn(
+                f"this model makes multiples of {self.vae.space_factor} pixels: the clip will be "
+                f"{whole['height']}x{whole['width']}, not {size['height']}x{size['width']}",
+                stacklevel=2,
+            )
+        made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
+        return made
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **options: Any,
+    ) -> VideoPipelineOutput | tuple[Any]:
+        """Generate.
+
+        Args:
+            prompt: One or several; ``|0|...|2|...`` gives loops their own texts.
+            output_type: ``pil``, ``np``, ``pt`` or ``latent``, see :class:`VideoPipelineOutput`.
+            return_dict: False returns a tuple.
+            **options: Arguments of :meth:`request`:
+                negative_prompt: What to stay away from, in place of the null text.
+                height, width: Pixels.
+                num_frames: Frames; 1 makes an image.
+                fps: Frames per second that the model is told.
+                num_inference_steps: Denoising steps.
+                guidance_scale: Guidance; 1 runs the conditional branch only.
+                num_videos_per_prompt: Samples of each prompt; sample k has ``seed + k``.
+                seed: Of the first sample of each prompt, 0 unless given, or a list with one for every sample. A seed
+                    gives the same clip whatever the batch it is made in.
+                generator: One generator or one a sample, in place of ``seed``.
+                references: What to condition on, see :mod:`videoaccel.generation.references`; one, or one a prompt.
+                loops: Clips to make one after the other, each going on from the last.
+                condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
+                clean_prompt: Clean prompts as the release does.
+                prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
+                empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
+                latents: Initial noise [B, Z, t, h, w].
+                policy: Acceleration, see :func:`videoaccel.session.registry.make_policy`; default that of :meth:`accelerate`.
+                prior: Calibrated errors for policies that need them; default those found for this model and setting.
+                foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+                cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
+                attention_backend: Attention kernel by name.
+                sequence_parallel: How ranks share places, see :meth:`parallelize`: ``dsp``, ``ulysses``, or ``auto``.
+                callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
+                    changed latents.
+                explain: Have sessions note what :func:`videoaccel.jobs.explanation.explain` tells of guidance.
+
+        Raises:
+            ValueError: An argument is out of range or does not fit the others.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        request = self.request(prompt, **options)
+        with self.progress_bar(total=request.steps * len(request.states)) as bar:
+            clock = StageClock(lambda stage, done, total: bar.update(stage == "denoise" and done > 0))
+            if output_type == "latent":
+                frames: Any = self.latents(request, clock=clock)
+            else:
+                frames = as_frames(list(self.stream(request, clock=clock)), output_type)
+        self.maybe_free_model_hooks()
+        return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def accelerate(self, method: str | None, **options: Any) -> Self:
+        """Accelerate all that is generated from now on: :func:`videoaccel.accelerate` with this pipeline."""
+        return accelerate(self, method, **options)
+
+    def parallelize(self, mesh: Mesh) -> Self:
+        """Make all clips from now on together with the other ranks of a mesh, which must ask for the same.
+
+        Every rank gets the frames. ``Mesh()`` ends it.
+
+        Args:
+            mesh: From :meth:`videoaccel.parallel.mesh.Mesh.from_env`.
+        """
+        self.mesh = mesh
+        return self
+
+    @torch.inference_mode()
+    def latents(self, request: Request, *, clock: StageClock | None = None) -> Tensor:
+        """Latents of a single loop, float32 [B, Z, t, h, w].
+
+        Raises:
+            ValueError: The request has several loops: later ones go on from decoded frames.
+        """
+        if len(request.states) > 1:
+            raise ValueError(f"latents can be had of one loop, not of {len(request.states)}")
+        return self._maker(request, clock).latents(request.references)
+
+    @torch.inference_mode()
+    def denoising(self, request: Request, *, clock: StageClock | None = None) -> Denoising:
+        """The denoising run of a request's first loop, ready to start from any step: for measuring."""
+        return self._maker(request, clock).denoising(request.references)
+
+    @torch.inference_mode()
+    def stream(
+        self, request: Request, *, clock: StageClock | None = None, sessions: list[Session] | None = None
+    ) -> Iterator[Tensor]:
+        """Generate and decode chunk by chunk: yields [B, 3, <= 17, H, W], not clamped.
+
+        Each loop after the first begins with frames of the one before; these are not yielded again.
+
+        Args:
+            request: What to make.
+            clock: Times the stages.
+            sessions: Gets every loop's session, which knows what was computed and what was served.
+        """
+        maker = self._maker(request, clock)
+        maker.sessions = maker.sessions if sessions is None else sessions
+        yield from maker.stream()
+
+    def _maker(self, request: Request, clock: StageClock | None) -> Maker:
+        return Maker(
+            request,
+            transformer=self.transformer,
+            vae=self.vae,
+            scheduler=self.scheduler,
+            device=self._execution_device,
+            clock=clock or StageClock(),
+            mesh=self.mesh,
+        )
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _told(pipeline: VideoPipeline, callback: Callable[..., dict[str, Any]], i: int, t: Tensor, x: Tensor) -> Tensor:
+    """A step callback in diffusers' way of calling."""
+    return (callback(pipeline, i, t, {"latents": x}) or {}).get("latents", x)

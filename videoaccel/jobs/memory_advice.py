@@ -1,0 +1,53 @@
+"""What to lower where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from videoaccel.jobs.resolve import WorkOrder
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory ran out; the message says which settings to lower."""
+
+
+@contextmanager
+def memory_advice(order: WorkOrder, stage: Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory into a sentence that says what to lower.
+
+    Args:
+        order: What is made.
+        stage: Says in which stage the work is.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch raises a bare RuntimeError.
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not short:
+            raise
+        raise OutOfMemoryError(_advice(order, stage())) from error
+
+
+def _advice(order: WorkOrder, stage: str) -> str:
+    s = order.settings
+    clips = min(s.batch_size, len(order.outputs))
+    lower = [
+        (clips > 1, f"`batch_size` (now {clips})"),
+        (True, f"`size` (now {s.size})"),
+        (True, f"`frames` (now {s.frames})"),
+    ]
+    switch = [
+        (s.dtype == "float32", "`dtype=bfloat16`"),
+        (not s.vae_tiling and stage in ("decode", "write"), "`vae_tiling`"),
+        (str(s.device).startswith("cuda") and not s.offload, "`offload`"),
+    ]
+    ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
+    ways += [f"use {text}" for useful, text in switch if useful]
+    return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"

@@ -1,0 +1,361 @@
+"""From settings to a work order: everything decided and checked that can be without loading a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoaccel.common.devices import check_device
+from videoaccel.common.reading import read_text
+from videoaccel.eval.vbench import read_full_info
+from videoaccel.generation.attention import attention_kernel
+from videoaccel.generation.given import check_given, given_files
+from videoaccel.generation.loading import Source, find_model
+from videoaccel.generation.rank_choice import choose_ranks, why_ranks
+from videoaccel.generation.request import negative_text, prompt_texts
+from videoaccel.media.reader import Writer
+from videoaccel.parallel.degrees import Degrees
+from videoaccel.sampling.noise import sample_seeds
+from videoaccel.session.chain import SIGN
+from videoaccel.session.policy import Policy
+from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names
+from videoaccel.settings.config import Defaults, config_names
+from videoaccel.settings.generate import NONE, TARGETS, GenerateSettings
+from videoaccel.settings.sizes import resolve_size
+
+BEST = "soda"
+"""The method that ``speedup`` alone uses: the one that won the comparison."""
+
+_WITH_METHOD = ("accel_options", "prior", "allow_foreign_prior", "cache_memory")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files of one clip.
+
+    Attributes:
+        clip: The video, picture or folder of frames; a folder's name ends in "/".
+        sidecar: How it was made.
+        sheet: Contact sheet; None for none.
+        poster: A frame as a jpeg; None for none.
+        explained: Pictures of what the method did, one a loop; empty for none.
+    """
+
+    clip: str
+    sidecar: Path
+    sheet: Path | None
+    poster: Path | None = None
+    explained: tuple[Path, ...] = ()
+
+    @property
+    def all(self) -> list[str]:
+        """Every path that is written."""
+        return [
+            self.clip,
+            str(self.sidecar),
+            *(str(path) for path in (self.sheet, self.poster, *self.explained) if path),
+        ]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip to make.
+
+    Attributes:
+        prompt: As given.
+        texts: Ready for the tokenizer, one a loop.
+        seed: Of its noise.
+        outputs: What is written; None if it is only made because another clip of its batch depends on it.
+    """
+
+    prompt: str
+    texts: tuple[str, ...]
+    seed: int
+    outputs: Outputs | None
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """A whole run.
+
+    Attributes:
+        settings: Nothing in them is left to defaults.
+        source: The model.
+        height: Pixels.
+        width: Pixels.
+        negative: Negative prompt, ready for the tokenizer.
+        policy: Acceleration; None for none.
+        batches: What is made together.
+        degrees: How the ranks share the work.
+    """
+
+    settings: GenerateSettings
+    source: Source
+    height: int
+    width: int
+    negative: str | None
+    policy: Policy | None
+    batches: tuple[tuple[Sample, ...], ...]
+    degrees: Degrees
+
+    @property
+    def ranks(self) -> str:
+        """What the ranks do, in a sentence."""
+        return why_ranks(self.settings, self.policy, self.degrees)
+
+    @property
+    def outputs(self) -> list[Outputs]:
+        """Of all clips that are written."""
+        return [sample.outputs for batch in self.batches for sample in batch if sample.outputs]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is read for conditioning."""
+        return given_files(self.settings)
+
+
+def resolve(settings: GenerateSettings) -> WorkOrder:
+    """Fill in what the settings leave to the model, and check what can be checked early. Writes nothing.
+
+    Raises:
+        ValueError: A value does not fit the model, the machine or the other values.
+        FileNotFoundError: An input is not there.
+    """
+    source = find_model(settings.model, vae=settings.vae, text_encoder=settings.text_encoder)
+    settings = _filled(settings, source.spec.defaults)
+    policy = _policy(settings)
+    degrees = choose_ranks(settings, policy)
+    if degrees.ranks > 1:
+        told = {"dp": degrees.data, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
+        settings = settings.model_copy(update={"gpus": degrees.ranks, **told})
+    height, width = resolve_size(settings.size)
+    samples = _samples(settings, source.spec.defaults)
+    size = settings.batch_size
+    batches = [tuple(samples[start : start + size]) for start in range(0, len(samples), size)]
+    order = WorkOrder(
+        settings=settings,
+        source=source,
+        height=height,
+        width=width,
+        negative=_negative(settings),
+        policy=policy,
+        batches=tuple(batch for batch in batches if any(sample.outputs for sample in batch)),
+        degrees=degrees,
+    )
+    attention_kernel(settings.attention)
+    if settings.explain and find_spec("matplotlib") is None:
+        raise ValueError("`explain` needs matplotlib; pip install 'videoaccel[report]' brings it")
+    check_given(settings, source, height=height, width=width)
+    _check_outputs(order)
+    return order
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of this name; of None the GPU if there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return check_device(name)
+
+
+def numbered(output: str, count: int) -> list[str]:
+    """Names for ``count`` clips.
+
+    >>> numbered("out.mp4", 1), numbered("a/out.mp4", 2), numbered("frames/", 11)[:2]
+    (['out.mp4'], ['a/out-0.mp4', 'a/out-1.mp4'], ['frames-00/', 'frames-01/'])
+    """
+    if count == 1:
+        return [output]
+    path, end = Path(output), "/" if output.endswith("/") else ""
+    digits = len(str(count - 1))
+    return [f"{path.with_name(f'{path.stem}-{number:0{digits}d}{path.suffix}')}{end}" for number in range(count)]
+
+
+def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
+    """The settings with the model's defaults and this machine's in place of None."""
+    height, width = _size(s, d)
+    extends = s.video is not None and s.edit is None and s.mask_strategy is None
+    frames = s.frames or d.num_frames
+    device = pick_device(s.device)
+    if s.offload and device.type != "cuda":
+        raise ValueError(f"`offload` keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
+    return s.model_copy(
+        update={
+            "size": f"{height}x{width}",
+            "resolution": None,
+            "aspect": None,
+            "frames": frames,
+            "fps": s.fps or d.fps,
+            "steps": s.steps or d.steps,
+            "guidance": d.guidance if s.guidance is None else s.guidance,
+            "aes": _score(s.aes, d.aes),
+            "flow": _score(s.flow, d.flow),
+            "camera_motion": _score(s.camera_motion, d.camera_motion),
+            "extend": (s.extend or "forward") if extends else None,
+            "condition_latents": (s.condition_latents or d.condition_latents) if extends or s.loops > 1 else None,
+            "dtype": s.dtype or d.dtype,
+            "device": str(device),
+            "threads": s.threads or torch.get_num_threads(),
+            **_absolute(s),
+            "vbench": s.vbench and _absolute_path(s.vbench),
+            "output": _output(s, frames),
+        }
+    )
+
+
+def _output(s: GenerateSettings, frames: int) -> str:
+    if s.vbench is None:
+        return s.output or ("out.png" if frames == s.loops == 1 else "out.mp4")
+    folder = s.output or "vbench/"
+    if Path(folder).suffix and not folder.endswith("/"):
+        raise ValueError(f"`vbench` fills a folder with clips; `output` must name one, got {folder!r}")
+    return f"{folder.rstrip('/')}/"
+
+
+def _absolute(s: GenerateSettings) -> dict[str, object]:
+    """Paths that mean the same from any folder."""
+    files = {"images": s.images, "references": s.references}
+    paths: dict[str, object] = {name: tuple(map(_absolute_path, given)) for name, given in files.items()}
+    paths["video"] = s.video and _absolute_path(s.video)
+    parts = {name: getattr(s, name) for name in ("model", "vae", "text_encoder")}
+    named = config_names("models")
+    local = {
+        name: part for name, part in parts.items() if part and part not in named and Path(part).expanduser().is_dir()
+    }
+    return paths | {name: _absolute_path(part) for name, part in local.items()}
+
+
+def _absolute_path(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:
+    if s.size or s.resolution:
+        return resolve_size(s.size, resolution=s.resolution, aspect=s.aspect)
+    if s.aspect is None:
+        return d.height, d.width
+    if (d.height, d.width) != resolve_size():
+        raise ValueError(
+            f"`aspect` {s.aspect!r} is one of a named resolution, but the model's own size is {d.height}x{d.width}; "
+            f"give a `resolution` too, or a `size`"
+        )
+    return resolve_size(aspect=s.aspect)
+
+
+def _score(given: float | str | None, default: float | str | None) -> float | str:
+    value = default if given is None else given
+    return NONE if value is None else value
+
+
+def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
+    scores = {name: getattr(s, name) for name in ("aes", "flow", "camera_motion")}
+    told = defaults.model_copy(update={name: None if score == NONE else score for name, score in scores.items()})
+    prompts = s.prompt if s.vbench is None else suite_prompts(s.vbench)
+    texts = prompt_texts(prompts, told, loops=s.loops, clean=s.clean_prompt)
+    count = len(texts) * s.samples
+    seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(texts), samples=s.samples)
+    assert s.output is not None
+    if s.vbench is not None:
+        names = [f"{s.output}{prompt}-{k}.mp4" for prompt in prompts for k in range(s.samples)]
+    else:
+        names = numbered(s.output, count) if s.keep is None else [s.output] * count
+    sidecars = None if s.vbench is None else Path(f"{s.output.rstrip('/')}-sidecars")
+    return [
+        Sample(
+            prompt=prompts[index // s.samples],
+            texts=tuple(texts[index // s.samples]),
+            seed=seeds[index],
+            outputs=_outputs(names[index], s, sidecars) if s.keep in (None, index) else None,
+        )
+        for index in range(count)
+    ]
+
+
+def suite_prompts(path: str) -> tuple[str, ...]:
+    """Every prompt of a ``VBench_full_info.json`` once, in its order.
+
+    Raises:
+        ValueError: It is no such file, or a prompt cannot name a clip.
+        OSError: It cannot be read.
+    """
+    rows = read_full_info(read_text(Path(path), name=f"`vbench` {path}"), source=path)
+    texts = tuple(dict.fromkeys(row.text for row in rows))
+    if wrong := next((text for text in texts if "/" in text), None):
+        raise ValueError(f"`vbench` {path}: the prompt {wrong!r} cannot name a file")
+    return texts
+
+
+def pictures(folder: Path, name: str, s: GenerateSettings) -> dict[str, Any]:
+    """Pictures beside a clip that the settings ask for: the sheet of its frames, and what the method did."""
+    numbers = [""] if s.loops == 1 else [f"-{loop}" for loop in range(s.loops)]
+    return {
+        "sheet": folder / f"{name}-sheet.png" if s.contact_sheet else None,
+        "explained": tuple(folder / f"{name}-explain{number}.png" for number in numbers) if s.explain else (),
+    }
+
+
+def _outputs(clip: str, s: GenerateSettings, sidecars: Path | None) -> Outputs:
+    """A clip's files; sidecars of a VBench run lie in a folder of their own, since its scripts choke on other files."""
+    path = Path(clip)
+    name = path.name if clip.endswith("/") else path.stem
+    sidecar = (sidecars or path.parent) / f"{name}.json"
+    return Outputs(clip, sidecar, **pictures(path.parent, name, s))
+
+
+def _policy(s: GenerateSettings) -> Policy | None:
+    """The method that the settings name, with its fields.
+
+    Raises:
+        ValueError: There is no such method or field, or a value is out of range.
+    """
+    targets = {name: value for name in TARGETS if (value := getattr(s, name)) is not None}
+    if s.accel is None and not targets:
+        if given := [f"`{name}`" for name in _WITH_METHOD if getattr(s, name)]:
+            raise ValueError(f"{' and '.join(given)} change nothing without `accel` or `speedup`")
+        return None
+    method, of_file = named_method(s.accel or BEST)
+    fields = beside_file(of_file, s.accel_options)
+    if targets and SIGN in method:
+        raise ValueError(
+            f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
+            f"fields of each instead, such as --set accel_options.{method.split(SIGN)[-1].strip()}.threshold=0.1"
+        )
+    if targets:
+        known = policy_class(method)
+        if missing := [name for name in targets if name not in known.model_fields]:
+            knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
+            takers = [name for name in policy_names() if missing[0] in policy_class(name).model_fields]
+            raise ValueError(f"`{missing[0]}` is a target of {' and '.join(takers)}; {method} takes none: {knob}")
+        fields = beside_file(fields, targets)
+    policy = make_policy(method, **fields)
+    if s.prior and not policy.required:
+        raise ValueError(f"{method} uses no prior; leave out `prior`")
+    return policy
+
+
+def _negative(s: GenerateSettings) -> str | None:
+    if s.negative_prompt is None:
+        return None
+    if s.guidance == 1:
+        raise ValueError("`negative_prompt` does nothing at `guidance` 1; raise the guidance or leave it out")
+    return negative_text(s.negative_prompt, clean=s.clean_prompt)
+
+
+def _check_outputs(order: WorkOrder) -> None:
+    s, inputs = order.settings, {path.resolve() for path in order.inputs}
+    assert s.fps is not None
+    for outputs in order.outputs:
+        kind = Writer(outputs.clip, fps=s.fps).kind
+        if kind == ".png" and (s.frames != 1 or s.loops > 1):
+            raise ValueError(
+                f"{outputs.clip} can hold one frame only, not {s.frames}; write .mp4, .gif or a folder ending in '/'"
+            )
+        if over := [path for path in outputs.all if Path(path).resolve() in inputs]:
+            raise ValueError(f"{over[0]} would be written over the file that is read; choose another output")

@@ -1,0 +1,301 @@
+"""Calibrated errors of a model, in a file: what may be served when, and how much that costs in quality.
+
+A prior holds no times: it can be made on one machine and used on another. Tables are means over samples, so that priors
+of several runs or machines can be merged.
+
+Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G gaps.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from videoaccel import __version__
+from videoaccel.common.files import atomic_write_bytes
+
+FORMAT = "videoaccel-prior-1"
+
+MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtype")
+PART = ".part.safetensors"
+"""How the names of priors end that are still being made; nothing is looked up in these."""
+
+MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
+"""Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Calibrated tables and what they hold for.
+
+    Attributes:
+        setting: Model hash, scheduler, steps, size, frames, guidance, dtype.
+        tables: By name, averaged over samples, float32.
+        samples: Samples behind each table.
+        info: Versions and prompts, for people; which samples are in it, for merging.
+        path: Where it was read from.
+    """
+
+    setting: Mapping[str, Any]
+    tables: Mapping[str, Tensor]
+    samples: Mapping[str, int]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file whole or not at all.
+
+        Raises:
+            OSError: The folder is not there or cannot be written, or the disk is full.
+        """
+        about = {"setting": self.setting, "samples": self.samples, "info": self.info}
+        data = save(
+            {name: table.float().contiguous() for name, table in self.tables.items()},
+            {"format": FORMAT, "about": json.dumps(about, sort_keys=True)},
+        )
+        atomic_write_bytes(path, data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prior":
+        """Read a prior.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is none.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; videoaccel calibrate makes a prior")
+        try:
+            with safe_open(path, "pt") as file:
+                about = _about(path, file.metadata())
+                tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no prior: {error}") from None
+        return cls(about["setting"], tables, about["samples"], about["info"], path)
+
+    def differences(self, setting: Mapping[str, Any]) -> list[str]:
+        """In what the prior's setting differs from another, as "steps 30, here 20"."""
+        return [
+            f"{name} {_short(self.setting.get(name))}, here {_short(setting.get(name))}"
+            for name in MUST_MATCH
+            if self.setting.get(name) != setting.get(name)
+        ]
+
+    def for_setting(self, setting: Mapping[str, Any], *, foreign: bool = False) -> "Prior":
+        """The prior as it may be used for a setting.
+
+        Args:
+            setting: What is to be generated.
+            foreign: Accept other steps, size, frames, guidance or dtype: tables by step are interpolated in
+                normalised time.
+
+        Raises:
+            ValueError: It was made for something else; says in what it differs.
+        """
+        _warn_of_version(self)
+        differences = self.differences(setting)
+        if not differences:
+            return self
+        fatal = [name for name in MUST_MATCH if name not in MAY_DIFFER and self.setting.get(name) != setting.get(name)]
+        if fatal or not foreign:
+            advice = "" if fatal else "; calibrate for this setting, or allow a foreign prior to interpolate"
+            raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
+        old, new = int(self.setting["steps"]), int(setting["steps"])
+        tables = {name: resample(table, old, new) for name, table in self.tables.items()}
+        return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences}, self.path)
+
+    def merged(self, other: "Prior") -> "Prior":
+        """Both together: means weighted by their samples.
+
+        Raises:
+            ValueError: They were made for different settings, or a table's shape differs.
+        """
+        if differences := self.differences(other.setting):
+            raise ValueError(f"priors of different settings do not merge: {', '.join(differences)}")
+        tables, samples = dict(self.tables), dict(self.samples)
+        for name, table in other.tables.items():
+            count = other.samples[name]
+            if name not in tables:
+                tables[name], samples[name] = table, count
+                continue
+            if tables[name].shape != table.shape:
+                raise ValueError(
+                    f"table {name} is {list(tables[name].shape)} in one prior and {list(table.shape)} in the other"
+                )
+            tables[name] = (tables[name] * samples[name] + table * count) / (samples[name] + count)
+            samples[name] += count
+        return Prior(self.setting, tables, samples, _joined(self.info, other.info))
+
+
+def merge(priors: Sequence[Prior]) -> Prior:
+    """All together."""
+    first, *rest = priors
+    for prior in rest:
+        first = first.merged(prior)
+    return first
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Identity of a network's weights, whatever type they are held in: a hash over a sample of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.state_dict().items()):
+        flat = parameter.detach().flatten()
+        picked = flat[:: max(1, len(flat) // 64)][:64].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {list(parameter.shape)} {picked.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
+def setting_of(
+    model: nn.Module, schedule: Any, *, steps: int, size: tuple[int, int], frames: int, guidance: float
+) -> dict[str, Any]:
+    """What a prior is made for.
+
+    Args:
+        model: The transformer.
+        schedule: Its scheduler, whose configuration counts.
+        steps: N.
+        size: Height and width in pixels.
+        frames: Of the clip.
+        guidance: Scale.
+    """
+    config = {key: value for key, value in dict(schedule.config).items() if not key.startswith("_")}
+    return {
+        "model": fingerprint(model),
+        "scheduler": f"{type(schedule).__name__} {json.dumps(config, sort_keys=True, default=str)}",
+        "steps": steps,
+        "size": list(size),
+        "frames": frames,
+        "guidance": float(guidance),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def cache_folder(kind: str) -> Path:
+    """A folder of the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "videoaccel" / kind
+
+
+def shelf() -> list[Path]:
+    """Folders in which priors are looked for: that of the user's cache, then that of the package."""
+    return [cache_folder("priors"), Path(__file__).parent / "assets" / "priors"]
+
+
+def find_prior(
+    setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None, foreign: bool = False
+) -> Prior | None:
+    """What was calibrated for exactly this setting, or None.
+
+    Several priors of a setting may hold the tables of different methods: all are used, of equal tables the first.
+
+    Args:
+        setting: What is to be generated.
+        folders: Where to look; default the shelf.
+        foreign: Where there is none, take the nearest of the same model, interpolated.
+    """
+    found: Prior | None = None
+    for path in _on_shelf(shelf() if folders is None else folders):
+        try:
+            with safe_open(path, "pt") as file:
+                made_for = _about(path, file.metadata())["setting"]
+            if any(made_for.get(name) != setting.get(name) for name in MUST_MATCH):
+                continue
+            prior = Prior.load(path)
+            _warn_of_version(prior)
+        except (OSError, SafetensorError, ValueError) as error:
+            warnings.warn(f"a prior is passed over: {path}: {error}", stacklevel=2)
+            continue
+        if found is None:
+            found = prior
+        else:
+            tables, samples = {**prior.tables, **found.tables}, {**prior.samples, **found.samples}
+            found = Prior(found.setting, tables, samples, found.info, found.path)
+    if found is None and foreign and (nearest := nearest_prior(setting)) is not None:
+        return nearest.for_setting(setting, foreign=True)
+    return found
+
+
+def nearest_prior(setting: Mapping[str, Any]) -> Prior | None:
+    """Of the same model and schedule, what was calibrated for the setting most like this one."""
+    others = [prior for prior in _of_model(setting["model"]) if prior.setting.get("scheduler") == setting["scheduler"]]
+    return min(others, key=lambda prior: len(prior.differences(setting)), default=None)
+
+
+def advice(setting: Mapping[str, Any]) -> str:
+    """What to say besides where there is no prior for a setting: what there is instead; empty if nothing is."""
+    nearest = nearest_prior(setting)
+    if nearest is None:
+        return ""
+    differences = ", ".join(nearest.differences(setting))
+    return f"; the nearest prior was made for {differences}: `allow_foreign_prior` interpolates it"
+
+
+def _of_model(model: str) -> Iterator[Prior]:
+    for path in _on_shelf(shelf()):
+        try:
+            prior = Prior.load(path)
+        except (OSError, SafetensorError, ValueError):
+            continue  # find_prior has said so
+        if prior.setting.get("model") == model:
+            yield prior
+
+
+def resample(table: Tensor, old: int, new: int) -> Tensor:
+    """Interpolate a table [old steps, ...] linearly to ``new`` steps; other tables stay.
+
+    What is infinite (not possible) at one of the two steps that a new one lies between is infinite there, too.
+    """
+    if old == new or table.ndim == 0 or table.shape[0] != old:
+        return table
+    at = torch.linspace(0, old - 1, new)
+    low = at.floor().long().clamp(max=old - 1)
+    high = (low + 1).clamp(max=old - 1)
+    weight = (at - low).view(-1, *[1] * (table.ndim - 1))
+    between = torch.lerp(table[low], table[high], weight)
+    # lerp makes NaN of what is infinite.
+    endless = table[low].isinf() | (table[high].isinf() & (weight > 0))
+    return torch.where(endless, torch.inf, torch.where(weight > 0, between, table[low]))
+
+
+def _warn_of_version(prior: Prior) -> None:
+    made = prior.info.get("videoaccel")
+    if made is not None and made != __version__:
+        warnings.warn(f"the prior was made by videoaccel {made}, this is {__version__}", stacklevel=3)
+
+
+def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if not metadata or metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
+    about: dict[str, Any] = json.loads(metadata["about"])
+    return about
+
+
+def _on_shelf(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        names = folder.glob("*.safetensors")
+        yield from sorted(path for path in names if not path.name.endswith(PART) and not path.name.startswith("."))
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists one behind the other; of all else the first."""
+    lists = {
+        name: [*one.get(name, []), *value]
+        for name, value in other.items()
+        if isinstance(value, list) and isinstance(one.get(name, []), list)
+    }
+    return {**other, **one, **lists}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -1,0 +1,124 @@
+"""Trained routers in a file, and where to find those of a model.
+
+Shape legend: K blocks.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from videoaccel.common.files import atomic_write_bytes
+from videoaccel.models.router import Routers
+from videoaccel.planning.prior import cache_folder
+
+FORMAT = "videoaccel-routers-1"
+ORDER = "order."
+
+
+@dataclass(frozen=True)
+class RouterFile:
+    """Routers and what they were trained for.
+
+    Attributes:
+        model: Hash of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
+        blocks: Names of the blocks' sites, in the order in which they run.
+        budget: Least and greatest share of the modules' FLOPs that they were trained for.
+        routers: The networks.
+        orders: By block: its MLP's hidden neurons, the most important first.
+        info: How they were trained, for people.
+    """
+
+    model: str
+    blocks: tuple[str, ...]
+    budget: tuple[float, float]
+    routers: Routers
+    orders: Mapping[str, Tensor]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file whole or not at all; weights in float16, a router of a few MB stays one.
+
+        Raises:
+            OSError: The folder is not there or cannot be written, or the disk is full.
+        """
+        about = {
+            "model": self.model, "blocks": list(self.blocks), "budget": list(self.budget),
+            "shape": self.routers.shape, "info": dict(self.info),
+        }  # fmt: skip
+        tensors = {name: value.detach().half().contiguous() for name, value in self.routers.state_dict().items()}
+        tensors |= {ORDER + name: order.int().contiguous() for name, order in self.orders.items()}
+        atomic_write_bytes(path, save(tensors, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RouterFile":
+        """Read routers.
+
+        Raises:
+            FileNotFoundError: The file is not there.
+            ValueError: It holds none, or not what its header says.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; videoaccel train-router makes routers")
+        try:
+            with safe_open(path, "pt") as file:
+                about = _about(path, file.metadata())
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} holds no routers: {error}") from None
+        orders = {name.removeprefix(ORDER): value for name, value in tensors.items() if name.startswith(ORDER)}
+        routers = Routers(**about["shape"])
+        try:
+            routers.load_state_dict({name: v.float() for name, v in tensors.items() if not name.startswith(ORDER)})
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not what its header says: {error}") from None
+        if len(about["blocks"]) != about["shape"]["blocks"] or orders.keys() - set(about["blocks"]):
+            raise ValueError(f"{path} is not what its header says: blocks differ")
+        low, high = about["budget"]
+        return cls(about["model"], tuple(about["blocks"]), (low, high), routers.eval(), orders, about["info"])
+
+    def check(self, *, model: str, blocks: Sequence[str]) -> "RouterFile":
+        """These routers, if they are the network's.
+
+        Raises:
+            ValueError: They were trained for another.
+        """
+        if self.model != model:
+            raise ValueError(f"the routers were trained for model {self.model[:12]}, this is {model[:12]}")
+        if self.blocks != tuple(blocks):
+            raise ValueError(f"the routers have {len(self.blocks)} blocks, the network {len(blocks)} or others")
+        return self
+
+
+def find_routers(model: str) -> RouterFile | None:
+    """Routers trained for a network, in the user's cache or in the package; None if there are none."""
+    for folder in (cache_folder("routers"), Path(__file__).parent / "assets" / "routers"):
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    if _about(path, file.metadata())["model"] != model:
+                        continue
+                return RouterFile.load(path)
+            except (OSError, SafetensorError, ValueError) as error:
+                warnings.warn(f"routers are passed over: {path}: {error}", stacklevel=2)
+    return None
+
+
+def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if not metadata or metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no routers of this version (format {FORMAT})")
+    about: dict[str, Any] = json.loads(metadata["about"])
+    return about
+
+
+def importance_order(importance: Tensor) -> Tensor:
+    """Neurons [hidden], the most important first; of equals the first."""
+    return torch.argsort(importance, descending=True, stable=True)

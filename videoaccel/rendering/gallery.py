@@ -1,0 +1,91 @@
+"""The gallery: one static page with all finished clips, opened from disk, without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from videoaccel.common.files import atomic_write_text
+from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.plan import POSTER
+
+_EVERY = 5.0  # seconds between two writings, at least
+_SHARE = 200  # times as long as a writing takes, at least: half a percent of the time goes into it
+
+SHOWN = ("size", "frames", "fps", "steps", "guidance", "accel", "speedup", "model", "dtype")
+"""Settings that the page shows."""
+
+
+@dataclass
+class Gallery:
+    """Keeps the page up to date as clips appear; whoever wrote last has them all.
+
+    Attributes:
+        folder: Of the render.
+    """
+
+    folder: RenderFolder
+    _entries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _next: float = 0.0
+
+    def update(self, *, now: bool = False) -> None:
+        """Write the page anew if it is time, or ``now``.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        began = time.monotonic()
+        if not now and began < self._next:
+            return
+        for identity, path in self.folder.finished().items():
+            if identity not in self._entries and (entry := read_entry(path)) is not None:
+                self._entries[identity] = entry
+        text = page(self.folder.root.absolute().name, list(self._entries.values()))
+        with suppress(FileNotFoundError):
+            atomic_write_text(self.folder.gallery, text)
+        took = time.monotonic() - began
+        self._next = time.monotonic() + max(_EVERY, _SHARE * took)
+
+
+def read_entry(path: Path) -> dict[str, Any] | None:
+    """What the page shows of a clip; None if its sidecar cannot be read."""
+    name = path.name.rpartition("-")[0]
+    try:
+        record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
+        s, out = record["settings"], record["output"]
+        shown = {key: s[key] for key in SHOWN if s.get(key) not in (None, "")}
+        base = f"clips/{quote(path.name)}"
+        return {
+            "id": record["job"]["id"],
+            "name": name,
+            "prompt": record["prompt"],
+            "seed": record["seed"],
+            "file": f"{base}/{quote(out['file'])}",
+            "kind": "frames" if out["file"].endswith("/") else out["file"].rpartition(".")[2],
+            "poster": f"{base}/{POSTER}",
+            "sidecar": f"{base}/{quote(name)}.json",
+            "width": out["width"],
+            "height": out["height"],
+            "created": record["created"],
+            "seconds": round(sum(record["seconds"].values()), 1),
+            "memory": record["job"]["memory"]["steps"],
+            "settings": shown,
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def page(title: str, entries: list[Mapping[str, Any]]) -> str:
+    """The page's text."""
+    template = (files("videoaccel") / "assets" / "pages" / "gallery.html").read_text(encoding="utf-8")
+    # "<" would let a prompt end the script.
+    data = json.dumps(entries, ensure_ascii=False).replace("<", "\\u003c")
+    return template.replace("@TITLE@", html.escape(title)).replace("@DATA@", data)

@@ -1,0 +1,270 @@
+"""A render from a job file to an outcome, as the command line and Python call it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from videoaccel.common.files import atomic_write_text
+from videoaccel.common.names import safe_name
+from videoaccel.jobs.sidecar import file_hash
+from videoaccel.parallel.comm import RankError
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.rendering.control import ALL, Control
+from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.gallery import Gallery
+from videoaccel.rendering.hashes import Hashes
+from videoaccel.rendering.heartbeat import new_worker
+from videoaccel.rendering.job import make_jobs
+from videoaccel.rendering.jobs_file import read_jobs
+from videoaccel.rendering.leases import Leases
+from videoaccel.rendering.outcome import Outcome, Rules, take_stock
+from videoaccel.rendering.plan import Plan, Unit, make_plan
+from videoaccel.rendering.ranks_renderer import RanksRenderer
+from videoaccel.rendering.renderer import LocalRenderer, Renderer
+from videoaccel.rendering.suite import check_suite, read_suite
+from videoaccel.rendering.text_ahead import TextAhead
+from videoaccel.rendering.worker import Tell, Worker
+from videoaccel.settings.layers import Layer
+from videoaccel.text.cache import TextCache
+
+
+@dataclass(frozen=True)
+class Render:
+    """A job file that was checked, and the folder for its clips.
+
+    Attributes:
+        jobs: The file.
+        folder: Where clips go.
+        plan: What is asked for.
+    """
+
+    jobs: Path
+    folder: RenderFolder
+    plan: Plan
+
+
+def open_render(
+    jobs: str | Path,
+    out: str | Path,
+    *,
+    defaults: Sequence[Layer] = (),
+    overrides: Sequence[Layer] = (),
+    batching: int = 1,
+    suite: bool = False,
+) -> Render:
+    """Read and check a job file; writes nothing.
+
+    Args:
+        jobs: The file.
+        out: Folder for the clips; new, empty, or that of a render, which is gone on with.
+        defaults: Settings that lines may set otherwise.
+        overrides: Settings that they may not.
+        batching: Jobs with equal shapes that are made at once, at most.
+        suite: The file is VBench's list of prompts, see `videoaccel.rendering.suite`.
+
+    Raises:
+        BadJobsError: Lines are wrong; says all of them.
+        ValueError: The file is none, the folder holds something else, or ``batching`` is below 1.
+        OSError: The file cannot be read, or the folder cannot be written.
+    """
+    if batching < 1:
+        raise ValueError(f"at least 1 job is made at once, got {batching}")
+    path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
+    folder.check()
+    hashes = Hashes(folder.hashes)
+    file = read_suite(path) if suite else read_jobs(path)
+    made, problems = make_jobs(file, defaults=defaults, overrides=overrides)
+    plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished(), known=problems)
+    if suite:
+        check_suite(plan)
+    if folder.is_one():
+        hashes.save()
+    return Render(path, folder, plan)
+
+
+def work(
+    render: Render,
+    *,
+    rules: Rules | None = None,
+    renderer: Renderer | None = None,
+    device: str | None = None,
+    control: Control | None = None,
+    name: str | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Be one worker of a render, until nothing is left to do. Any number of them may work in one folder.
+
+    Args:
+        render: From `open_render`.
+        rules: How patient it is.
+        renderer: Makes clips; one on this machine's device unless given.
+        device: For that renderer, in place of the jobs' own.
+        control: Asked at every step whether to go on.
+        name: Of the worker, which no other may have.
+        tell: Told of every event, and of every step as ``step``.
+
+    Raises:
+        ValueError: The folder holds something else.
+        OSError: It cannot be written.
+        KeyboardInterrupt: Ctrl-C; the job at hand was given back.
+    """
+    rules, folder = rules or Rules(), render.folder
+    folder.prepare()
+    keep_plan(render)
+    control = control or Control(folder.cancelled, rules.timeout)
+    renderer = renderer or LocalRenderer(TextCache(folder.text), device=device)
+    local = renderer.local if isinstance(renderer, RanksRenderer) else renderer
+
+    def encode(worker: Worker, units: Sequence[Unit]) -> None:
+        assert isinstance(local, LocalRenderer)
+
+        def listen(stage: str, done: int, total: int) -> None:
+            control.check()
+            worker.heart.say({"stage": stage, "done": done, "total": total})
+            worker.tell("step", {"stage": stage, "done": done, "total": total})
+
+        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen).run(units)
+
+    gallery = Gallery(folder)
+
+    def heard(event: str, about: Mapping[str, Any]) -> None:
+        if tell is not None:
+            tell(event, about)
+        if event == "done":
+            worker.room.patiently(gallery.update)
+
+    worker = Worker(
+        render.plan,
+        folder,
+        renderer,
+        name=name or new_worker(),
+        rules=rules,
+        control=control,
+        tell=heard,
+        before=encode if isinstance(local, LocalRenderer) else None,
+    )
+    try:
+        outcome = worker.run()
+    finally:
+        if worker.outcome.made or not folder.gallery.exists():
+            with suppress(OSError):
+                gallery.update(now=True)
+    if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):
+        TextCache(folder.text).clear()  # states of long prompts are large, and nobody needs them any more
+    return outcome
+
+
+def work_with_ranks(
+    render: Render,
+    mesh: Mesh,
+    *,
+    rules: Rules | None = None,
+    control: Control | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Be one rank of a render: the ranks that share a clip are one worker. All ranks call this with the same render.
+
+    Args:
+        render: From `open_render`, with settings that have these ranks.
+        mesh: The ranks.
+        rules: How patient the workers are.
+        control: Asked at every step whether to go on, on the first rank of each group.
+        tell: Told of every event of this rank's worker, likewise.
+
+    Returns:
+        How the render stands once all workers have ended; the same on all ranks.
+
+    Raises:
+        RankError: A rank is gone, or out of step. What was at work is given back, or taken over by a later run.
+    """
+    mesh.require_alike({"jobs": [unit.id for unit in render.plan.units]})
+    local = LocalRenderer(TextCache(render.folder.text), mesh=mesh)
+    renderer = RanksRenderer(local, mesh, render.plan)
+    own: Outcome | None = None
+    if mesh.leads:
+        try:
+            own = work(render, rules=rules, renderer=renderer, control=control, tell=tell)
+        except RankError:
+            raise
+        except BaseException:
+            renderer.dismiss()
+            raise
+        renderer.dismiss()
+    else:
+        renderer.follow()
+    ended = [outcome for outcome in mesh.everyone.each(own) if outcome is not None]
+    last = mesh.everyone.same(count_outcome(render, rules or Rules()) if mesh.first else None)
+    last.made, last.seconds = sum(one.made for one in ended), max(one.seconds for one in ended)
+    last.interrupted = any(one.interrupted for one in ended)
+    return cast(Outcome, last)
+
+
+def keep_plan(render: Render) -> None:
+    """Leave word of what is asked for, so that `videoaccel.rendering.state` can tell what is still to come."""
+    data: Mapping[str, Any] = {
+        "file": str(render.jobs.absolute()),
+        "jobs": [
+            {"id": job.id, "name": job.job.name, "unit": unit.id, "line": job.job.line, "prompt": job.job.prompt[:200]}
+            for unit in render.plan.units
+            for job in unit.jobs
+        ],
+    }
+    mark = hashlib.sha256(str(render.jobs.absolute()).encode()).hexdigest()[:8]
+    atomic_write_text(
+        render.folder.plans / f"{safe_name(render.jobs.name)}-{mark}.json", json.dumps(data, ensure_ascii=False)
+    )
+
+
+def count_outcome(render: Render, rules: Rules) -> Outcome:
+    """How a render stands, for one who has not worked on it."""
+    return take_stock(render.plan, render.folder, rules, Control(render.folder.cancelled))
+
+
+def verify_clips(folder: RenderFolder) -> Iterator[tuple[str, str]]:
+    """Hash every finished clip, and remove those that are not as their sidecars say; yields these with the reason."""
+    for path in folder.finished().values():
+        try:
+            record = json.loads((path / f"{path.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
+            same = file_hash(path / record["output"]["file"]) == record["output"]["sha256"]
+            why = None if same else "its bytes are not those that were written"
+        except (OSError, ValueError, KeyError, TypeError):
+            why = "its sidecar cannot be read"
+        if why is not None:
+            shutil.rmtree(path)
+            yield path.name, why
+
+
+def cancel(folder: RenderFolder, jobs: Sequence[str] = ()) -> None:
+    """Cancel jobs by identity, or all that is at work now.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for job in jobs:
+        atomic_write_text(folder.cancelled / job, "")
+    if not jobs:
+        atomic_write_text(folder.cancelled / f"{ALL}{new_worker()}", "")
+
+
+def retry(render: Render) -> int:
+    """Let jobs of a render be tried again that were given up or cancelled; returns how many."""
+    leases, looked = Leases(render.folder.leases, ""), {}
+    if render.folder.is_one():
+        looked = leases.look()
+    count = 0
+    for unit in render.plan.units:
+        marks = [path for job in unit.jobs if (path := render.folder.cancelled / job.id).exists()]
+        tries = looked.get(unit.id)
+        if tries is not None and tries.held is None:
+            leases.forget(unit.id)
+        for path in marks:
+            path.unlink(missing_ok=True)
+        count += bool(marks) or (tries is not None and tries.held is None)
+    return count

@@ -1,0 +1,97 @@
+"""Text of all jobs first, once: one worker encodes what is missing, the others wait for it and watch that it lives."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from videoaccel.common.stages import Listener
+from videoaccel.jobs.parts import texts_needed
+from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.rendering.control import Control
+from videoaccel.rendering.heartbeat import Observer
+from videoaccel.rendering.leases import Leases
+from videoaccel.rendering.plan import Unit
+from videoaccel.rendering.renderer import LocalRenderer
+from videoaccel.text.cache import TextCache, TextKey
+from videoaccel.text.encoder import PromptStates
+
+
+@dataclass(frozen=True)
+class TextAhead:
+    """Encodes text before anything else is done.
+
+    Attributes:
+        renderer: Has the encoder, and knows where states are kept.
+        leases: Of the folder.
+        observer: Watches the worker that encodes.
+        control: Asked whether to go on.
+        patiently: Calls what writes, again when a full disk has room again.
+        listener: Told of the stage ``text``.
+    """
+
+    renderer: LocalRenderer
+    leases: Leases
+    observer: Observer
+    control: Control
+    patiently: Callable[[Callable[[], object]], object]
+    listener: Listener
+
+    def run(self, units: Sequence[Unit]) -> None:
+        """Return when the states of all texts of these units are kept.
+
+        Raises:
+            StoppedError: The worker is to stop.
+            ValueError: The text encoder's files do not fit.
+            OSError: They are not there.
+        """
+        orders: dict[tuple[TextKey, bool], list[WorkOrder]] = {}
+        for unit in units:
+            order = unit.work_order({})
+            orders.setdefault((self.renderer.key(order), order.settings.text_cache), []).append(order)
+        for (key, _), some in orders.items():
+            self._encode_all(key, some)
+
+    def _encode_all(self, key: TextKey, orders: Sequence[WorkOrder]) -> None:
+        """All that one encoder has to encode."""
+        cache = self.renderer.cache(orders[0])
+        texts = list(dict.fromkeys(text for order in orders for text in texts_needed(order)))
+        job = text_lease(key)
+        while missing := [text for text in texts if not cache.has(text, key=key)]:
+            self.control.check()
+            tries = self.leases.look().get(job)
+            if tries is not None and tries.held is not None:
+                holder = self.leases.holder(job, tries.held)
+                if holder is not None and self.observer.dead(holder.worker):
+                    self.leases.take(holder)
+                else:
+                    time.sleep(min(0.5, self.observer.stale / 10))
+                continue
+            lease = self.leases.claim(job, tries)
+            if lease is None:
+                continue
+            try:
+                # Another may have been done with it between the look and the claim.
+                self._encode([text for text in missing if not cache.has(text, key=key)], orders[0], cache, key)
+            finally:
+                self.leases.forget(job)
+
+    def _encode(self, texts: Sequence[str], order: WorkOrder, cache: TextCache, key: TextKey) -> None:
+        done = 0
+
+        def keep(text: str, states: PromptStates) -> None:
+            nonlocal done
+            self.patiently(lambda: cache.put(text, states, key=key))
+            done += 1
+            self.listener("text", done, len(texts))
+
+        if texts:
+            self.listener("text", 0, len(texts))
+            self.renderer.encode(order, texts, keep=keep)
+
+
+def text_lease(key: TextKey) -> str:
+    """What the lease of an encoder's work is called."""
+    return "text" + hashlib.sha256(repr(key).encode()).hexdigest()[:12]

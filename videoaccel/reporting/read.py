@@ -1,0 +1,103 @@
+"""Finding results: folders of comparisons and renders, evaluations, priors; each becomes one source of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videoaccel.comparison.log import FORMAT, ROWS
+from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.manifest import read_manifests
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One result.
+
+    Attributes:
+        path: As it was given.
+        kind: ``compare``, ``render``, ``evaluate`` or ``prior``.
+        results: Of a comparison or an evaluation, its ``results.json``.
+        rows: Of a comparison, every measurement.
+        clips: Of a render, every sidecar.
+        events: Of a render, its manifest.
+        tables: Of a prior, its tables by name, as nested lists.
+    """
+
+    path: Path
+    kind: str
+    results: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    clips: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_source(path: Path) -> Source:
+    """Find out what a path holds, and read it.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is no result; says what is.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.suffix == ".safetensors":
+        return _prior(path)
+    if path.is_dir() and RenderFolder(path).is_one():
+        folder = RenderFolder(path)
+        clips = list(_sidecars(folder))
+        if not clips:
+            raise ValueError(f"{path} is a render without a finished clip; there is nothing to report yet")
+        return Source(path, "render", clips=clips, events=list(read_manifests(folder.manifest)))
+    file = path / RESULTS if path.is_dir() else path
+    data = _json(file)
+    if isinstance(data, dict) and isinstance(data.get("rows"), list) and "holds" in data:
+        return Source(path, "compare", results=data, rows=list(_rows(file.parent / ROWS)))
+    if isinstance(data, dict) and isinstance(data.get("scores"), list) and "not_run" in data:
+        return Source(path, "evaluate", results=data)
+    raise ValueError(
+        f"{path} is no result; a report takes folders of videoaccel compare and render, results.json of compare and "
+        f"evaluate, and priors"
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Measurements; a line that is being written is left out."""
+    with suppress(OSError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("format", FORMAT) == FORMAT and row.get("kind") in (
+                    "quality", "timing",
+                ):  # fmt: skip
+                    yield row
+
+
+def _sidecars(folder: RenderFolder) -> Iterator[Mapping[str, Any]]:
+    for path in folder.finished().values():
+        with suppress(OSError, ValueError):
+            record = json.loads((path / f"{path.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
+            if isinstance(record, dict) and {"seconds", "settings", "output", "machine"} <= record.keys():
+                yield record | {"folder": str(path)}
+
+
+def _prior(path: Path) -> Source:
+    from videoaccel.planning.prior import Prior  # torch
+
+    prior = Prior.load(path)
+    tables = {name: table.tolist() for name, table in prior.tables.items()}
+    return Source(path, "prior", results={"setting": dict(prior.setting), "samples": prior.samples}, tables=tables)

@@ -1,0 +1,247 @@
+"""``report``: one page without a network from what was compared, evaluated and rendered; JSON and CSV beside it."""
+
+from __future__ import annotations
+
+import csv
+import html
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from videoaccel.common.files import atomic_write_text, check_creatable
+from videoaccel.common.wording import counted
+from videoaccel.comparison.log import to_json
+from videoaccel.reporting.data import gather
+from videoaccel.reporting.read import read_source
+
+PAGE, DATA, TABLE = "report.html", "report.json", "report.csv"
+
+_HEAT_MAPS = 12
+_COLUMNS = (
+    ("method", "method"), ("setting", "setting"), ("speedup_latency", "times faster"),
+    ("speedup_flops", "fewer FLOPs"), ("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("worst_psnr", "worst PSNR, dB"),
+    ("latency_s", "seconds"),
+)  # fmt: skip
+
+
+def report(results: Sequence[str | Path], out: str | Path, *, title: str | None = None) -> list[Path]:
+    """Write a report.
+
+    Args:
+        results: Folders of comparisons and renders, ``results.json`` of comparisons and evaluations, priors.
+        out: Folder for ``report.html``, ``report.json`` and ``report.csv``; made if it is not there.
+        title: Of the page; by default it says what is in it.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: A result is not there.
+        ValueError: Something is no result, or matplotlib is not installed.
+        OSError: The folder cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("drawing a report needs matplotlib; pip install 'videoaccel[report]' brings it")
+    folder = Path(out).expanduser()
+    check_creatable(folder / PAGE if folder.is_dir() else folder)
+    data = gather([read_source(Path(path).expanduser()) for path in results])
+    data["title"] = title or _title(data)
+    page = make_page(data)
+    folder.mkdir(exist_ok=True)
+    found = [folder / PAGE, folder / DATA, folder / TABLE]
+    atomic_write_text(found[0], page)
+    atomic_write_text(found[1], f"{to_json(_without_pictures(data), indent=2)}\n")
+    atomic_write_text(found[2], to_csv(data))
+    return found
+
+
+def _title(data: Mapping[str, Any]) -> str:
+    if data["comparisons"]:
+        return "Speed and quality"
+    return "Renders" if data["renders"] else "Scores" if data["evaluations"] else "Calibrated errors"
+
+
+def make_page(data: Mapping[str, Any]) -> str:
+    """The page's text.
+
+    Args:
+        data: Of `videoaccel.reporting.data.gather`, with a title.
+    """
+    from videoaccel.reporting.plots import heat_map, memory, scaling, speed_quality, stages
+
+    parts: list[str] = []
+    for number, one in enumerate(data["comparisons"]):
+        figures = [speed_quality(one, by=by, salt=f"speed{number}{by}") for by in ("latency", "flops")]
+        parts.append(_section("Speed and quality", _subtitle(one), *map(_figure, figures), _methods(one)))
+        if one["worst"]:
+            cards = "".join(_worst(item) for item in one["worst"])
+            parts.append(_section("Worst clips", _WORST, f'<div class="cards">{cards}</div>'))
+    for one in data["evaluations"]:
+        parts.append(_section("Scores", _text(one["path"]), _scores(one)))
+    if data["renders"]:
+        figure = _figure(stages(data["renders"], salt="stages"))
+        parts.append(_section("Where the time goes", "", figure, *map(_render, data["renders"])))
+    parts.append(_section("Memory", "", _figure(memory(data, salt="memory"))))
+    maps = [heat_map(one, salt=f"heat{number}") for number, one in enumerate(data["heat_maps"][:_HEAT_MAPS])]
+    if maps:
+        more = len(data["heat_maps"]) - len(maps)
+        note = f"; {more} more are in {DATA}" if more else ""
+        parts.append(_section("Step by site", f"What each method did on the first clip, or calibrated errors{note}.",
+                              *map(_figure, maps)))  # fmt: skip
+    parts.append(_section("Scaling", "", _figure(scaling(data["scaling"], salt="scaling"))))
+    parts.append(_section("How it was measured", "", _list(data["how"])))
+    parts.append(_section("Hardware and versions", "", *map(_machine, data["machines"])))
+    parts.append(_section("Made from", "", _list([f"{one['kind']}: {one['path']}" for one in data["sources"]])))
+    template = (files("videoaccel") / "assets" / "pages" / "report.html").read_text(encoding="utf-8")
+    return template.replace("@TITLE@", _text(data["title"])).replace("@BODY@", "\n".join(filter(None, parts)))
+
+
+def to_csv(data: Mapping[str, Any]) -> str:
+    """One line a number: where from, what of, which, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["source", "what", "quantity", "value"])
+    for one in data["comparisons"]:
+        for row in one["rows"]:
+            name = f"{row['method']} {row['setting']}".strip()
+            plain = {key: value for key, value in row.items() if isinstance(value, int | float | str)}
+            for key in ("error", *(key for key in plain if key not in ("method", "setting", "error", "control"))):
+                if row.get(key) not in (None, ""):
+                    writer.writerow([one["path"], name, key, row[key]])
+    for one in data["renders"]:
+        for group in one["groups"]:
+            writer.writerow([one["path"], group["label"], "clips", group["clips"]])
+            for stage, spread in {**group["stages"], "clip": group["seconds"]}.items():
+                writer.writerows([one["path"], group["label"], f"{stage}_s_{at}", took] for at, took in spread.items())
+            writer.writerow([one["path"], group["label"], "peak_memory_bytes", group["peak_memory"]])
+    for one in data["evaluations"]:
+        writer.writerows([one["path"], "score", row["metric"], row["score"]] for row in one["scores"])
+    for line in data["scaling"]:
+        writer.writerows(["", line["label"], f"denoise_s_{p['ranks']}_ranks", p["seconds"]] for p in line["points"])
+    return out.getvalue()
+
+
+_WORST = (
+    "Of every method the setting nearest to twice as fast, on the clip that it makes worst: exact above, the method "
+    "below it, and four times their difference."
+)
+
+
+def _without_pictures(data: Mapping[str, Any]) -> dict[str, Any]:
+    comparisons = [
+        {**one, "worst": [{k: v for k, v in item.items() if k != "picture"} for item in one["worst"]]}
+        for one in data["comparisons"]
+    ]
+    return {**data, "comparisons": comparisons}
+
+
+def _section(title: str, note: str, *body: str) -> str:
+    """A section; nothing if there is nothing in it."""
+    if not any(body):
+        return ""
+    told = f"<p>{note}</p>" if note else ""
+    return f"<section><h2>{_text(title)}</h2>{told}{''.join(body)}</section>"
+
+
+def _figure(picture: Mapping[str, str] | None) -> str:
+    if picture is None:
+        return ""
+    return f'<figure><div class="wide">{picture["wide"]}</div><div class="narrow">{picture["narrow"]}</div></figure>'
+
+
+def _subtitle(one: Mapping[str, Any]) -> str:
+    holds = one["holds"]
+    height, width = holds["size"]
+    told = (
+        f"{one['model']}: {holds['frames']} frames of {height}x{width}, {holds['steps']} steps, guidance "
+        f"{holds['guidance']:g}, {holds['dtype']}"
+    )
+    return _text(told)
+
+
+def _methods(one: Mapping[str, Any]) -> str:
+    head = "".join(f"<th>{_text(title)}</th>" for _, title in _COLUMNS)
+    lines = []
+    for row in one["rows"]:
+        cells = "".join(f"<td>{_number(row.get(name))}</td>" for name, _ in _COLUMNS)
+        mark = ' class="control"' if row.get("control") else ' class="error"' if row["error"] else ""
+        lines.append(f"<tr{mark}>{cells}</tr>")
+        if row["error"]:
+            lines.append(f'<tr class="error"><td colspan="{len(_COLUMNS)}">{_text(row["error"])}</td></tr>')
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _worst(item: Mapping[str, Any]) -> str:
+    faster = f", {item['speedup']:.2f}x faster" if item["speedup"] else ""
+    told = f"<b>{_text(item['method'])}</b> {_text(item['setting'])}{faster}: {_number(item['psnr'])} dB"
+    return (
+        f'<div class="card"><img src="{item["picture"]}" alt="exact, {_text(item["method"])}, difference">'
+        f"<p>{told}<br><span>{_text(item['prompt'])} (seed {item['seed']})</span></p></div>"
+    )
+
+
+def _render(one: Mapping[str, Any]) -> str:
+    lines, saved = [], any(group["memory_steps"] for group in one["groups"])
+    for group in one["groups"]:
+        seconds, peak = group["seconds"], group["peak_memory"]
+        cells = [
+            _text(group["label"]), str(group["clips"]), f"{seconds['median']:.2f}",
+            f"{seconds['low']:.2f} to {seconds['high']:.2f}", "" if peak is None else f"{peak / 2**30:.2f}",
+            *([_text(", ".join(group["memory_steps"]))] if saved else []),
+        ]  # fmt: skip
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    titles = ["settings", "clips", "seconds a clip", "quartiles", "peak, GiB", *(["memory saved by"] if saved else [])]
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    rate, events = one["throughput"]["clips_per_hour"], one["throughput"]["events"]
+    told = f"{counted(one['clips'], 'clip')} in {one['path']}"
+    told += f"; {rate:.0f} an hour by {counted(one['throughput']['workers'], 'worker')}" if rate else ""
+    told += "".join(f"; {count} times {event}" for event, count in events.items() if count)
+    failed = _list([f"given up: {row['name']}: {row['error']}" for row in one["failed"]])
+    return (
+        f'<p>{_text(told)}</p><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{failed}"
+    )
+
+
+def _scores(one: Mapping[str, Any]) -> str:
+    head = "<tr><th>metric</th><th>score</th><th>clips</th><th>failed</th><th>worst clip</th></tr>"
+    lines = "".join(_score(row) for row in one["scores"])
+    totals = one.get("vbench") or {}
+    told = [f"{name}: {value:.4f}" for name, value in totals.items() if isinstance(value, float)]
+    told += [f"no total: {totals['withheld']}"] if totals.get("withheld") else []
+    told += [f"{name} was not run: {'; '.join(why)}" for name, why in one["not_run"].items()]
+    table = f'<div class="scroll"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
+    return table + _list(told)
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    score = "withheld" if row["score"] is None else f"{_number(row['score'])} {_text(row['unit'])}"
+    worst = "" if row["worst"] is None else f"{_text(row['worst'])} ({_number(row['worst_value'])})"
+    return (
+        f"<tr><td>{_text(row['title'])}</td><td>{score}</td><td>{row['measured']}</td><td>{row['failed']}</td>"
+        f"<td>{worst}</td></tr>"
+    )
+
+
+def _machine(one: Mapping[str, Any]) -> str:
+    told = [f"{name} {value}" for part in one.values() for name, value in part.items() if value is not None]
+    return f"<p>{_text(', '.join(told))}</p>"
+
+
+def _list(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>" if items else ""
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    return "equal" if value == "inf" else _text(value)
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
