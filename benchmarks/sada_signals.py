@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import keep
-from videoaccel.generation.denoise import combine
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.policies._stability import Node, extrapolate, sign_products, slopes
 from videoaccel.policies.sada import Sada
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.policy import Call, Session, Velocities
 
 PROMPTS = Path(__file__).parent / "prompts.txt"

@@ -1,13 +1,14 @@
 """Metrics by name: the name is that of the file in ``eval/metrics``."""
 
 from videoaccel.common.plugins import class_in, names_in
-from videoaccel.eval import metrics
 from videoaccel.eval.metric import ClipMetric
+
+METRICS = "videoaccel.eval.metrics"
 
 
 def metric_names() -> list[str]:
     """All metrics, in alphabetical order."""
-    return names_in(metrics)
+    return names_in(METRICS)
 
 
 def metric_class(name: str) -> type[ClipMetric]:
@@ -16,4 +17,4 @@ def metric_class(name: str) -> type[ClipMetric]:
     Raises:
         ValueError: There is no such metric.
     """
-    return class_in(metrics, name, ClipMetric, what="metric")  # type: ignore[type-abstract]
+    return class_in(METRICS, name, ClipMetric, what="metric")  # type: ignore[type-abstract]

@@ -6,7 +6,8 @@ from typing import Any
 import av
 import numpy as np
 
-from videoaccel.media.reader import Frames, Writer
+from videoaccel.media.encoders import Frames
+from videoaccel.media.writer import Writer
 
 ENDINGS = (".mp4", ".gif", "/")
 

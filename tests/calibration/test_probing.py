@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny_run import tiny_run
-from videoaccel.calibration.calibrate import replay
+from videoaccel.calibration import replay
 from videoaccel.calibration.probing import (
     SiteInfluence,
     every_site,

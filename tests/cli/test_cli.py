@@ -16,8 +16,8 @@ from tests.cli.commands import ROOT, Cli, here, python, sidecar
 from videoaccel.cli.generate import read_prompts
 from videoaccel.cli.progress import Display
 from videoaccel.common import files
+from videoaccel.generation import loading
 from videoaccel.jobs import parts
-from videoaccel.jobs.generate import loading
 from videoaccel.media.reader import read_video
 
 PROMPT = "a red circle"

@@ -21,8 +21,8 @@ from tests.eval import standin
 from tests.ranks import RankPools
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
 from videoaccel.eval.world import Scene, render
-from videoaccel.evaluation.evaluate import evaluate as evaluation
-from videoaccel.media.reader import Writer
+from videoaccel.evaluation import evaluate as evaluation
+from videoaccel.media.writer import Writer
 
 SENTENCES = ("a red circle moves left on a dark blue background", "a red star grows on a dark green background")
 Evaluate = Callable[..., Result]

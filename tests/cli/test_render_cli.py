@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cli.commands import ROOT, Cli, Result, here, python
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs import parts
-from videoaccel.media.reader import Writer
+from videoaccel.media.writer import Writer
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.manifest import read_manifests
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from videoaccel.generation import loading
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.jobs.generate import loading
 
 FOLDER = Path(loading.__file__).parent / "assets" / "demo"
 PROMPT = "a red circle moves left on a dark blue background"

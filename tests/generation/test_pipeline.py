@@ -204,7 +204,7 @@ def test_a_policy_guides_the_loop_and_off_is_bit_identical(pipe: VideoPipeline) 
 
 def test_a_fresh_process_loads_the_demo() -> None:
     """diffusers loads classes of imported modules only, and nothing else here imports the networks first."""
-    code = "from videoaccel.generation.pipeline import VideoPipeline as P; print(type(P.from_pretrained('demo').transformer))"
+    code = "from videoaccel import VideoPipeline as P; print(type(P.from_pretrained('demo').transformer))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "STDiT3" in done.stdout, done.stderr[-500:]
 

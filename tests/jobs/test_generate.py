@@ -19,7 +19,8 @@ from videoaccel.jobs import parts
 from videoaccel.jobs.generate import Clip, generate
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.jobs.sidecar import file_hash
-from videoaccel.media.reader import Writer, read_image, read_video
+from videoaccel.media.reader import read_image, read_video
+from videoaccel.media.writer import Writer
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.settings.generate import GenerateSettings

@@ -12,7 +12,8 @@ import pytest
 from tests.clips import ENDINGS, contents, render, write
 from tests.disks import Stop, small_disk
 from videoaccel.common import files
-from videoaccel.media.reader import Writer, check_writable, read_video
+from videoaccel.media.reader import read_video
+from videoaccel.media.writer import Writer, check_writable
 
 
 @pytest.mark.parametrize("name", ["a.mov", "a", "", "a.mp4/..", "/", "./", "../"])

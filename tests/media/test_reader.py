@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tests.clips import psnr, render, transcode, write
+from videoaccel.media import reader as media
 from videoaccel.media.reader import FOLDER_FPS, fit, is_image, read_image, read_video, to_uint8
-from videoaccel.media.reader import reader as media
 
 # Reading
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from tests.clips import ENDINGS, contents, psnr, render, write
 from tests.disks import Stop
-from videoaccel.media.reader import Writer, check_writable, read_image, read_video
+from videoaccel.media.reader import read_image, read_video
+from videoaccel.media.writer import Writer, check_writable
 
 
 @pytest.mark.parametrize("frames", [1, 2, 9])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.tiny_run import tiny_run
 from videoaccel import CalibrateSettings, GenerateSettings, calibrate
-from videoaccel.calibration.calibrate import replay
+from videoaccel.calibration import replay
 from videoaccel.calibration.probing import SiteInfluence, default_methods, measure, run_probe
 from videoaccel.generation.rehearsal import depends_on_clip, rehearse
 from videoaccel.models.seam import BODY, Site

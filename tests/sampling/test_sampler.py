@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from tests import golden_values
 from tests.golden_values import Case
 from videoaccel.sampling import sampler
+from videoaccel.sampling.guidance import guide
 from videoaccel.sampling.sampler import (
     RectifiedFlowScheduler,
     begin_step,
@@ -84,7 +85,7 @@ class Trajectory:
         pull = -0.6 * x + 0.4 * torch.sin(x)
         wave = 0.25 * torch.cos(4 * self.ts[i] / 1000)
         cond, uncond = (wave + 0.8 * text.mean((1, 2, 3)) for text in (self.text, self.null))
-        return (pull + sampler.guide(cond, uncond, scale=self.scale).reshape(-1, 1, 1, 1, 1)).float()
+        return (pull + guide(cond, uncond, scale=self.scale).reshape(-1, 1, 1, 1, 1)).float()
 
     def field_is_known(self) -> bool:
         """Whether that field's pull fits the first step. Guidance cannot show: it is the same all over a row."""
@@ -183,7 +184,7 @@ def test_one_step_is_float32_and_guidance_goes_beyond_its_branches() -> None:
     x = normal(1, 4, 2, 2, 2).bfloat16()
     assert end_step(x, x, dt=torch.tensor([0.1])).dtype == torch.float32
     cond, uncond = torch.tensor([2.0]), torch.tensor([1.0])
-    assert [sampler.guide(cond, uncond, scale=s).item() for s in (0, 0.5, 1, 7)] == [1, 1.5, 2, 8]
+    assert [guide(cond, uncond, scale=s).item() for s in (0, 0.5, 1, 7)] == [1, 1.5, 2, 8]
 
 
 def denoise(x: Tensor, mask: Tensor | None, *, steps: int = 12) -> tuple[Tensor, list[Tensor | None]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests import golden_values
 from tests.golden_values import Case
-from videoaccel.settings.generate import sizes
+from videoaccel.settings import sizes
 
 
 @pytest.mark.golden

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from tests.text.tiny_t5 import LENGTH, QUERY, build_t5, build_tokenizer, change_weights, save_t5
+from videoaccel.text import cache as text_cache
 from videoaccel.text.cache import CacheEntry, TextCache, TextKey, default_folder, encode_cached, encoder_identity
 from videoaccel.text.encoder import PromptStates, encode
-from videoaccel.text.encoder import cache as text_cache
 
 KEY = TextKey("some encoder", 3, torch.float32)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests import golden_values
 from tests.golden_values import Case
-from videoaccel.text.encoder import prompts
+from videoaccel.text import prompts
 from videoaccel.text.prompts import Options, Segment
 
 NO_SCORES: dict[str, Any] = {"aes": None, "flow": None, "camera_motion": None}

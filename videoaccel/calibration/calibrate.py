@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videoaccel.calibration.calibrate import quality_curve
+from videoaccel.calibration import quality_curve
 from videoaccel.calibration.files import output_path
 from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run

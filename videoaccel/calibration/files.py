@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videoaccel.calibration.calibrate import replay
+from videoaccel.calibration import replay
 from videoaccel.common.files import check_creatable
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import PART, Prior, merge, shelf

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoaccel.generation.denoise import combine
 from videoaccel.generation.denoising import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.planning.prior import Prior
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.cosine import cosine_error
 from videoaccel.session.policy import Call, Job, Probe, Velocities
 from videoaccel.session.registry import policy_class, policy_names

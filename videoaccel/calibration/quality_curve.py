@@ -18,7 +18,8 @@ from torch import Tensor
 
 from videoaccel.calibration.probing import Tick
 from videoaccel.generation.denoising import Denoising, plain
-from videoaccel.media.reader import Frames, to_uint8
+from videoaccel.media.encoders import Frames
+from videoaccel.media.reader import to_uint8
 from videoaccel.models.protocols import Autoencoder
 from videoaccel.planning.plan import UnreachableError
 from videoaccel.policies.soda import CURVES, Soda

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from videoaccel.calibration.probing import Tick, every_site, fill_steps, ignore, ticking
-from videoaccel.generation.denoise import combine
 from videoaccel.generation.denoising import Denoising
 from videoaccel.models.seam import Site, direct
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.session.cosine import cosine_error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videoaccel import __version__
-from videoaccel.calibration.calibrate import quality_curve, replay
+from videoaccel.calibration import quality_curve, replay
 from videoaccel.calibration.files import part_path, with_correlation
 from videoaccel.calibration.probing import SiteInfluence, Tick, average, every_site, run_probe, site_groups
 from videoaccel.common.stages import Listener

@@ -54,7 +54,7 @@ def evaluate(
     """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""
     quiet = quiet or os.environ.get("RANK", "0") != "0"
     with shown_progress(quiet=quiet) as display:
-        from videoaccel.evaluation.evaluate import evaluate as evaluation
+        from videoaccel.evaluation import evaluate as evaluation
 
         calm_libraries(quiet=quiet)
         found = evaluation.evaluate(

@@ -3,22 +3,22 @@
 import difflib
 import importlib
 import pkgutil
-from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def names_in(package: ModuleType) -> list[str]:
+def names_in(package: str) -> list[str]:
     """Names of the files in a package, in alphabetical order; those that begin with an underscore are its own."""
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    folder = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
 
 
-def class_in(package: ModuleType, name: str, base: type[T], *, what: str) -> type[T]:
+def class_in(package: str, name: str, base: type[T], *, what: str) -> type[T]:
     """The class of this kind in the file of this name.
 
     Args:
-        package: The folder.
+        package: The folder, ``videoaccel.policies``; named, so that whoever asks need not know what is in it.
         name: Of the file.
         base: What the class derives from; the file defines one such class.
         what: What such a thing is called.
@@ -30,7 +30,7 @@ def class_in(package: ModuleType, name: str, base: type[T], *, what: str) -> typ
         near = difflib.get_close_matches(name, names_in(package), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names_in(package))}"
         raise ValueError(f"unknown {what} {name!r}; {hint}")
-    module = importlib.import_module(f"{package.__name__}.{name}")
+    module = importlib.import_module(f"{package}.{name}")
     (found,) = (
         value
         for value in vars(module).values()

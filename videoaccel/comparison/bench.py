@@ -29,7 +29,7 @@ from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.request import Request
 from videoaccel.jobs.sidecar import device_name
-from videoaccel.media.reader import Frames
+from videoaccel.media.encoders import Frames
 from videoaccel.models.protocols import Transformer
 from videoaccel.models.seam import Site, direct
 from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of

@@ -18,10 +18,11 @@ import torch
 
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import atomic_write_bytes, atomic_write_text
+from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.comparison.bench import Bench, Clip, machine
-from videoaccel.comparison.log import Log, check_folder, to_json
+from videoaccel.comparison.log import Log, check_folder
 from videoaccel.comparison.run import measure_quality, measure_time
 from videoaccel.comparison.settings import Setting, Values, choose_settings
 from videoaccel.comparison.table import AtSpeedup, Result, at_speedups, summarise, to_csv

@@ -7,13 +7,13 @@ measurement, written as soon as it is made.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from videoaccel.common.files import check_creatable, told
+from videoaccel.common.plain_json import to_json
 
 FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
@@ -114,19 +114,6 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a new folder"
         )
     check_creatable(folder / ROWS)
-
-
-def to_json(value: Any, **options: Any) -> str:
-    """JSON as the standard has it: infinity is the text "inf", not-a-number is null."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, **options)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from videoaccel.eval.fidelity import frame_psnr, frame_ssim, mean_psnr
 from videoaccel.eval.oracle import agreement, read
 from videoaccel.eval.world import Scene
-from videoaccel.media.reader import Frames
+from videoaccel.media.encoders import Frames
 
 
 def compare_clips(frames: Frames, reference: Frames, prompt: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from videoaccel.comparison.bench import Bench, Clip, Made
 from videoaccel.comparison.log import Log
 from videoaccel.comparison.settings import EXACT, OFF, Setting
-from videoaccel.media.reader import Frames
+from videoaccel.media.encoders import Frames
 from videoaccel.session.action_grid import as_letters
 from videoaccel.session.actions import COMPUTE
 

@@ -17,7 +17,7 @@ from videoaccel.common.files import atomic_write_bytes, told
 from videoaccel.common.names import safe_name
 from videoaccel.comparison.log import Log
 from videoaccel.media.contact_sheet import evenly_spaced
-from videoaccel.media.reader import Frames
+from videoaccel.media.encoders import Frames
 
 FOLDER = "worst"
 FRAMES, WIDTH, GAP = 5, 128, 4

@@ -12,7 +12,8 @@ from typing import Any
 from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
 from videoaccel.media.decord_door import read_with_decord
-from videoaccel.media.reader import Frames, is_image, read_video
+from videoaccel.media.encoders import Frames
+from videoaccel.media.reader import is_image, read_video
 
 CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 """Names that end so are clips; a folder of pictures is one, too."""

@@ -17,8 +17,8 @@ from typing import Any
 import torch.distributed as dist
 
 from videoaccel.common.files import atomic_write_text
+from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
-from videoaccel.comparison.log import to_json
 from videoaccel.eval.backbones import Backbones, MissingBackbone, instruction
 from videoaccel.eval.metric import ClipMetric
 from videoaccel.eval.metric_names import metric_class

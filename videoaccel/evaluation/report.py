@@ -19,7 +19,8 @@ from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation.clips import ClipFile, read_clip
 from videoaccel.evaluation.rows import Row
 from videoaccel.evaluation.table import MetricResult, by_reason, lacking_lines
-from videoaccel.media.reader import Frames, evenly_spaced
+from videoaccel.media.contact_sheet import evenly_spaced
+from videoaccel.media.encoders import Frames
 
 _WORST, _COLUMNS, _PLAYED = 3, 5, 24  # clips, frames of a strip, frames of a film
 _WIDTH, _SHOWN = 240, 170  # pixels: at most of a picture, and of one in a strip

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from videoaccel.common.files import told
-from videoaccel.comparison.log import to_json
+from videoaccel.common.plain_json import to_json
 from videoaccel.eval.backbones import Backbones
 from videoaccel.eval.metric import ClipMetric, NotApplicable, Sample, Score
 from videoaccel.eval.vbench import QUALITY, SEMANTIC

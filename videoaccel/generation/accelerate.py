@@ -35,8 +35,8 @@ def accelerate(
     Args:
         pipe: A :class:`videoaccel.VideoPipeline`, for which all methods work, or a pipeline of diffusers, for which
             ``sada`` does.
-        method: Name of a method (see :func:`videoaccel.session.registry.policy_names`) or of a configuration in the box, or a
-            YAML file; None turns acceleration off.
+        method: Name of a method (see :func:`videoaccel.policy_names`) or of a configuration in the box, or a YAML file;
+            None turns acceleration off.
         prior: Calibrated errors, or their file; default those found for the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
@@ -44,8 +44,8 @@ def accelerate(
         **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
 
     Returns:
-        The same pipeline; of a pipeline of diffusers an :class:`videoaccel.adapters.attach.Attached`, whose ``remove`` puts
-        everything back (None if ``method`` is).
+        The same pipeline; of a pipeline of diffusers an :class:`videoaccel.adapters.attach.Attached`, whose ``remove``
+        puts everything back (None if ``method`` is).
 
     Raises:
         ValueError: There is no such method or field, a value is out of range, or the pipeline takes no method.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run
-from videoaccel.sampling.sampler import begin_step, euler, guide, keep_given, start_noised
+from videoaccel.sampling.guidance import combine
+from videoaccel.sampling.sampler import begin_step, euler, keep_given, start_noised
 from videoaccel.session.policy import Call, Session, Velocities
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
@@ -65,13 +66,6 @@ class Network:
             return dict(zip(names, velocities, strict=True))
 
         return call
-
-
-def combine(velocities: Velocities, scale: float) -> Tensor:
-    """Classifier-free guidance of the branches that ran: the conditional one alone, or away from the unconditional."""
-    if "uncond" not in velocities:
-        return velocities["cond"]
-    return guide(velocities["cond"], velocities["uncond"], scale=scale)
 
 
 def denoise(

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from videoaccel.common.package import packaged
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
 from videoaccel.sampling.ddim import DDIMSchedule
@@ -19,6 +21,10 @@ from videoaccel.settings.config import Config, Defaults, ModelSpec, Part, config
 
 RELEASE = "opensora-v1.2"
 OPEN_SORA: Mapping[str, str] = MappingProxyType({"transformer": "stdit.STDiT3", "vae": "video_vae.VideoAutoencoder"})
+MOVED: Mapping[str, str] = MappingProxyType(
+    {"videoaccel.sampler": "videoaccel.sampling.sampler", "videoaccel.ddim": "videoaccel.sampling.ddim"}
+)
+"""Where schedules are now that pipelines saved by earlier versions name by their old module."""
 """What a part is that does not say."""
 
 
@@ -74,7 +80,7 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
     if name in specs:
         spec = specs[name]
         if spec.folder is not None:
-            folder = Path(__file__).parent / spec.folder
+            folder = packaged(spec.folder)
             if not (folder / "model_index.json").is_file():
                 raise ValueError(f"the files of the {name} model are missing: {folder}")
             return _whole(Source(name, folder, spec), vae, text_encoder)
@@ -121,7 +127,11 @@ def import_networks(folder: Path) -> None:
     """Import our own modules that a pipeline folder names: diffusers loads classes of imported modules only."""
     for part in read_config(folder / "model_index.json").values():
         module = part[0] if isinstance(part, list) and part else None
-        if isinstance(module, str) and module.startswith("videoaccel.models."):
+        if not isinstance(module, str):
+            continue
+        if module in MOVED:
+            sys.modules.setdefault(module, importlib.import_module(MOVED[module]))
+        elif module.startswith("videoaccel.models."):
             with suppress(ModuleNotFoundError):  # diffusers says what is missing
                 importlib.import_module(module)
 

@@ -22,15 +22,14 @@ from videoaccel.common.devices import check_device, check_offload
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
 from videoaccel.generation.accelerate import accelerate
-from videoaccel.generation.attention import NATIVE
+from videoaccel.generation.call import Call
 from videoaccel.generation.denoising import Denoising
 from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
-from videoaccel.generation.references import References, references_of_prompts
+from videoaccel.generation.references import references_of_prompts
 from videoaccel.generation.request import (
     Request,
-    check_numbers,
     negative_text,
     null_states,
     prompt_list,
@@ -39,7 +38,6 @@ from videoaccel.generation.request import (
     states_of_loops,
 )
 from videoaccel.parallel.mesh import Mesh
-from videoaccel.parallel.schemes import AUTO, choose_scheme
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.config import Defaults
@@ -149,100 +147,71 @@ class VideoPipeline(DiffusionPipeline):
         length = self.transformer.tokens_read(self.transformer.config)
         return encode(prompt_list(prompts), tokenizer=self.tokenizer, text_encoder=self.text_encoder, max_length=length)
 
-    def request(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        *,
-        negative_prompt: str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        num_videos_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        references: References | Sequence[References] | None = None,
-        loops: int = 1,
-        condition_latents: int | None = None,
-        condition_edit: float = 0.0,
-        clean_prompt: bool = True,
-        prompt_states: Sequence[PromptStates] | None = None,
-        negative_prompt_states: PromptStates | None = None,
-        empty_prompt_states: PromptStates | None = None,
-        latents: Tensor | None = None,
-        policy: Policy | None = None,
-        prior: Prior | None = None,
-        foreign_prior: bool = False,
-        cache_memory: int | str | None = None,
-        attention_backend: str = NATIVE,
-        sequence_parallel: str = AUTO,
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        explain: bool = False,
-    ) -> Request:
-        """Say a batch in full; arguments as in :meth:`__call__`.
+    def request(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Request:
+        """Say a batch in full; arguments as in :class:`videoaccel.generation.call.Call`.
 
         Raises:
+            TypeError: There is no such argument.
             ValueError: An argument is out of range or does not fit the others; says which and what would work.
         """
-        counts = {
-            "height": height, "width": width, "num_frames": num_frames, "num_inference_steps": num_inference_steps,
-            "num_videos_per_prompt": num_videos_per_prompt, "loops": loops, "condition_latents": condition_latents,
-        }  # fmt: skip
-        check_numbers(counts, {"fps": fps, "guidance_scale": guidance_scale, "condition_edit": condition_edit})
-        choose_scheme(sequence_parallel, frames=1)  # known at all?
-        if policy is not None and not isinstance(policy, Policy):
-            raise ValueError(f"policy takes a method such as make_policy('fora', period=3), got {policy!r}")
-        d, prompts = self.defaults, prompt_list(prompt)
-        if prompt_states is None:
-            texts = prompt_texts(prompts, d, loops=loops, clean=clean_prompt)
-            prompt_states = [self.encode_prompt([text[loop] for text in texts]) for loop in range(loops)]
-        prompt_states = states_of_loops(prompt_states)
-        if negative_prompt is not None and negative_prompt_states is None:
-            negative_prompt_states = self.encode_prompt(negative_text(negative_prompt, clean=clean_prompt))
-        count, samples = len(prompt_states[0].mask), num_videos_per_prompt
-        rows = [row for row in range(count) for _ in range(samples)]
-        negative = None if negative_prompt_states is None else negative_prompt_states.rows([0] * len(rows))
-        if negative is None and not self.transformer.learns_null_text and _or(guidance_scale, d.guidance) != 1:
-            negative = null_states(empty_prompt_states or self.encode_prompt([""]), prompt_states[0]).rows(rows)
-        noise, first_seed = sample_noise(seed, generator, prompts=count, samples=samples)
-        size = {"height": _or(height, d.height), "width": _or(width, d.width)}
-        given = references_of_prompts(references, prompts, count=count, **size)
+        call = Call.of(prompt, options)
+        call.check()
+        d, space = self.defaults, self.vae.space_factor
+        states, negative, rows = self._texts(call)
+        samples = call.num_videos_per_prompt
+        noise, first_seed = sample_noise(call.seed, call.generator, prompts=len(rows) // samples, samples=samples)
+        size = {"height": _or(call.height, d.height), "width": _or(call.width, d.width)}
+        given = references_of_prompts(call.references, prompt_list(prompt), count=len(rows) // samples, **size)
+        told = call.callback_on_step_end
         made = Request(
             **size,
-            num_frames=_or(num_frames, d.num_frames),
-            fps=_or(fps, d.fps),
-            steps=_or(num_inference_steps, d.steps),
-            guidance=_or(guidance_scale, d.guidance),
-            states=tuple(states.rows(rows) for states in prompt_states),
+            num_frames=_or(call.num_frames, d.num_frames),
+            fps=_or(call.fps, d.fps),
+            steps=_or(call.num_inference_steps, d.steps),
+            guidance=_or(call.guidance_scale, d.guidance),
+            states=states,
             negative=negative,
             noise=noise,
             seed=first_seed,
             references=tuple(given[row] for row in rows),
-            condition_latents=_or(condition_latents, d.condition_latents),
-            condition_edit=condition_edit,
+            condition_latents=_or(call.condition_latents, d.condition_latents),
+            condition_edit=call.condition_edit,
             align=d.align,
-            latents=latents,
-            policy=policy or self.policy,
-            prior=prior or self.prior,
-            foreign_prior=foreign_prior or self.foreign_prior,
-            cache_memory=self.cache_memory if cache_memory is None else parse_bytes(cache_memory),
-            attention=attention_backend,
-            sequence=sequence_parallel,
-            callback=None if callback_on_step_end is None else partial(_told, self, callback_on_step_end),
-            explain=explain,
+            latents=call.latents,
+            policy=call.policy or self.policy,
+            prior=call.prior or self.prior,
+            foreign_prior=call.foreign_prior or self.foreign_prior,
+            cache_memory=self.cache_memory if call.cache_memory is None else parse_bytes(call.cache_memory),
+            attention=call.attention_backend,
+            sequence=call.sequence_parallel,
+            callback=None if told is None else partial(_told, self, told),
+            explain=call.explain,
         )
-        made.check(space_factor=self.vae.space_factor)
-        if any(pixels % self.vae.space_factor for pixels in size.values()):
-            whole = {name: pixels - pixels % self.vae.space_factor for name, pixels in size.items()}
+        made.check(space_factor=space)
+        if any(pixels % space for pixels in size.values()):
+            whole = "x".join(str(pixels - pixels % space) for pixels in size.values())
             warnings.warn(
-                f"this model makes multiples of {self.vae.space_factor} pixels: the clip will be "
-                f"{whole['height']}x{whole['width']}, not {size['height']}x{size['width']}",
+                f"this model makes multiples of {space} pixels: the clip will be {whole}, "
+                f"not {size['height']}x{size['width']}",
                 stacklevel=2,
             )
         made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
         return made
+
+    def _texts(self, call: Call) -> tuple[tuple[PromptStates, ...], PromptStates | None, list[int]]:
+        """Text states of every loop, those in place of the null text, and which prompt each sample is of."""
+        d, given, negative = self.defaults, call.prompt_states, call.negative_prompt_states
+        if given is None:
+            texts = prompt_texts(prompt_list(call.prompt), d, loops=call.loops, clean=call.clean_prompt)
+            given = [self.encode_prompt([text[loop] for text in texts]) for loop in range(call.loops)]
+        states = states_of_loops(given)
+        if call.negative_prompt is not None and negative is None:
+            negative = self.encode_prompt(negative_text(call.negative_prompt, clean=call.clean_prompt))
+        rows = [row for row in range(len(states[0].mask)) for _ in range(call.num_videos_per_prompt)]
+        negative = None if negative is None else negative.rows([0] * len(rows))
+        if negative is None and not self.transformer.learns_null_text and _or(call.guidance_scale, d.guidance) != 1:
+            negative = null_states(call.empty_prompt_states or self.encode_prompt([""]), states[0]).rows(rows)
+        return tuple(one.rows(rows) for one in states), negative, rows
 
     def __call__(
         self,
@@ -258,35 +227,10 @@ class VideoPipeline(DiffusionPipeline):
             prompt: One or several; ``|0|...|2|...`` gives loops their own texts.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``, see :class:`VideoPipelineOutput`.
             return_dict: False returns a tuple.
-            **options: Arguments of :meth:`request`:
-                negative_prompt: What to stay away from, in place of the null text.
-                height, width: Pixels.
-                num_frames: Frames; 1 makes an image.
-                fps: Frames per second that the model is told.
-                num_inference_steps: Denoising steps.
-                guidance_scale: Guidance; 1 runs the conditional branch only.
-                num_videos_per_prompt: Samples of each prompt; sample k has ``seed + k``.
-                seed: Of the first sample of each prompt, 0 unless given, or a list with one for every sample. A seed
-                    gives the same clip whatever the batch it is made in.
-                generator: One generator or one a sample, in place of ``seed``.
-                references: What to condition on, see :mod:`videoaccel.generation.references`; one, or one a prompt.
-                loops: Clips to make one after the other, each going on from the last.
-                condition_latents, condition_edit: How much of it a loop takes over, and how freely it may change that.
-                clean_prompt: Clean prompts as the release does.
-                prompt_states, negative_prompt_states: Text states in place of prompts, one a loop.
-                empty_prompt_states: Text states of "", for a model that takes these for the null text (Latte).
-                latents: Initial noise [B, Z, t, h, w].
-                policy: Acceleration, see :func:`videoaccel.session.registry.make_policy`; default that of :meth:`accelerate`.
-                prior: Calibrated errors for policies that need them; default those found for this model and setting.
-                foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
-                cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
-                attention_backend: Attention kernel by name.
-                sequence_parallel: How ranks share places, see :meth:`parallelize`: ``dsp``, ``ulysses``, or ``auto``.
-                callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": ...})``; may return
-                    changed latents.
-                explain: Have sessions note what :func:`videoaccel.jobs.explanation.explain` tells of guidance.
+            **options: Size, steps, guidance and so on: the fields of :class:`videoaccel.generation.call.Call`.
 
         Raises:
+            TypeError: There is no such argument.
             ValueError: An argument is out of range or does not fit the others.
         """
         if output_type not in OUTPUT_TYPES:

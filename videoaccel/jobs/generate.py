@@ -23,7 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import check_creatable, make_clip_folders, make_folder
+from videoaccel.common.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    check_creatable,
+    make_clip_folders,
+    make_folder,
+)
 from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.references import frames_of
@@ -35,7 +41,9 @@ from videoaccel.jobs.ranks import started, told_of_ranks
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
 from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash
 from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
-from videoaccel.media.reader import Frames, Writer, atomic_write_bytes, atomic_write_text, check_writable, to_uint8
+from videoaccel.media.encoders import Frames
+from videoaccel.media.reader import to_uint8
+from videoaccel.media.writer import Writer, check_writable
 from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Session
@@ -69,9 +77,9 @@ def generate(
 
     Args:
         settings: What to make.
-        listener: Told how far the work is, see :data:`videoaccel.common.stages.Listener`. Stages are ``text``, ``load``,
-            ``check``, ``references``, ``prepare``, ``compile``, ``denoise``, ``decode`` and ``write``; where there are
-            several clips, ``clip`` comes before each batch and counts those that are done.
+        listener: Told how far the work is, see :data:`videoaccel.common.stages.Listener`. Stages are ``text``,
+            ``load``, ``check``, ``references``, ``prepare``, ``compile``, ``denoise``, ``decode`` and ``write``; where
+            there are several clips, ``clip`` comes before each batch and counts those that are done.
         done: Called after each clip that has been written.
         origin: The sidecar that the settings are from: its clip must be able to come out again.
 

@@ -17,7 +17,7 @@ from videoaccel.generation.given import check_given, given_files
 from videoaccel.generation.loading import Source, find_model
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
-from videoaccel.media.reader import Writer
+from videoaccel.media.writer import Writer
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.chain import SIGN

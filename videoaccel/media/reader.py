@@ -20,28 +20,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from videoaccel.common.files import atomic_write_bytes, atomic_write_text
-from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
-from videoaccel.media.writer import WRITABLE, Writer, check_writable
-
-__all__ = [
-    "FOLDER_FPS",
-    "IMAGE_SUFFIXES",
-    "WRITABLE",
-    "Frames",
-    "Writer",
-    "atomic_write_bytes",
-    "atomic_write_text",
-    "check_writable",
-    "contact_sheet",
-    "evenly_spaced",
-    "fit",
-    "is_image",
-    "read_image",
-    "read_video",
-    "to_uint8",
-]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Names that end so are pictures; .gif is a clip."""

@@ -2,7 +2,8 @@
 
 Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A); index 0 of an age axis is age 1.
 
-Source: prune-or-reuse between anchors, SODA (arXiv 2603.07057); anchors themselves are in :mod:`videoaccel.planning.anchors`.
+Source: prune-or-reuse between anchors, SODA (arXiv 2603.07057); anchors themselves are in
+:mod:`videoaccel.planning.anchors`.
 Per-site schedules under a budget in milliseconds are ours.
 """
 

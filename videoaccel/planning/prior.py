@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
+from videoaccel.common.package import packaged
 
 FORMAT = "videoaccel-prior-1"
 
@@ -188,7 +189,7 @@ def cache_folder(kind: str) -> Path:
 
 def shelf() -> list[Path]:
     """Folders in which priors are looked for: that of the user's cache, then that of the package."""
-    return [cache_folder("priors"), Path(__file__).parent / "assets" / "priors"]
+    return [cache_folder("priors"), packaged("assets", "priors")]
 
 
 def find_prior(

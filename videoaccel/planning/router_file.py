@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from videoaccel.common.files import atomic_write_bytes
+from videoaccel.common.package import packaged
 from videoaccel.models.router import Routers
 from videoaccel.planning.prior import cache_folder
 
@@ -100,7 +101,7 @@ class RouterFile:
 
 def find_routers(model: str) -> RouterFile | None:
     """Routers trained for a network, in the user's cache or in the package; None if there are none."""
-    for folder in (cache_folder("routers"), Path(__file__).parent / "assets" / "routers"):
+    for folder in (cache_folder("routers"), packaged("assets", "routers")):
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:

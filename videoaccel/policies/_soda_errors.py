@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from videoaccel.generation.denoise import combine
 from videoaccel.models.seam import Site, Work
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.columns import Select, choose, score
 from videoaccel.session.cosine import cosine_error
 from videoaccel.session.policy import Call, Job, Mix, Probe, Velocities, local_mix

@@ -27,10 +27,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from videoaccel.generation.denoise import combine
 from videoaccel.models.seam import BODY, Branch, Site, Work
 from videoaccel.policies._stability import Criterion, Marked, Rules, Windows, make_track
 from videoaccel.policies._trunk import require_branches
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.actions import COMPUTE, Action, Forecast, Partial
 from videoaccel.session.columns import Columns, choose
 from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix

@@ -89,6 +89,37 @@ def open_render(
     return Render(path, folder, plan)
 
 
+def render(
+    jobs: str | Path,
+    out: str | Path,
+    *,
+    batching: int = 1,
+    suite: bool = False,
+    rules: Rules | None = None,
+    device: str | None = None,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Render a job file as one worker, until nothing is left to do; a folder of a render is gone on with.
+
+    Args:
+        jobs: The job file.
+        out: Folder for the clips.
+        batching: As in `open_render`.
+        suite: Likewise.
+        rules: How patient it is.
+        device: In place of the jobs' own.
+        tell: Told of every event, as in `work`.
+
+    Raises:
+        BadJobsError: Lines are wrong; says all of them, and nothing is rendered.
+        ValueError: The file is none, the folder holds something else, or ``batching`` is below 1.
+        OSError: The file cannot be read, or the folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; the job at hand was given back.
+    """
+    opened = open_render(jobs, out, batching=batching, suite=suite)
+    return work(opened, rules=rules, device=device, tell=tell)
+
+
 def work(
     render: Render,
     *,

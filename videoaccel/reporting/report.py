@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.common.files import atomic_write_text, check_creatable
+from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import counted
-from videoaccel.comparison.log import to_json
 from videoaccel.reporting.data import gather
 from videoaccel.reporting.read import read_source
 

@@ -126,11 +126,6 @@ def add_noise(x: Tensor, noise: Tensor, timestep: Tensor, *, num_train_timesteps
     return clean * x + (1 - clean) * noise
 
 
-def guide(cond: Tensor, uncond: Tensor, *, scale: float) -> Tensor:
-    """Classifier-free guidance, ``uncond + scale * (cond - uncond)``: scale 1 is the conditional velocity."""
-    return uncond + scale * (cond - uncond)
-
-
 def update(x: Tensor, velocity: Tensor, *, dt: Tensor) -> Tensor:
     """One Euler step, ``x + velocity * dt``: x and velocity ``[B, ...]``, dt ``[B]``, a row of `step_sizes`.
 

@@ -7,17 +7,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from videoaccel import policies
 from videoaccel.common.plugins import class_in, names_in
 from videoaccel.session.chain import DOT, SIGN, Chain, nested
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import TARGETS
 
+METHODS = "videoaccel.policies"
+
 
 def policy_names() -> list[str]:
     """All methods, in alphabetical order."""
-    return names_in(policies)
+    return names_in(METHODS)
 
 
 def policy_class(name: str) -> type[Policy]:
@@ -26,7 +27,7 @@ def policy_class(name: str) -> type[Policy]:
     Raises:
         ValueError: There is no such method.
     """
-    return class_in(policies, name, Policy, what="method")
+    return class_in(METHODS, name, Policy, what="method")
 
 
 def make_policy(name: str, **fields: Any) -> Policy:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from videoaccel.common.package import packaged
 from videoaccel.common.reading import parse_yaml, read_text
 
 Kind = Literal["models", "accel", "runs", "suites"]
@@ -102,7 +103,7 @@ class ModelSpec(Config):
 
 def config_folder(kind: Kind) -> Path:
     """The folder with the configurations of one kind."""
-    return Path(__file__).parent / "configs" / kind
+    return packaged("configs", kind)
 
 
 def config_names(kind: Kind) -> list[str]:

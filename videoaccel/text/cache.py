@@ -148,7 +148,8 @@ def encode_cached(
         load: Called once if some prompt is not in the cache, and otherwise not at all.
 
     Raises:
-        ValueError: As `videoaccel.text.encoder.encode`; or the encoder that ``load`` gives has another type than ``key`` says.
+        ValueError: As `videoaccel.text.encoder.encode`; or the encoder that ``load`` gives has another type than
+            ``key`` says.
     """
     if not prompts:
         raise ValueError("there is no prompt to encode")

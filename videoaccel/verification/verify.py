@@ -20,7 +20,6 @@ from torch import Tensor
 
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.wording import counted
-from videoaccel.generation.denoise import combine
 from videoaccel.jobs.generate import requested
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.ranks import started
@@ -30,6 +29,7 @@ from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.degrees import Degrees, possible_degrees
 from videoaccel.parallel.launch import start_ranks
 from videoaccel.parallel.mesh import Mesh
+from videoaccel.sampling.guidance import combine
 from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy, named_method, policy_class
