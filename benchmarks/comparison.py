@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import keep
-from videoaccel.comparison.compare import PICTURE, TIMED_CLIPS, compare_settings
+from videoaccel.comparison.compare import PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
 from videoaccel.session.registry import make_policy
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=HERE / "prompts.txt")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=TIMED_CLIPS)
+    parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -288,7 +288,7 @@ def test_missing_extras_are_named(pipe: VideoPipeline, tmp_path: Path, monkeypat
     for package, extra in (("torchmetrics", "eval"), ("matplotlib", "report")):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "videoaccel.comparison.compare.importlib.util.find_spec",
+                "videoaccel.comparison.asked.importlib.util.find_spec",
                 lambda name, gone=package: name != gone or None,
             )
             with pytest.raises(ValueError, match=rf"{package}.*videoaccel\[{extra}\]"):

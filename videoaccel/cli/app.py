@@ -20,12 +20,14 @@ from videoaccel.cli import (
     models,
     plan,
     render,
+    render_options,
     report,
     status,
     train_router,
     verify,
 )
 from videoaccel.cli.errors import exit_code
+from videoaccel.cli.options import command
 
 DEBUG = "--debug"
 _RESUMED = ("render", "compare", "calibrate", "train-router", "evaluate")
@@ -44,11 +46,11 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_top)
     app.command("generate")(generate.command())
-    app.command("render")(render.render)
+    app.command("render")(command(render_options.Options, render.render))
     app.command("status")(status.status)
     app.command("cancel")(cancel.cancel)
     app.command("report")(report.report)
-    app.command("compare")(compare.compare)
+    app.command("compare")(command(compare.Options, compare.compare))
     app.command("calibrate")(calibrate.command())
     app.command("train-router")(train_router.command())
     app.command("plan")(plan.command())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,23 +26,27 @@ if TYPE_CHECKING:
     from videoaccel.comparison.table import Result
 
 _MODEL, _RUN, _JOB = "Model", "Comparison", "Job"
+_SHARED = ("model", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention")
 _WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
 
 
-def compare(
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts from a file, one a line; - is stdin.", metavar="FILE")
-    ],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results; gone on with.", metavar="DIR")],
+    ]
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results; gone on with.", metavar="DIR")]
     accel: Annotated[
         str,
         typer.Option(help="Methods, comma-separated; all for all. exact is always there.", rich_help_panel=_RUN),
-    ] = "all",
+    ] = "all"
     speedup: Annotated[
         str | None,
         typer.Option(help="Speed-ups at which PSNR is read off the curves, comma-separated.", rich_help_panel=_RUN),
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Of every prompt's clips, comma-separated.", rich_help_panel=_RUN)] = "0",
+    ] = None
+    seeds: Annotated[str, typer.Option(help="Of every prompt's clips, comma-separated.", rich_help_panel=_RUN)] = "0"
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,16 +54,16 @@ def compare(
             metavar="METHOD.FIELD=VALUES",
             rich_help_panel=_RUN,
         ),
-    ] = None,
+    ] = None
     controls: Annotated[
         bool, typer.Option(help="Add fewer_steps and fixed_linear, which others have to beat.", rich_help_panel=_RUN)
-    ] = True,
-    clips: Annotated[int, typer.Option(help="Clips that are timed, of the first.", rich_help_panel=_RUN)] = 4,
-    repeats: Annotated[int, typer.Option(help="Rounds of timing; 0 times nothing.", rich_help_panel=_RUN)] = 3,
+    ] = True
+    clips: Annotated[int, typer.Option(help="Clips that are timed, of the first.", rich_help_panel=_RUN)] = 4
+    repeats: Annotated[int, typer.Option(help="Rounds of timing; 0 times nothing.", rich_help_panel=_RUN)] = 3
     prior: Annotated[
         str | None,
         typer.Option(help="Calibrated errors, for methods that need them.", metavar="FILE", rich_help_panel=_RUN),
-    ] = None,
+    ] = None
     allow_foreign_prior: Annotated[
         bool,
         typer.Option(
@@ -66,55 +71,54 @@ def compare(
             help="Take a prior made for other steps, size, frames, guidance or type, interpolated.",
             rich_help_panel=_RUN,
         ),
-    ] = False,
-    model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None,
-    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", rich_help_panel=_MODEL)] = None,
-    frames: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
-    steps: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
-    guidance: Annotated[str | None, typer.Option(metavar="X", rich_help_panel=_MODEL)] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="TYPE", rich_help_panel=_MODEL)] = None,
-    device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None,
-    attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None,
-    picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=_JOB)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False,
-) -> None:
+    ] = False
+    model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None
+    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", rich_help_panel=_MODEL)] = None
+    frames: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
+    steps: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
+    guidance: Annotated[str | None, typer.Option(metavar="X", rich_help_panel=_MODEL)] = None
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", rich_help_panel=_MODEL)] = None
+    device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None
+    threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
+    attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None
+    picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=_JOB)] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False
+
+
+def compare(options: Options) -> None:
     """Compare methods: speed against quality, all in one process on the same clips. A stopped comparison goes on."""
+    o = options
     require_alone("compare")
-    texts = _prompts(prompts)
-    numbers, speedups = _numbers("--seeds", seeds, int), _numbers("--speedup", speedup or "", float)
-    told = {
-        "model": model, "size": size, "frames": frames, "steps": steps, "guidance": guidance, "dtype": dtype,
-        "device": device, "threads": threads, "attention": attention,
-    }  # fmt: skip
-    given = {name: value for name, value in told.items() if value is not None}
+    texts = _prompts(o.prompts)
+    seeds, speedups = _numbers("--seeds", o.seeds, int), _numbers("--speedup", o.speedup or "", float)
+    given = {name: value for name in _SHARED if (value := getattr(o, name)) is not None}
     settings = merge([Layer({**given, "prompt": texts}, flag)])
-    with shown_progress(quiet=quiet) as display:
+    with shown_progress(quiet=o.quiet) as display:
         from videoaccel.comparison.compare import compare_settings  # torch and all
         from videoaccel.comparison.settings import read_values
         from videoaccel.planning.prior import Prior
 
-        calm_libraries(quiet=quiet)
+        calm_libraries(quiet=o.quiet)
         try:
             comparison = compare_settings(
                 settings,
-                seeds=numbers,
+                seeds=seeds,
                 listener=display,
-                methods=[name.strip() for name in accel.split(",") if name.strip()],
-                out=Path(out).expanduser(),
+                methods=[name.strip() for name in o.accel.split(",") if name.strip()],
+                out=Path(o.out).expanduser(),
                 speedups=speedups,
-                values=read_values(setting or []),
-                controls=controls,
-                prior=None if prior is None else Prior.load(Path(prior).expanduser()),
-                foreign_prior=allow_foreign_prior,
-                timed_clips=clips,
-                repeats=repeats,
-                picture=picture,
+                values=read_values(o.setting or []),
+                controls=o.controls,
+                prior=None if o.prior is None else Prior.load(Path(o.prior).expanduser()),
+                foreign_prior=o.allow_foreign_prior,
+                timed_clips=o.clips,
+                repeats=o.repeats,
+                picture=o.picture,
                 command=shlex.join(["videoaccel", *sys.argv[1:]]),
             )
         except KeyboardInterrupt:
-            _stopped(display, out)
+            _stopped(display, o.out)
             raise
     _show(comparison)
     if comparison.errors:

@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from videoaccel.cli import render_options as options
 from videoaccel.cli.errors import INTERRUPTED, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
+from videoaccel.cli.render_options import Options
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
 from videoaccel.common.wording import counted, span
@@ -38,84 +38,83 @@ _EVERY = 0.5  # seconds between looks at what other workers write down
 _ONCE = ("--quiet", "--retry", "--verify")  # what workers of one command do not do each for themselves
 
 
-def render(
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the clips; gone on with.", metavar="DIR")],
-    jobs: options.JobFile = None,
-    vbench: options.Vbench = None,
-    samples: options.Samples = None,
-    config: options.Config = None,
-    set_: options.Set = None,
-    dry_run: options.DryRun = False,
-    no_time: options.NoTime = False,
-    no_check: options.NoCheck = False,
-    retry: options.Retry = False,
-    verify: options.Verify = False,
-    allow_batching: options.Batching = 1,
-    workers: options.Processes = 1,
-    device: options.Device = None,
-    engine: options.Engine = "local",
-    gpus: options.Gpus = None,
-    dp: options.Dp = None,
-    cfg_parallel: options.Cfg = None,
-    sp: options.Sp = None,
-    no_wait: options.NoWait = False,
-    stale_after: options.Stale = 60.0,
-    tries: options.Tries = 3,
-    timeout: options.Timeout = None,
-    grace: options.Grace = 25.0,
-    pause: options.Pause = 10.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-) -> None:
+def render(options: Options) -> None:
     """Render a file of jobs. Stopped, killed, or started anywhere beside: the same command goes on."""
-    _check_numbers({"--workers": workers, "--tries": tries, "--stale-after": stale_after, "--grace": grace,
-                    "--timeout": timeout, "--pause": pause})  # fmt: skip
-    if engine not in ("local", "ray"):
-        raise ValueError(f"--engine is local or ray, got {engine!r}")
-    defaults: list[Layer] = []
-    if config is not None:
-        path = config_path(config)
-        defaults.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
-    said = assignments(set_ or [])
-    overrides = [Layer(said, lambda name: f"--set {name}")]
-    if samples is not None:
-        overrides.append(Layer({"samples": samples}, flag))
-    if (jobs is None) == (vbench is None):
-        raise ValueError("give a job file, or --vbench VBench_full_info.json" + ("" if jobs is None else ", not both"))
-    file = str(jobs or vbench)
-    shared = _shared({"gpus": gpus, "dp": dp, "cfg_parallel": cfg_parallel, "sp": sp})
-    ranks = shared.get("gpus", 1)
-    if ranks > 1:
-        _check_ranks(said, workers=workers, engine=engine)
-        overrides.append(Layer({**shared, **({} if device is None else {"device": device})}, flag))
-    quiet = quiet or rank() > 0
+    _check(options)
+    file, ranks, layers = _asked(options)
+    quiet = options.quiet or rank() > 0
     with shown_progress(quiet=quiet) as display:
         from videoaccel.rendering.outcome import Rules
         from videoaccel.rendering.run import open_render  # torch and all
 
         calm_libraries(quiet=quiet)
-        layers = {"defaults": defaults, "overrides": overrides}
-        opened = _open(open_render, file, out, batching=allow_batching, suite=jobs is None, **layers)
+        suite = options.jobs is None
+        opened = _open(open_render, file, options.out, batching=options.allow_batching, suite=suite, **layers)
         for line, first in opened.plan.repeated:
             display.note(f"line {line} asks for the same clip as line {first}; it is made once")
-        if not (no_check or (dry_run and no_time) or is_rank()):
+        no_check = options.no_check or (options.dry_run and options.no_time)
+        if not (no_check or is_rank()):
             _preflight(opened, listener=display)
-        if dry_run:
+        if options.dry_run:
             if rank() == 0:
-                typer.echo(plan_text(opened, time=not no_time, no_check=no_check or no_time))
+                unchecked = options.no_check or options.no_time
+                typer.echo(plan_text(opened, time=not options.no_time, no_check=unchecked))
             return
         if not is_rank() or rank() == 0:
-            _prepare(opened, again=retry, verify=verify, note=display.note)
-        rules = Rules(tries=tries, timeout=timeout, stale=stale_after, grace=grace, pause=pause, wait=not no_wait)
-        board = Board(opened, display, quiet=quiet, single=workers == 1 and engine == "local")
+            _prepare(opened, again=options.retry, verify=options.verify, note=display.note)
+        rules = Rules(
+            tries=options.tries,
+            timeout=options.timeout,
+            stale=options.stale_after,
+            grace=options.grace,
+            pause=options.pause,
+            wait=not options.no_wait,
+        )
+        board = Board(opened, display, quiet=quiet, single=options.workers == 1 and options.engine == "local")
         if ranks == 1 or is_rank():
             with board:
-                outcome = _work(opened, rules, device=device, workers=workers, engine=engine, board=board)
+                outcome = _work(opened, rules, options, board=board)
     if ranks > 1 and not is_rank():
         kind = str(opened.plan.units[0].jobs[0].group.order.settings.device)
-        raise SaidError(start_again(ranks, device=kind, without=_ONCE[1:], grace=grace + 5))
-    if vbench is not None and rank() == 0:
+        raise SaidError(start_again(ranks, device=kind, without=_ONCE[1:], grace=options.grace + 5))
+    if options.vbench is not None and rank() == 0:
         _publish(opened, quiet=quiet)
     _end(opened, outcome, quiet=quiet)
+
+
+def _check(options: Options) -> None:
+    """Values that are wrong by themselves.
+
+    Raises:
+        ValueError: Says which.
+    """
+    o = options
+    _check_numbers({"--workers": o.workers, "--tries": o.tries, "--stale-after": o.stale_after, "--grace": o.grace,
+                    "--timeout": o.timeout, "--pause": o.pause})  # fmt: skip
+    if o.engine not in ("local", "ray"):
+        raise ValueError(f"--engine is local or ray, got {o.engine!r}")
+    if (o.jobs is None) == (o.vbench is None):
+        both = "" if o.jobs is None else ", not both"
+        raise ValueError(f"give a job file, or --vbench VBench_full_info.json{both}")
+
+
+def _asked(options: Options) -> tuple[str, int, dict[str, list[Layer]]]:
+    """The job file, how many ranks make its clips, and settings below and above those of its lines."""
+    defaults: list[Layer] = []
+    if options.config is not None:
+        path = config_path(options.config)
+        defaults.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
+    said = assignments(options.set_ or [])
+    overrides = [Layer(said, lambda name: f"--set {name}")]
+    if options.samples is not None:
+        overrides.append(Layer({"samples": options.samples}, flag))
+    shared = _shared({name: getattr(options, name) for name in ("gpus", "dp", "cfg_parallel", "sp")})
+    ranks = shared.get("gpus", 1)
+    if ranks > 1:
+        _check_ranks(said, workers=options.workers, engine=options.engine)
+        own = {} if options.device is None else {"device": options.device}
+        overrides.append(Layer({**shared, **own}, flag))
+    return str(options.jobs or options.vbench), ranks, {"defaults": defaults, "overrides": overrides}
 
 
 def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:
@@ -160,8 +159,9 @@ def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
             note(f"{name} is made anew: {why}")
 
 
-def _work(opened: Render, rules: Rules, *, device: str | None, workers: int, engine: str, board: Board) -> Outcome:
-    if engine == "ray":
+def _work(opened: Render, rules: Rules, options: Options, *, board: Board) -> Outcome:
+    device, workers = options.device, options.workers
+    if options.engine == "ray":
         from videoaccel.rendering.ray_engine import work_on_ray
 
         return work_on_ray(opened, rules, workers=workers, tell=board.tell)

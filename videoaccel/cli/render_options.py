@@ -1,7 +1,8 @@
-"""Options of ``videoaccel render``."""
+"""Options of ``videoaccel render``, as one value."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -112,3 +113,35 @@ Grace = Annotated[
 Pause = Annotated[
     float, typer.Option(help="Seconds between looks at a full disk.", metavar="S", rich_help_panel=_FAULTS)
 ]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the clips; gone on with.", metavar="DIR")]
+    jobs: JobFile = None
+    vbench: Vbench = None
+    samples: Samples = None
+    config: Config = None
+    set_: Set = None
+    dry_run: DryRun = False
+    no_time: NoTime = False
+    no_check: NoCheck = False
+    retry: Retry = False
+    verify: Verify = False
+    allow_batching: Batching = 1
+    workers: Processes = 1
+    device: Device = None
+    engine: Engine = "local"
+    gpus: Gpus = None
+    dp: Dp = None
+    cfg_parallel: Cfg = None
+    sp: Sp = None
+    no_wait: NoWait = False
+    stale_after: Stale = 60.0
+    tries: Tries = 3
+    timeout: Timeout = None
+    grace: Grace = 25.0
+    pause: Pause = 10.0
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False

@@ -1,0 +1,109 @@
+"""What a comparison is asked for, as one checked value."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from videoaccel.comparison.bench import Clip
+from videoaccel.comparison.log import check_folder
+from videoaccel.comparison.settings import Setting, Values, choose_settings
+from videoaccel.planning.prior import Prior
+from videoaccel.sampling.noise import sample_seeds
+
+OPTIONS = (
+    "height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale", "attention_backend",
+    "negative_prompt_states", "empty_prompt_states",
+)  # fmt: skip
+"""Arguments of a pipeline's call that all clips of a comparison may share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared, and how thoroughly.
+
+    Attributes:
+        out: Folder for the results.
+        methods: Names; ``all`` for all of them. ``exact`` is always there.
+        seeds: Of every prompt's clips.
+        speedups: Where every method's PSNR is read off its curve.
+        values: By method fields in place of its sweep, see :func:`videoaccel.comparison.settings.choose_settings`.
+        controls: Add the two methods that others have to beat.
+        settings: Further ones, such as one method in several forms; their ``method`` is what curves are drawn for.
+        prior: Calibrated errors for the methods that need some; None looks for those of the model and setting.
+        foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
+        timed_clips: How many clips, of the first, are timed.
+        repeats: How often each; 0 times nothing.
+        picture: Draw the picture.
+        name: What the model is called in the title.
+        command: What was typed, for the record.
+        options: Arguments of the pipeline's call, those in `OPTIONS`.
+    """
+
+    out: str | Path
+    methods: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    speedups: Sequence[float] = ()
+    values: Mapping[str, Values] | None = None
+    controls: bool = True
+    settings: Sequence[Setting] = ()
+    prior: Prior | None = None
+    foreign_prior: bool = False
+    timed_clips: int = 4
+    repeats: int = 3
+    picture: bool = True
+    name: str = "model"
+    command: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From the arguments of :func:`videoaccel.compare`, options of the pipeline's call among them.
+
+        Raises:
+            ValueError: One is neither, or there is no ``out``.
+        """
+        own = {one.name for one in fields(cls)} - {"options"}
+        options = {name: value for name, value in given.items() if name not in own}
+        if other := sorted(set(options) - set(OPTIONS)):
+            raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(OPTIONS)}")
+        if "out" not in given:
+            raise ValueError("a comparison needs a folder for its results, such as out='compared'")
+        return cls(**{name: value for name, value in given.items() if name in own}, options=options)
+
+    def check(self, prompts: Sequence[str]) -> tuple[tuple[Setting, ...], list[Clip]]:
+        """Settings and clips, as far as can be told without a model that they can be made.
+
+        Raises:
+            ValueError: A value is wrong, an extra is missing, or the folder holds something else.
+            OSError: The folder cannot be written.
+        """
+        chosen = (*choose_settings(self.methods, values=self.values, controls=self.controls), *self.settings)
+        if len({setting.key for setting in chosen}) < len(chosen):
+            raise ValueError(f"a setting is there twice: {Counter(map(str, chosen)).most_common(1)[0][0]}")
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts must be a list with at least one text, got {prompts!r}")
+        if not self.seeds:
+            raise ValueError("there is no seed; give at least one")
+        sample_seeds(self.seeds, prompts=len(self.seeds), samples=1)
+        if wrong := [value for value in self.speedups if not 1 <= value < float("inf")]:
+            raise ValueError(f"a speed-up must be a number of at least 1, got {wrong[0]:g}")
+        if self.timed_clips < 1 or self.repeats < 0:
+            counts = f"{self.timed_clips} and {self.repeats}"
+            raise ValueError(f"at least 1 clip is timed, 0 times or more; got {counts}")
+        _need("torchmetrics", "eval", "measuring quality")
+        if self.picture:
+            _need("matplotlib", "report", "drawing the picture")
+        check_folder(Path(self.out))
+        return chosen, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(self.seeds)]
+
+
+def _need(package: str, extra: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"{what} needs {package}, which is not installed; pip install 'videoaccel[{extra}]' brings it")
