@@ -1,1 +1,4 @@
-"""Configurations found by name: models, acceleration, runs, suites."""
+"""Configurations found by name: ``models``, ``accel`` (methods with their fields), ``runs``, ``suites`` of metrics.
+
+A YAML file here is offered by name to every command; :mod:`videoaccel.settings.config` reads and checks it.
+"""

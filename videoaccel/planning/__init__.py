@@ -1,1 +1,5 @@
-"""The room planning."""
+"""Before a generation: calibrated errors (priors), measured costs, and plans that come of both.
+
+Comes in: a prior, costs, a target. Goes out: an action for every step and place, its report and its picture. A new
+way to choose anchors goes beside ``anchors.py``. Uses ``session``, ``sampling`` and the ground.
+"""

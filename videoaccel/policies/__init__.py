@@ -1,1 +1,5 @@
-"""Acceleration methods, one file each; found by name, see :mod:`videoaccel.session.registry`."""
+"""Acceleration methods, one file each; found by name, see :mod:`videoaccel.session.registry`.
+
+What begins with an underscore is shared by several. A new method is a new file, and nothing else changes. Comes in: a
+job. Goes out: a session. Uses ``planning``, ``session``, ``sampling``; never ``parallel``: it is handed ``agree``.
+"""

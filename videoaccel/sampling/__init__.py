@@ -1,1 +1,5 @@
-"""The room sampling."""
+"""From noise to data, step by step: schedules and their updates, noise of a sample, guidance, given frames.
+
+Comes in: timesteps, a latent, a velocity. Goes out: the next latent. A new scheduler is a file here. Knows no network
+and no method. Uses ``models`` (shapes), ``settings``, ``common``.
+"""

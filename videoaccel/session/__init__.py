@@ -1,1 +1,6 @@
-"""The room session."""
+"""What a method is told and may do: Job, Policy, Session, the actions, where outputs are kept, what actions cost.
+
+Comes in: a job before the loop, then every step and every branch. Goes out: compute, serve, forecast or leave out.
+Methods by name and two methods in one generation are here, too; the methods themselves are in ``policies``. Uses
+``models`` (the seam), ``settings``, ``common``.
+"""
