@@ -142,13 +142,11 @@ class Soda(Policy):
         Raises:
             ValueError: There is no prior, or the target cannot be reached.
         """
+        if self.schedule == "network":
+            return self.network(job.prior or {}, job.steps)
         assert job.costs is not None
         sites = [site for modules in job.blocks.values() for site in modules]
-        unit: Unit = "flops" if self.speedup is None else "ms"
-        aimed = self.anchors or self.min_psnr or self.max_lpips
-        target = self.flops_ratio or self.speedup or (None if aimed else 2.0)
-        if self.schedule == "network":
-            return self._whole_steps(job, unit, target)
+        unit, target = self._budget
         measured, costs = self._measured(job), job.costs(unit)
         errors = self._weighted(measured, job)
         if self.schedule == "sites":
@@ -179,34 +177,53 @@ class Soda(Policy):
         weights = tables_of(job, ("influence.site", "influence.step"), method="soda with influence")
         return errors.weighted(weights["influence.site"] * weights["influence.step"][:, None])
 
-    def _whole_steps(self, job: Job, unit: Unit, target: float | None) -> Plan:
-        """Anchors are network calls; what is between them costs nothing."""
+    @property
+    def _budget(self) -> tuple[Unit, float | None]:
+        """The ratio that is aimed at, and of what; None where the number of anchors or a quality is."""
+        aimed = self.anchors or self.min_psnr or self.max_lpips
+        return "flops" if self.speedup is None else "ms", self.flops_ratio or self.speedup or (None if aimed else 2.0)
+
+    def network(self, tables: Mapping[str, Tensor], steps: int) -> Plan:
+        """The schedule ``network``: anchors are calls of the network, and what is between them costs nothing.
+
+        It needs to know nothing of the network but how far forecasts of what it returns are off, so that pipelines
+        which are not ours are planned by it, too.
+
+        Args:
+            tables: Calibrated ones; ``soda.velocity`` [N, orders, A] at least.
+            steps: N.
+
+        Raises:
+            NoTableError: A table is missing.
+            ValueError: The tables were made for another number of steps, or the target cannot be reached.
+        """
+        unit, target = self._budget
         needed: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
         needed += tuple(table for name, (table, _) in CURVES.items() if getattr(self, name) is not None)
-        tables = tables_of(job, needed, method="soda")
+        _require(tables, needed, method="soda")
         measured, orders = self._by_order(tables["soda.velocity"])
         served = measured
-        if len(served) != job.steps:
-            raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {job.steps}")
+        if len(served) != steps:
+            raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {steps}")
         if self.influence:
             served = served * tables["influence.step"][:, None]
-        count = self.anchors or self._calls_for_quality(tables) or int(job.steps / (target or 2.0))
+        count = self.anchors or self._calls_for_quality(tables) or int(steps / (target or 2.0))
         try:
             marks, error = best_anchors(served, count, objective=self.objective, distances=self.distances or None)
         except UnreachableError:
             if target is None:
                 raise
-            fewest = next(n for n in range(1, job.steps + 1) if _possible(served, n, self.distances))
-            raise unreachable(target, job.steps / fewest, unit) from None
-        steps: list[dict[Place, Action]] = []
+            fewest = next(n for n in range(1, steps + 1) if _possible(served, n, self.distances))
+            raise unreachable(target, steps / fewest, unit) from None
+        actions: list[dict[Place, Action]] = []
         expected: list[dict[Place, float]] = []
-        for i in range(job.steps):
+        for i in range(steps):
             age = i - max(mark for mark in marks if mark <= i)
-            steps.append({BODY: Forecast(int(orders[i, age - 1])) if age else COMPUTE})
+            actions.append({BODY: Forecast(int(orders[i, age - 1])) if age else COMPUTE})
             expected.append({BODY: float(measured[i, age - 1])} if age else {})
         curve = None if self._off_curve else tables.get("soda.psnr")
         psnr = None if curve is None else quality_at(curve.tolist(), len(marks))
-        return Plan(tuple(steps), error, tuple(expected), psnr)
+        return Plan(tuple(actions), error, tuple(expected), psnr)
 
     def _by_order(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """Errors of forecasts from a table [N, orders, A], and of which order they are, [N, A] each."""
@@ -282,12 +299,16 @@ def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, 
         ValueError: One is missing.
     """
     prior = job.prior or {}
-    if missing := [name for name in names if name not in prior]:
+    _require(prior, names, method=method)
+    return prior
+
+
+def _require(tables: Mapping[str, Tensor], names: tuple[str, ...], *, method: str) -> None:
+    if missing := [name for name in names if name not in tables]:
         raise NoTableError(
             f"{method} needs the calibrated table {missing[0]}, which is not there for this model and setting; "
             f"videoaccel calibrate measures it{', with the weights of AlexNet' if 'lpips' in missing[0] else ''}"
         )
-    return prior
 
 
 def fewest_calls(quality: Sequence[float], target: float, *, what: str) -> int:
