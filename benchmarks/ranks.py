@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Ratio, keep
-from videoaccel.generation.denoising import Denoising, plain
+from videoaccel.generation.prepared import Denoising, plain
 from videoaccel.models.stdit import STDiT3
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.launch import start_ranks
 from videoaccel.parallel.layout import Layout, MeshLayout
 from videoaccel.parallel.mesh import Mesh, ranks_here
 from videoaccel.parallel.shards import Shards
-from videoaccel.sampling.sampler import euler
+from videoaccel.sampling.rectified_flow import euler
 from videoaccel.session.policy import Session
 
 NAMES = ("cond", "uncond")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.measure import keep
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.policies._stability import Node, extrapolate, sign_products, slopes
+from videoaccel.policies._sada_stability import Node, extrapolate, sign_products, slopes
 from videoaccel.policies.sada import Sada
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.policy import Call, Session, Velocities

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.measure import interleaved, keep
 from videoaccel.common.stages import peak_memory
-from videoaccel.generation.attention import BACKENDS, attention_kernel, why_not
+from videoaccel.generation.attention_kernels import BACKENDS, attention_kernel, why_not
 from videoaccel.models.stdit import STDiT3
 from videoaccel.session.policy import Job, Session, kernel_mix
 from videoaccel.settings.sizes import resolve_size

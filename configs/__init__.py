@@ -1,4 +1,4 @@
-"""Configurations found by name: ``models``, ``accel`` (methods with their fields), ``runs``, ``suites`` of metrics.
+"""Configurations found by name: ``models``, ``accel`` (methods with their fields), ``suites`` of metrics.
 
 A YAML file here is offered by name to every command; :mod:`videoaccel.settings.config` reads and checks it.
 """

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from tests.models.networks import tiny_stdit
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.sampling.sampler import RectifiedFlowScheduler
+from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 
 DEFAULTS = {
     "height": 32, "width": 32, "num_frames": 17, "fps": 8, "steps": 3, "guidance": 4.0, "aes": None, "align": None,

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from tests.models.networks import stdit_inputs, tiny_stdit
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.stdit import STDiT3
-from videoaccel.sampling.sampler import euler
+from videoaccel.sampling.rectified_flow import euler
 
 SIZE = (3, 8, 8)
 

@@ -16,7 +16,7 @@ from examples.demo_model.recipe import SIDE
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.sampling.sampler import RectifiedFlowScheduler
+from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 from videoaccel.settings.config import ModelSpec, load_named
 
 PACKAGED = Path(__file__).parents[2] / "videoaccel" / "assets" / "demo"

@@ -225,7 +225,7 @@ def test_a_pipeline_gives_a_run_to_measure(pipeline_folder: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     request = pipe.request(PROMPT, seed=3)
     run = pipe.denoising(request)
-    from videoaccel.generation.denoising import plain
+    from videoaccel.generation.prepared import plain
 
     with torch.inference_mode():
         assert torch.equal(plain(run), pipe(PROMPT, seed=3, output_type="latent").frames)

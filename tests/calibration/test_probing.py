@@ -18,10 +18,10 @@ from videoaccel.calibration.probing import (
     run_probe,
     site_groups,
 )
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, direct
 from videoaccel.policies._soda_errors import ErrorProbe
-from videoaccel.sampling.sampler import euler
+from videoaccel.sampling.rectified_flow import euler
 from videoaccel.session.cosine import cosine_error
 from videoaccel.session.policy import Session
 

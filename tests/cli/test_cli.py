@@ -13,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from tests.cli.commands import ROOT, Cli, here, python, sidecar
-from videoaccel.cli.generate import read_prompts
 from videoaccel.cli.progress import Display
 from videoaccel.common import files
+from videoaccel.common.reading import prompt_lines
 from videoaccel.generation import loading
 from videoaccel.jobs import parts
 from videoaccel.media.reader import read_video
@@ -130,7 +130,7 @@ def test_samples_and_prompts_from_everywhere(generate: Cli) -> None:
 
 def test_prompts_files_without_prompts() -> None:
     with pytest.raises(ValueError, match=r"empty\.txt holds no prompt; one a line"):
-        read_prompts("# only this\n\n", source="empty.txt")
+        prompt_lines("# only this\n\n", source="empty.txt")
 
 
 def test_given_images_and_clips(generate: Cli) -> None:

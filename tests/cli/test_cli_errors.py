@@ -19,7 +19,7 @@ from tests.cli.commands import ROOT, Cli, here, python
 from tests.disks import small_disk
 from videoaccel.__main__ import main
 from videoaccel.common import files
-from videoaccel.generation import denoising
+from videoaccel.generation import prepared as denoising
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from videoaccel.eval.metric import Score
 from videoaccel.evaluation.clips import ClipFile
-from videoaccel.evaluation.report import _shown_clips
+from videoaccel.evaluation.page import _shown_clips
 from videoaccel.evaluation.rows import Row
 from videoaccel.evaluation.table import summarise
 

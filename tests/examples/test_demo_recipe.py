@@ -15,7 +15,7 @@ from examples.demo_model.text import MAX_LENGTH, build_text_encoder, build_token
 from videoaccel.eval.world import COLOURS, MOTIONS, SHAPES, Actor, Scene, sample_scene
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
-from videoaccel.sampling.sampler import timesteps
+from videoaccel.sampling.rectified_flow import timesteps
 
 
 def test_every_word_of_the_world_is_one_token() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny_run import tiny_run
 from videoaccel.generation.cache_memory import fit, foretell
-from videoaccel.generation.denoising import plain
+from videoaccel.generation.prepared import plain
 from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy
 

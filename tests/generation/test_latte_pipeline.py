@@ -18,9 +18,9 @@ from tests.sampling.test_ddim import RELEASED
 from tests.tiny_pipeline import text_encoder, tokenizer
 from tests.workshop import Workshop
 from videoaccel import CalibrateSettings, GenerateSettings, calibrate
-from videoaccel.generation.denoising import plain
 from videoaccel.generation.loading import find_model, network_class, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import plain
 from videoaccel.generation.references import first_frame
 from videoaccel.models.frame_vae import FrameAutoencoder
 from videoaccel.models.latte import Latte

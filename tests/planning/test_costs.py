@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.networks import tiny_stdit
 from tests.tiny_run import SIZE, tiny_run
-from videoaccel.generation import denoising as denoising_module
+from videoaccel.generation import prepared as denoising_module
 from videoaccel.models.seam import BODY, Site, direct
 from videoaccel.models.stdit import STDiT3
 from videoaccel.planning.costs_cache import CostsCache, machine, measured

@@ -10,7 +10,7 @@ import torch
 
 from tests.models.networks import tiny_stdit
 from videoaccel.planning.prior import PART, Prior, find_prior, fingerprint, merge, resample, setting_of
-from videoaccel.sampling.sampler import RectifiedFlowScheduler
+from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 
 SETTING: dict[str, Any] = {
     "model": "a" * 64, "scheduler": "flow {}", "steps": 6, "size": [64, 64], "frames": 17, "guidance": 4.0,

@@ -18,7 +18,7 @@ from tests.policies import rank_work
 from tests.policies.rollout import costs_of, make_job, rollout
 from tests.ranks import RankPools
 from videoaccel.models.seam import BODY
-from videoaccel.policies._stability import Node, OfficialTrack, Rules, Track, extrapolate, sign_products
+from videoaccel.policies._sada_stability import Node, OfficialTrack, Rules, Track, extrapolate, sign_products
 from videoaccel.policies.sada import Sada
 from videoaccel.session.policy import Job, Session, Velocities, local_mix
 

@@ -17,8 +17,8 @@ from videoaccel.calibration.probing import SiteInfluence, default_methods, measu
 from videoaccel.generation.rehearsal import depends_on_clip, rehearse
 from videoaccel.models.seam import BODY, Site
 from videoaccel.planning.picture import draw
+from videoaccel.planning.plan_report import PlanReport, gathered
 from videoaccel.planning.prior import Prior
-from videoaccel.planning.report import PlanReport, gathered
 from videoaccel.preview.preview import plan
 from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Forecast, Partial, Span
 from videoaccel.session.registry import make_policy, policy_names

@@ -10,7 +10,7 @@ from tests.models.networks import tiny_stdit
 from tests.policies.rollout import make_job, measure, rollout
 from videoaccel.generation.cache_memory import fit
 from videoaccel.models.seam import BODY
-from videoaccel.policies._stability import Rules, Track
+from videoaccel.policies._sada_stability import Rules, Track
 from videoaccel.session.actions import COMPUTE, Forecast
 from videoaccel.session.chain import Chain, ChainSession
 from videoaccel.session.registry import make_policy

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.adapters.solvers import Preserving, solver_of
-from videoaccel.policies._stability import Node, Rules, Track, extrapolate, make_track
+from videoaccel.policies._sada_stability import Node, Rules, Track, extrapolate, make_track
 from videoaccel.policies.sada import Sada
 
 

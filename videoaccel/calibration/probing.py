@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.planning.prior import Prior
 from videoaccel.sampling.guidance import combine

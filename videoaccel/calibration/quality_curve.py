@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.calibration.probing import Tick
-from videoaccel.generation.denoising import Denoising, plain
+from videoaccel.generation.prepared import Denoising, plain
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
 from videoaccel.models.protocols import Autoencoder

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.calibration.probing import Tick, every_site, fill_steps, ignore, ticking
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, direct
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.action_session import ActionSession, Seen

@@ -19,8 +19,8 @@ from videoaccel.calibration.files import part_path, with_correlation
 from videoaccel.calibration.probing import SiteInfluence, Tick, average, every_site, run_probe, site_groups
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
-from videoaccel.generation.denoising import Denoising
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising
 from videoaccel.jobs.resolve import Sample, WorkOrder
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior, merge

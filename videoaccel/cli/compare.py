@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from videoaccel.cli.flags import flag
-from videoaccel.cli.generate import STDIN, read_prompts
+from videoaccel.cli.generate import STDIN
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
-from videoaccel.common.reading import read_text
+from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.common.wording import counted
 from videoaccel.settings.layers import Layer, merge
 
@@ -134,8 +134,8 @@ def _stopped(display: Display, out: str) -> None:
 
 def _prompts(name: str) -> list[str]:
     if name == STDIN:
-        return read_prompts(sys.stdin.read(), source="stdin")
-    return read_prompts(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
+        return prompt_lines(sys.stdin.read(), source="stdin")
+    return prompt_lines(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
 
 
 def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:

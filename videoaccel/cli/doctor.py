@@ -46,7 +46,7 @@ def examine() -> dict[str, Any]:
     import torch
 
     from videoaccel.cli.models import describe_model
-    from videoaccel.generation.attention import BACKENDS, why_not
+    from videoaccel.generation.attention_kernels import BACKENDS, why_not
     from videoaccel.text.cache import TextCache
 
     cache = TextCache()

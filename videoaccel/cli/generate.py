@@ -16,7 +16,7 @@ import yaml
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
-from videoaccel.common.reading import read_text
+from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import GenerateSettings
@@ -122,18 +122,6 @@ def gather(options: Mapping[str, Any]) -> Job:
     return Job(settings, origin, changed=tuple(name for name in now if now[name] != was[name]))
 
 
-def read_prompts(text: str, *, source: str) -> list[str]:
-    """One prompt a line; blank lines and those that start with # are left out.
-
-    Raises:
-        ValueError: There is none.
-    """
-    lines = [line.strip() for line in text.splitlines()]
-    if prompts := [line for line in lines if line and not line.startswith("#")]:
-        return prompts
-    raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
-
-
 def shared_values(options: Mapping[str, Any], *, shared: Sequence[str], command: str) -> dict[str, Any]:
     """What a command that shares some of these options was told by them, its ``--set`` and its file of prompts.
 
@@ -148,7 +136,7 @@ def shared_values(options: Mapping[str, Any], *, shared: Sequence[str], command:
     values = {name: getattr(settings, name) for name in (*given, *set_)}
     if (file := options["prompts"]) is not None:
         text = read_text(Path(file).expanduser(), name=f"--prompts {file}")
-        values["prompts"] = tuple(read_prompts(text, source=file))
+        values["prompts"] = tuple(prompt_lines(text, source=file))
     return values
 
 
@@ -223,13 +211,13 @@ def _ending(file: str) -> str:
 
 def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
     for prompt in options["prompt"] or []:
-        yield from read_prompts(sys.stdin.read(), source="stdin") if prompt == STDIN else [prompt]
+        yield from prompt_lines(sys.stdin.read(), source="stdin") if prompt == STDIN else [prompt]
     if name := options["prompts"]:
         if name == STDIN:
-            yield from read_prompts(sys.stdin.read(), source="stdin")
+            yield from prompt_lines(sys.stdin.read(), source="stdin")
             return
         text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
-        yield from read_prompts(text, source=name)
+        yield from prompt_lines(text, source=name)
 
 
 def _plan(order: WorkOrder, job: Job) -> str:

@@ -20,7 +20,7 @@ from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
     from videoaccel.parallel.links import Link
-    from videoaccel.planning.report import PlanReport
+    from videoaccel.planning.plan_report import PlanReport
     from videoaccel.preview.mesh_plan import MeshPlan
 
 PANEL = "Plan"
@@ -122,7 +122,7 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
 
 def described(report: PlanReport) -> str:
     """The report as text."""
-    from videoaccel.planning.report import gathered
+    from videoaccel.planning.plan_report import gathered
 
     lines = [f"{report.method}{changed_fields(report)}", *_prior_lines(report)]
     if report.adaptive:

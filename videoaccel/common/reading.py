@@ -36,6 +36,18 @@ def read_text(path: Path, *, name: str | None = None) -> str:
         raise ValueError(f"{name} is not a text file in UTF-8") from None
 
 
+def prompt_lines(text: str, *, source: str) -> list[str]:
+    """One prompt a line; blank lines and those that start with # are left out.
+
+    Raises:
+        ValueError: There is none.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    if prompts := [line for line in lines if line and not line.startswith("#")]:
+        return prompts
+    raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text. Unlike YAML's usual readers this one refuses a key that is given twice.
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from videoaccel.calibration.quality_curve import decoded
 from videoaccel.common.stages import StageClock, peak_memory
 from videoaccel.comparison.settings import Setting
-from videoaccel.generation.attention import NATIVE, attention_kernel
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.request import Request
 from videoaccel.jobs.sidecar import device_name
 from videoaccel.media.encoders import Frames

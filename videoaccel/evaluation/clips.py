@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videoaccel.common.reading import read_text
+from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
 from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
@@ -79,11 +79,7 @@ def read_prompts_file(path: Path) -> PromptBook:
     """
     text = read_text(path, name=f"--prompts {path}")
     if path.suffix.lower() != ".json":
-        lines = [line.strip() for line in text.splitlines()]
-        texts = [line for line in lines if line and not line.startswith("#")]
-        if not texts:
-            raise ValueError(f"{path} holds no prompt; one a line, # starts a comment")
-        return PromptBook(rows=tuple(Prompt(text, ()) for text in texts))
+        return PromptBook(rows=tuple(Prompt(line, ()) for line in prompt_lines(text, source=str(path))))
     try:
         data = json.loads(text)
     except ValueError as error:

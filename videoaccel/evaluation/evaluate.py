@@ -25,7 +25,7 @@ from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
 from videoaccel.evaluation.clips import READERS, ClipFile, PromptBook, find_clips, read_prompts_file
 from videoaccel.evaluation.official_vbench import OfficialRun, run_official
-from videoaccel.evaluation.report import report_page
+from videoaccel.evaluation.page import report_page
 from videoaccel.evaluation.rows import Row, RowFile, measure
 from videoaccel.evaluation.suite import choose_metrics
 from videoaccel.evaluation.table import (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from videoaccel.generation.attention import NATIVE
+from videoaccel.generation.attention_kernels import NATIVE
 from videoaccel.generation.references import References
 from videoaccel.generation.request import check_numbers
 from videoaccel.parallel.schemes import AUTO, choose_scheme

@@ -11,7 +11,7 @@ from torch import Tensor
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run
 from videoaccel.sampling.guidance import combine
-from videoaccel.sampling.sampler import begin_step, euler, keep_given, start_noised
+from videoaccel.sampling.rectified_flow import begin_step, euler, keep_given, start_noised
 from videoaccel.session.policy import Call, Session, Velocities
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]

@@ -19,7 +19,7 @@ from videoaccel.generation.loading import Source, load_scheduler, torch_dtype
 from videoaccel.generation.references import frames_of
 from videoaccel.media.reader import is_image
 from videoaccel.sampling.conditioning import parse_mask_strategy
-from videoaccel.sampling.sampler import active_frames
+from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.prompts import cut_options, split_segments
 

@@ -16,13 +16,13 @@ from videoaccel.common.package import packaged
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
 from videoaccel.sampling.ddim import DDIMSchedule
-from videoaccel.sampling.sampler import RectifiedFlowScheduler
+from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 from videoaccel.settings.config import Config, Defaults, ModelSpec, Part, config_names, load_named, validate
 
 RELEASE = "opensora-v1.2"
 OPEN_SORA: Mapping[str, str] = MappingProxyType({"transformer": "stdit.STDiT3", "vae": "video_vae.VideoAutoencoder"})
 MOVED: Mapping[str, str] = MappingProxyType(
-    {"videoaccel.sampler": "videoaccel.sampling.sampler", "videoaccel.ddim": "videoaccel.sampling.ddim"}
+    {"videoaccel.sampler": "videoaccel.sampling.rectified_flow", "videoaccel.ddim": "videoaccel.sampling.ddim"}
 )
 """Where schedules are now that pipelines saved by earlier versions name by their old module."""
 """What a part is that does not say."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.stages import StageClock
-from videoaccel.generation.attention import NATIVE, attention_kernel
+from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.cache_memory import fit
 from videoaccel.generation.denoise import StepCallback
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import References, frames_of, with_tail
 from videoaccel.generation.request import Request
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here

@@ -23,10 +23,10 @@ from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
-from videoaccel.generation.denoising import Denoising
 from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
+from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import references_of_prompts
 from videoaccel.generation.request import (
     Request,

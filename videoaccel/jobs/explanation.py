@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from videoaccel.common.wording import ranges
-from videoaccel.planning.report import PlanReport
+from videoaccel.planning.plan_report import PlanReport
 from videoaccel.session.action_grid import LETTERS, NAMES, as_letters
 from videoaccel.session.actions import Place
 from videoaccel.session.policy import Session

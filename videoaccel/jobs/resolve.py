@@ -12,7 +12,7 @@ import torch
 from videoaccel.common.devices import check_device
 from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import read_full_info
-from videoaccel.generation.attention import attention_kernel
+from videoaccel.generation.attention_kernels import attention_kernel
 from videoaccel.generation.given import check_given, given_files
 from videoaccel.generation.loading import Source, find_model
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.common.files import atomic_file
-from videoaccel.planning.report import PlanReport
+from videoaccel.planning.plan_report import PlanReport
 from videoaccel.session.actions import Action, Borrow, Compute, Forecast, Partial, Place, Reuse
 
 MOST_LABELS = 40

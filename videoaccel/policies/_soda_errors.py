@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Site, Work
+from videoaccel.planning.forecast_errors import AGES as STEP_AGES
+from videoaccel.planning.forecast_errors import ORDERS, errors_of
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.columns import Select, choose, score
 from videoaccel.session.cosine import cosine_error
 from videoaccel.session.policy import Call, Job, Mix, Probe, Velocities, local_mix
-from videoaccel.session.slots import Slot
 
 AGES = 5
 """Greatest age that is calibrated: intervals up to 6 steps."""
-
-ORDERS, STEP_AGES = 4, 8
-"""Taylor orders (0 to 3) and ages for which the error of a forecast velocity is calibrated."""
 
 SHARES = (0.25, 0.5, 0.75)
 """Shares of columns for which the prune error is calibrated."""
@@ -89,19 +87,8 @@ class ErrorProbe(Probe):
         out = super().predict(i, x, call)
         true = combine(out, self.job.guidance_scale).float().cpu()
         self.velocities.append(true)
-        for age in range(1, min(STEP_AGES, i) + 1):
-            for order in range(ORDERS):
-                ahead = self._forecast(i - age, age, order)
-                self.velocity[:, i, order, age - 1] = (ahead - true).square().flatten(1).mean(1)
+        self.velocity[:, i] = errors_of(self.velocities, i)
         return out
-
-    def _forecast(self, anchor: int, age: int, order: int) -> Tensor:
-        """Velocity ``age`` steps after an anchor, from anchors as far apart as such an age makes likely."""
-        gap = max(2, age + 1)
-        slot = Slot(self.job.samples, order=order)
-        for step in sorted({max(anchor - k * gap, 0) for k in range(order + 1)}):
-            slot.write(step, self.velocities[step])
-        return slot.read(anchor + age, order=order)
 
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         """The seam: compute, and measure on the way."""

@@ -11,9 +11,9 @@ the others are extrapolated, and such a step is no base for later ones.
 Criteria: ``posterior`` (ours, the default) measures how far the extrapolation was off at the last computed step, and
 skips while the error that this predicts stays below ``threshold``. ``paper`` is the published sign test, ``ab2`` the
 same with Adams-Bashforth weights, ``official`` the released flow-matching formula, which is another (see
-:class:`videoaccel.policies._stability.OfficialTrack`) and is there to reproduce it. The sign tests skip ``max_run``
-steps once stable: a skipped step brings nothing new to test. Published, for 50 steps: ``criterion=paper max_run=4
-multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip at step 11; 1.8x on images.
+:class:`videoaccel.policies._sada_stability.OfficialTrack`) and is there to reproduce it. The sign tests skip
+``max_run`` steps once stable: a skipped step brings nothing new to test. Published, for 50 steps: ``criterion=paper
+max_run=4 multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip at step 11; 1.8x on images.
 """
 
 import warnings
@@ -28,7 +28,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videoaccel.models.seam import BODY, Branch, Site, Work
-from videoaccel.policies._stability import Criterion, Marked, Rules, Windows, make_track
+from videoaccel.policies._sada_stability import Criterion, Marked, Rules, Windows, make_track
 from videoaccel.policies._trunk import require_branches
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.actions import COMPUTE, Action, Forecast, Partial

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from videoaccel.common.wording import counted
 from videoaccel.models.seam import BODY, Site
 from videoaccel.planning.anchors import Objective, best_anchors
+from videoaccel.planning.forecast_errors import ORDERS
 from videoaccel.planning.plan import (
     Errors,
     Plan,
@@ -34,7 +35,7 @@ from videoaccel.planning.plan import (
     unreachable,
 )
 from videoaccel.planning.session import PlanSession
-from videoaccel.policies._soda_errors import ORDERS, SHARES, ErrorProbe
+from videoaccel.policies._soda_errors import SHARES, ErrorProbe
 from videoaccel.session.actions import COMPUTE, Action, Forecast, Place
 from videoaccel.session.columns import Select
 from videoaccel.session.costs import Costs, Unit

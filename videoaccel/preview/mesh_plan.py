@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.files import atomic_write_text
-from videoaccel.generation.denoising import Denoising
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.parallel.degrees import possible_degrees
 from videoaccel.parallel.links import Link, as_link

@@ -11,16 +11,16 @@ import torch
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.cache_memory import fit, foretell
-from videoaccel.generation.denoising import Denoising
 from videoaccel.generation.maker import naming_the_nearest
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.rank_choice import whole_guidance
 from videoaccel.generation.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.jobs.parts import load_pipeline
 from videoaccel.jobs.resolve import WorkOrder, resolve
 from videoaccel.parallel.links import Link
+from videoaccel.planning.plan_report import PlanReport
 from videoaccel.planning.prior import Prior, find_prior
-from videoaccel.planning.report import PlanReport
 from videoaccel.preview.mesh_plan import MeshPlan, kept_link, plan_mesh
 from videoaccel.session.policy import Policy
 from videoaccel.settings.generate import GenerateSettings

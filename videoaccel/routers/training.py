@@ -21,9 +21,9 @@ from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener, StageClock
-from videoaccel.generation.denoising import Denoising, plain
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising, plain
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.resolve import Sample, WorkOrder, resolve
 from videoaccel.models.router import GATES, OPEN, Routers

@@ -1,4 +1,5 @@
 """From a prompt to text states: cleaning, tokens, the encoder, states kept on disk.
 
-Comes in: prompts. Goes out: ``PromptStates``. Uses ``settings``, ``common``.
+Comes in: prompts. Goes out: ``PromptStates``. ``prompts.py`` cleans, ``encoder.py`` is the T5, ``cache.py`` the disk.
+Uses ``settings``, ``common``.
 """

@@ -18,7 +18,7 @@ from videoaccel.models.seam import Run, direct
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.costs_cache import machine, measured
 from videoaccel.planning.prior import fingerprint
-from videoaccel.sampling.sampler import active_frames
+from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
 from videoaccel.session.policy import Job, Session
 

@@ -17,9 +17,9 @@ from torch.testing import assert_close
 
 from tests import golden_values
 from tests.golden_values import Case
-from videoaccel.sampling import sampler
+from videoaccel.sampling import rectified_flow as sampler
 from videoaccel.sampling.guidance import guide
-from videoaccel.sampling.sampler import (
+from videoaccel.sampling.rectified_flow import (
     RectifiedFlowScheduler,
     begin_step,
     end_step,
