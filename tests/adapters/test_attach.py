@@ -10,7 +10,7 @@ from torch import Tensor
 
 import videoaccel
 from tests.adapters.pipes import Tiny, dpm, euler, flow
-from tests.videoaccel import outside_pipes as pipes
+from tests.adapters import pipes
 from videoaccel.adapters.attach import Attached
 from videoaccel.adapters.solvers import solver_of
 

@@ -128,7 +128,7 @@ RELEASED = {
 def test_released_keys_and_shapes(golden: Case) -> None:
     name, expected = golden.get()
     if name == "t5_v1_1_xxl_encoder":
-        pytest.skip("the text encoder is tested in tests/videoaccel/test_text.py")
+        pytest.skip("the text encoder is tested in tests/text/test_encoder.py")
     with torch.device("meta"):
         state = RELEASED[name]().state_dict()
     shapes = {key: list(value.shape) for key, value in state.items()}
