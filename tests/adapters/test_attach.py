@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import videoaccel
-from tests.adapters.pipes import Tiny, dpm, euler, flow
 from tests.adapters import pipes
+from tests.adapters.pipes import Tiny, dpm, euler, flow
 from videoaccel.adapters.attach import Attached
 from videoaccel.adapters.solvers import solver_of
 

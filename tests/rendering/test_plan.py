@@ -12,6 +12,7 @@ from tests.rendering.studio import Studio
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.jobs_file import BadJobsError
 from videoaccel.rendering.plan import Planned
+from videoaccel.rendering.run import open_render
 
 
 def ids(studio: Studio, *lines: dict[str, Any], **options: Any) -> list[str]:
@@ -122,3 +123,34 @@ def test_jobs_know_their_files(studio: Studio) -> None:
     outputs = job.sample(Path("x")).outputs
     assert outputs is not None
     assert outputs.all == ["x/é-ü/", "x/é-ü.json", "x/é-ü-sheet.png", "x/poster.jpg"]
+
+
+def test_identities_are_what_they_were(tmp_path: Path) -> None:
+    """Of the demo model; a change that should change no clip keeps them, so that folders of before are gone on with."""
+    jobs = [
+        {"prompt": "a red circle moves left on a dark blue background", "steps": 6, "frames": 5},
+        {"prompt": "a green star grows", "steps": 6, "frames": 1, "accel": "fora", "seed": [1, 2]},
+        {"prompt": "a yellow triangle", "speedup": 2},
+        {
+            "prompt": "a yellow triangle",
+            "steps": 6,
+            "frames": 5,
+            "accel": "fora+sada",
+            "accel_options": {"sada": {"threshold": 0.3}},
+        },
+        {"prompt": "a yellow triangle", "steps": 6, "frames": 5, "accel": "fixed_linear"},
+    ]
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("\n".join(map(json.dumps, jobs)))
+    render = open_render(file, tmp_path / "out")
+    assert [job.id for job in render.plan.jobs] == IDENTITIES
+
+
+IDENTITIES = [
+    "8710f82d08447216",
+    "aca0b9883f2c98d5",
+    "79701c7e3283d7a8",
+    "45f4b4574b93d7ec",
+    "7795b6fe5ca20af0",
+    "34735f0525481845",
+]

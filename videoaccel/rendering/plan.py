@@ -20,6 +20,9 @@ from videoaccel.jobs.sidecar import model_files, model_hash
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.job import Job
 from videoaccel.rendering.jobs_file import BadJobsError
+from videoaccel.session.chain import Chain
+from videoaccel.session.policy import Policy
+from videoaccel.settings.config import settled
 from videoaccel.settings.generate import GenerateSettings
 
 FORMAT = 1
@@ -223,8 +226,8 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
         "file": job.format,
         "model": models[model]["sha256"],
         "parts": model if absent else [],  # what is not on this machine has no hash
-        "settings": s.model_dump(mode="json", exclude=_NOT_PIXELS),
-        "policy": order.policy and [type(order.policy).__module__, order.policy.model_dump(mode="json")],
+        "settings": settled(s, exclude=_NOT_PIXELS),
+        "policy": order.policy and _policy(order.policy),
         "prior": s.prior and hashes(Path(s.prior).expanduser()),
         "images": [inputs[path] for path in s.images],
         "video": s.video and inputs[s.video],
@@ -234,6 +237,13 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
     }
     key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return Group(key, order, models[model], inputs, threads)
+
+
+def _policy(policy: Policy) -> list[Any]:
+    """A method and its fields; the names are those of the modules that first held them, wherever these stand now."""
+    if isinstance(policy, Chain):
+        return ["videoaccel.chain", {part.name: settled(part) for part in policy.parts}]
+    return [f"videoaccel.policies.{policy.name}", settled(policy)]
 
 
 def _identity(job: Job, group: Group, hashes: Hashes) -> str:

@@ -315,6 +315,9 @@ class Policy(BaseModel):
     uses: ClassVar[tuple[str, ...]] = ()
     """Further tables that it uses unless told not to."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
+
     all_or_nothing: ClassVar[bool] = False
     """Whether it holds what it promises only if all that it wants to store is stored."""
 

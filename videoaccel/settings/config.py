@@ -1,6 +1,6 @@
 """Configurations as typed values: models by name, and the defaults of a generation. YAML in, frozen values out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -99,6 +99,16 @@ class ModelSpec(Config):
     scheduler: dict[str, Any] = {}
     release: str | None = None
     defaults: Defaults = Defaults()
+
+
+def settled(model: BaseModel, *, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """Fields as JSON has them, for hashes that have to stay: without those that came later and are at their defaults.
+
+    A model names these in ``later``; whatever was hashed before they existed has the same hash still.
+    """
+    later = getattr(type(model), "later", ())
+    at_default = {n for n in later if getattr(model, n) == type(model).model_fields[n].get_default()}
+    return model.model_dump(mode="json", exclude={*exclude, *at_default})
 
 
 def config_folder(kind: Kind) -> Path:
