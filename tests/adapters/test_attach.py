@@ -1,253 +1,364 @@
-"""SADA on pipelines of diffusers' own classes with tiny random networks."""
+"""Attaching and coming off, in whatever order other things are done to a pipeline."""
 
-import math
+import copy
+import gc
+import inspect
+import pickle
+import threading
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import accelerate as hf_accelerate
+import diffusers
 import pytest
 import torch
-from torch import Tensor
 
-import videoaccel
-from tests.adapters import pipes
-from tests.adapters.pipes import Tiny, dpm, euler, flow
-from videoaccel.adapters.attach import Attached
-from videoaccel.adapters.solvers import solver_of
+from tests.adapters import image_pipes as images
+from tests.adapters import video_pipes as videos
+from tests.adapters.tiny import Tiny
+from videoaccel.adapters.attach import Attachment, attachment_of
+from videoaccel.adapters.swap import listeners_of
+from videoaccel.generation.accelerate import accelerate
 
-STEPS = 12
+SECOND = [0, 1, 3, 5, 7, 9, 11]
 
-SYSTEMS: dict[str, tuple[Callable[[], Tiny], int, dict[str, Any]]] = {
-    "stable diffusion 2, dpm": (lambda: pipes.stable_diffusion(dpm()), 1, {}),
-    "stable diffusion 2, v, euler": (lambda: pipes.stable_diffusion(euler(prediction_type="v_prediction")), 1, {}),
-    "sdxl, euler": (lambda: pipes.stable_diffusion_xl(euler()), 1, {}),
-    "controlnet, dpm": (lambda: pipes.control(dpm()), 1, {}),
-    "flux": (lambda: pipes.flux(flow()), 1, {}),
-    "wan": (lambda: pipes.wan(flow()), 2, {}),
-    "musicldm, dpm": (lambda: pipes.music_ldm(dpm()), 1, {"guidance_scale": 2.0}),
+
+def on(tiny: Tiny, method: str = "fixed_linear") -> Attachment:
+    attached = accelerate(tiny.pipe, method)
+    assert isinstance(attached, Attachment)
+    return attached
+
+
+def offload(tiny: Tiny) -> None:
+    hf_accelerate.cpu_offload_with_hook(tiny.pipe.transformer, "cpu")
+
+
+def group_offload(tiny: Tiny) -> None:
+    tiny.pipe.transformer.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="block_level",
+        num_blocks_per_group=1,
+    )  # fmt: skip
+
+
+def compile_in_place(tiny: Tiny) -> None:
+    tiny.pipe.transformer.compile(backend="eager")
+
+
+def compile_blocks(tiny: Tiny) -> None:
+    tiny.pipe.transformer.compile_repeated_blocks(backend="eager")
+
+
+def compile_around(tiny: Tiny) -> None:
+    tiny.pipe.transformer = torch.compile(tiny.pipe.transformer, backend="eager")
+
+
+def replace_scheduler(tiny: Tiny) -> None:
+    tiny.pipe.scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config)
+
+
+CHANGES: dict[str, Callable[[Tiny], None]] = {
+    "model offload": offload,
+    "group offload": group_offload,
+    "compiled in place": compile_in_place,
+    "blocks compiled": compile_blocks,
+    "compiled around": compile_around,
+    "scheduler replaced": replace_scheduler,
 }
-"""How to make it, calls a step, and what :func:`videoaccel.accelerate` must be told."""
-
-systems = pytest.mark.parametrize("name", SYSTEMS)
-
-
-@systems
-def test_skips_and_comes_off_without_trace(name: str) -> None:
-    make, calls, told = SYSTEMS[name]
-    tiny = make()
-    before = {key: value for key, value in vars(tiny.pipe).items() if isinstance(value, torch.nn.Module)}
-    config = dict(tiny.pipe.config)
-    exact = tiny()
-    assert tiny.calls == calls * STEPS
-
-    # Straight nearly everywhere, so all that windows, runs and reach allow is skipped.
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6, **told)
-    assert isinstance(attached, Attached) and dict(tiny.pipe.config) == config
-    tiny.calls = 0
-    fast = tiny()
-    assert attached.computed == [0, 1, 2, 5, 8, 10, 11]
-    assert tiny.calls == calls * 7
-    assert fast.shape == exact.shape and fast.isfinite().all() and not torch.equal(fast, exact)
-    assert (fast - exact).abs().mean() < exact.abs().mean()
-    other = tiny(seed=1)
-    assert not torch.equal(other, fast)
-    assert torch.equal(tiny(), fast), "nothing is left of the generation before"
-    assert torch.equal(videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6, **told) and tiny(), fast), "once only"
-
-    videoaccel.accelerate(tiny.pipe, "sada", threshold=1e-9, **told)
-    assert torch.equal(tiny(), exact), "nothing skipped, nothing changed"
-    videoaccel.accelerate(tiny.pipe, None)
-    assert all(vars(tiny.pipe)[key] is value for key, value in before.items()) and dict(tiny.pipe.config) == config
-    assert torch.equal(tiny(), exact)
-
-
-def by_hand(tiny: Tiny, latents: Tensor, *, threshold: float, guidance: float) -> tuple[Tensor, list[int]]:
-    """The posterior rule written out: latents and computed steps, with diffusers' scheduler."""
-    scheduler, unet = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config), tiny.denoiser
-    scheduler.set_timesteps(STEPS)
-    text = torch.cat([tiny.options["negative_prompt_embeds"], tiny.options["prompt_embeds"]])
-    x, nodes, computed, error = latents * scheduler.init_noise_sigma, [], [], math.inf
-    for i, t in enumerate(scheduler.timesteps):
-        edm = float(scheduler.sigmas[i])
-        alpha = 1 / math.sqrt(1 + edm**2)
-        here, sigma, seen = -math.log(edm), alpha * edm, scheduler.scale_model_input(x, t)
-        skip = False
-        if 3 <= i < STEPS - 2 and i - computed[-1] <= 2:
-            (a, _), (b, _) = nodes[-2:]
-            skip = (here - b) / (b - a) <= 3 and error * abs((here - a) * (here - b)) < threshold
-        if skip:
-            (a, first), (b, second) = nodes[-2:]
-            data = second + (here - b) / (b - a) * (second - first)
-            noise = (seen - alpha * data) / sigma
-        else:
-            uncond, cond = unet(torch.cat([seen] * 2), t, encoder_hidden_states=text).sample.chunk(2)
-            noise = uncond + guidance * (cond - uncond)
-            data = (seen - sigma * noise) / alpha
-            if len(nodes) >= 2:
-                (a, first), (b, second) = nodes[-2:]
-                off = second + (here - b) / (b - a) * (second - first) - data
-                error = float(off.norm() / data.norm()) / abs((here - a) * (here - b))
-            nodes.append((here, data))
-            computed.append(i)
-        x = scheduler.step(noise, t, x).prev_sample
-    return x, computed
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("scheduler", [dpm, euler, lambda: dpm(use_karras_sigmas=True)])
-@pytest.mark.parametrize("threshold", [0.003, 0.03, 0.1, 0.5])
-def test_decisions_and_latents_are_those_of_a_run_by_hand(scheduler: Any, threshold: float) -> None:
-    tiny = pipes.stable_diffusion(scheduler())
-    latents = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(4))
-    expected, computed = by_hand(tiny, latents, threshold=threshold, guidance=5.0)
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=threshold)
-    found = tiny(latents=latents.clone(), guidance_scale=5.0)
-    assert attached.computed == computed
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-
-
-@torch.no_grad()
-def test_a_flow_extrapolates_its_velocity() -> None:
-    """Wan's two calls a step, against a loop with the network and Euler's formula."""
-    tiny = pipes.wan(flow())
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6)
-    latents = torch.randn(1, 4, 2, 8, 8, generator=torch.manual_seed(4))
-    found = tiny(latents=latents.clone(), guidance_scale=3.0)
-    scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config)
-    scheduler.set_timesteps(STEPS)
-    x, nodes = latents, []
-    for i, t in enumerate(scheduler.timesteps):
-        here, ahead = scheduler.sigmas[i : i + 2].tolist()
-        if i in attached.computed:
-            cond, uncond = (
-                tiny.denoiser(x, t.expand(1), encoder_hidden_states=tiny.options[name]).sample
-                for name in ("prompt_embeds", "negative_prompt_embeds")
-            )
-            nodes.append((here, uncond + 3.0 * (cond - uncond)))
-            velocity = nodes[-1][1]
-        else:
-            (a, first), (b, second) = nodes[-2:]
-            velocity = second + (here - b) / (b - a) * (second - first)
-        x = x + (ahead - here) * velocity
-    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("scheduler", [dpm, euler])
-def test_outputs_and_data_predictions_turn_into_each_other(scheduler: Any, kind: str) -> None:
-    made = scheduler(prediction_type=kind)
-    made.set_timesteps(8)
-    solver = solver_of(made)
-    x, output = torch.randn(2, 1, 4, 8, 8, generator=torch.manual_seed(0))
-    for i in (0, 3, 7):
-        data = solver.known(i, x, output)
-        torch.testing.assert_close(solver.output(i, x, data), output, atol=1e-4, rtol=1e-4)
-        if scheduler is dpm:
-            made._step_index = i
-            torch.testing.assert_close(data, made.convert_model_output(output, sample=x), atol=1e-4, rtol=1e-4)
-        else:
-            made._step_index, made.is_scale_input_called = i, True
-            stretched = x * (made.sigmas[i] ** 2 + 1) ** 0.5
-            theirs = made.step(output, made.timesteps[i], stretched).pred_original_sample
-            torch.testing.assert_close(data, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_the_gradient_is_that_of_the_probability_flow() -> None:
-    """Of pure signal x = alpha x0 + sigma e with x0 and e fixed, by finite differences over training timesteps."""
-    made = dpm()
-    made.set_timesteps(1000)
-    solver: Any = solver_of(made)
-    x0, noise = torch.randn(2, 50, generator=torch.manual_seed(0))
-
-    def at(i: int) -> Tensor:
-        alpha, sigma = solver.rates(i)
-        return alpha * x0 + sigma * noise
-
-    for i in (200, 500, 800):
-        slope = (at(i - 1) - at(i + 1)) / (solver.time(i - 1) - solver.time(i + 1))
-        torch.testing.assert_close(solver.gradient(i, at(i), x0), slope, rtol=0.02, atol=1e-6)
-
-
-@pytest.mark.parametrize("criterion", ["paper", "ab2", "official"])
-def test_other_criteria(criterion: str) -> None:
-    for make in (pipes.stable_diffusion, pipes.wan):
-        tiny = make(dpm() if make is pipes.stable_diffusion else flow())
-        attached = videoaccel.accelerate(tiny.pipe, "sada", criterion=criterion, max_run=2)
-        if criterion == "official" and make is pipes.stable_diffusion:
-            with pytest.raises(ValueError, match="official is for flows, not for DPMSolverMultistepScheduler"):
-                tiny()
-            continue
-        assert tiny().isfinite().all()
-        assert attached.computed[:3] == [0, 1, 2] and attached.computed[-2:] == [10, 11]
-
-
-def test_the_late_regime_has_a_period() -> None:
-    tiny = pipes.stable_diffusion(euler())
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=1e-9, multistep_from=0.5, multistep_period=3)
-    assert tiny().isfinite().all()
-    assert attached.computed == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11]
-
-
-def test_a_batch_skips_what_all_its_samples_may() -> None:
-    tiny = pipes.stable_diffusion(dpm(), samples=2)
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6)
-    assert tiny().shape == (2, 4, 8, 8) and len(attached.computed) == 7
-
-
-def test_a_network_that_is_told_its_guidance_scale_keeps_no_other() -> None:
-    tiny: Any = pipes.flux(flow())
-    videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6)
-    with pytest.raises(ValueError, match="guidance scale cannot be read off FluxPipeline: pass guidance_scale="):
-        tiny(**tiny.guided)
-    attached = videoaccel.accelerate(tiny.pipe, "sada", threshold=1e6, guidance_scale=2.0)
-    assert tiny(**tiny.guided).isfinite().all() and len(attached.computed) == 7
-
-
-def test_a_denoiser_that_predicts_variances_is_refused() -> None:
-    tiny = pipes.stable_diffusion(dpm())
-    tiny.pipe.unet.register_to_config(out_channels=8)
-    with pytest.raises(ValueError, match="unet of StableDiffusionPipeline predicts variances, too"):
-        videoaccel.accelerate(tiny.pipe, "sada")
-
-
-def test_it_looks_like_what_it_replaces() -> None:
-    tiny = pipes.stable_diffusion(dpm())
-    names = set(tiny.denoiser.state_dict())
-    videoaccel.accelerate(tiny.pipe, "sada")
-    unet = tiny.pipe.unet
-    assert unet is not tiny.denoiser and isinstance(unet, type(tiny.denoiser))
-    assert unet.config is tiny.denoiser.config and unet.dtype == torch.float32
-    assert set(unet.state_dict()) == names == {name for name, _ in unet.named_parameters()}
-    tiny.pipe.to(torch.float64)
-    assert tiny.denoiser.dtype == torch.float64
-    assert unet(torch.randn(1, 4, 8, 8).double(), 5, torch.randn(1, 5, 8).double()).sample.requires_grad, "trains"
+MINUTES = ("compiled in place", "compiled around")
 
 
 @pytest.mark.parametrize(
-    ("make", "fields", "message"),
-    [
-        (lambda: pipes.music_ldm(dpm()), {}, "cannot be read off MusicLDMPipeline: pass guidance_scale="),
-        (lambda: pipes.wan(flow()), {"keep": 0.5}, "keep needs this project's networks"),
-        (lambda: pipes.wan(flow(stochastic_sampling=True)), {}, "samples stochastically"),
-        (lambda: pipes.stable_diffusion(dpm(algorithm_type="sde-dpmsolver++")), {}, "deterministic solver"),
-        (
-            lambda: pipes.stable_diffusion(pipes.diffusers.DDIMScheduler()),
-            {},
-            "sada knows no DDIMScheduler; it knows F",
-        ),
-        (lambda: pipes.wan(flow()), {"prior": "x"}, "sada uses no prior"),
-    ],
+    "change", [pytest.param(name, marks=pytest.mark.slow if name in MINUTES else ()) for name in CHANGES]
 )
-def test_refusals(make: Callable[[], Tiny], fields: dict[str, Any], message: str) -> None:
-    tiny = make()
-    with pytest.raises(ValueError, match=message):
-        videoaccel.accelerate(tiny.pipe, "sada", **fields)
-    assert getattr(tiny.pipe, "unet", None) is tiny.denoiser or tiny.pipe.transformer is tiny.denoiser
+def test_before_and_after(change: str) -> None:
+    reference = videos.wan()
+    with on(reference):
+        expected = reference()
+    plain = reference()
+    for before in (True, False):
+        tiny = videos.wan()
+        if before:
+            CHANGES[change](tiny)
+        attached = on(tiny)
+        if not before:
+            CHANGES[change](tiny)
+        assert tiny().equals(expected) and attached.computed == SECOND, f"{change}, before: {before}"
+        if change == "model offload":
+            tiny.pipe.remove_all_hooks()
+            assert tiny().equals(expected) and attached.computed == SECOND
+        attached.remove()
+        for part in (tiny.pipe, tiny.pipe.transformer, tiny.pipe.scheduler):
+            assert not listeners_of(part)
+        assert tiny().equals(plain)
 
 
-def test_other_methods_need_a_pipeline_of_ours() -> None:
-    tiny = pipes.wan(flow())
-    with pytest.raises(ValueError, match="fora is for VideoPipeline; of WanPipeline only sada can be told"):
-        videoaccel.accelerate(tiny.pipe, "fora")
-    videoaccel.accelerate(tiny.pipe, "sada")
-    with pytest.raises(ValueError, match=r"sada with a start of 0.2 needs at least 6 steps, got 4"):
-        tiny(steps=4)
+def test_offload_by_the_pipeline_ends_every_generation_by_taking_hooks_off() -> None:
+    """``maybe_free_model_hooks`` runs at the end of every call."""
+    tiny = videos.wan()
+    plain = tiny()
+    hook = hf_accelerate.cpu_offload_with_hook(tiny.pipe.transformer, "cpu")[1]
+    tiny.pipe._all_hooks, tiny.pipe._offload_device = [hook], torch.device("cpu")
+    with on(tiny) as attached:
+        tiny()
+        tiny.pipe.remove_all_hooks()
+        tiny()
+        assert attached.computed == SECOND
+    assert tiny().equals(plain)
+
+
+def test_nothing_shows_from_outside(tmp_path: Path) -> None:
+    tiny = videos.wan()
+    pipe = tiny.pipe
+    kinds = {name: type(getattr(pipe, name)) for name in ("transformer", "scheduler")}
+    weights, config = set(pipe.transformer.state_dict()), dict(pipe.config)
+    attached = on(tiny)
+    for name, kind in kinds.items():
+        part = getattr(pipe, name)
+        assert isinstance(part, kind) and type(part).__qualname__ == kind.__qualname__
+        assert type(part).__module__ == kind.__module__ and part.__doc__ == kind.__doc__
+    assert inspect.signature(pipe.scheduler.step) == inspect.signature(kinds["scheduler"].step.__get__(pipe.scheduler))
+    assert inspect.signature(pipe.__call__) == inspect.signature(diffusers.WanPipeline.__call__.__get__(pipe))
+    assert set(pipe.transformer.state_dict()) == weights and dict(pipe.config) == config
+    pipe.transformer.save_pretrained(tmp_path / "transformer")
+    pipe.scheduler.save_pretrained(tmp_path / "scheduler")
+    loaded = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "transformer")
+    assert type(loaded) is diffusers.WanTransformer3DModel
+    pipe.transformer._forward_hooks.clear()  # those that count calls
+    saved = pickle.loads(pickle.dumps(pipe.transformer))
+    assert type(saved) is diffusers.WanTransformer3DModel
+    assert type(pickle.loads(pickle.dumps(pipe.scheduler))) is kinds["scheduler"]
+    made = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    assert type(made) is kinds["scheduler"]
+    attached.remove()
+    attached.remove()
+    assert type(pipe) is diffusers.WanPipeline
+    assert all(type(getattr(pipe, name)) is kind for name, kind in kinds.items())
+    assert not attached.attached and attachment_of(pipe) is None
+
+
+def test_a_pipeline_that_is_saved_loads_as_it_was(tmp_path: Path) -> None:
+    tiny = images.dit()
+    expected = tiny()
+    with on(tiny):
+        tiny.pipe.save_pretrained(tmp_path)
+    loaded = diffusers.DiTPipeline.from_pretrained(tmp_path)
+    assert type(loaded.transformer) is diffusers.DiTTransformer2DModel and not listeners_of(loaded)
+    assert Tiny(loaded, tiny.options)().equals(expected)
+
+
+def test_a_copy_is_plain() -> None:
+    tiny = videos.wan()
+    plain = tiny()
+    attached = on(tiny)
+    fast = tiny()
+    other = Tiny(copy.deepcopy(tiny.pipe), tiny.options)
+    assert type(other.pipe) is diffusers.WanPipeline
+    assert other().equals(plain) and type(other.pipe.scheduler) is diffusers.UniPCMultistepScheduler
+    assert tiny().equals(fast) and attached.computed == SECOND
+
+
+def test_pipelines_that_share_their_parts() -> None:
+    """What is attached to one leaves the other alone; both may have something."""
+    one = images.stable_diffusion(images.dpm())
+    plain = one()
+    first = on(one)
+    pipe = diffusers.StableDiffusionPipeline(
+        **{**one.pipe.components, "unet": one.pipe.unet}, requires_safety_checker=False
+    )
+    other = Tiny(pipe, one.options)
+    assert other().equals(plain)
+    fast = one()
+    second = accelerate(other.pipe, "fora", period=3)
+    assert one().equals(fast) and first.computed == SECOND
+    held = other()
+    assert second.computed == [0, 1, 2, 3, 6, 9]
+    first.remove()
+    assert one().equals(plain) and other().equals(held), "the other one stays"
+    second.remove()
+    assert other().equals(plain) and type(pipe.unet) is diffusers.UNet2DConditionModel
+
+
+def test_from_pipe_gives_a_plain_one() -> None:
+    tiny = images.stable_diffusion(images.dpm())
+    with on(tiny):
+        other = diffusers.StableDiffusionPipeline.from_pipe(tiny.pipe, requires_safety_checker=False)
+        assert type(other) is diffusers.StableDiffusionPipeline and other.unet is tiny.pipe.unet
+        plain = Tiny(other, tiny.options)()
+        fast = tiny()
+        assert not fast.equals(plain)
+    assert tiny().equals(plain)
+
+
+def test_attaching_again_takes_the_place() -> None:
+    tiny = videos.wan()
+    first = on(tiny)
+    second = accelerate(tiny.pipe, "fora")
+    assert not first.attached and attachment_of(tiny.pipe) is second
+    assert len(listeners_of(tiny.pipe.transformer)) == 1
+    tiny()
+    assert second.computed == [0, 1, 2, 4, 6, 8, 10]
+    assert accelerate(tiny.pipe, None) is None and not listeners_of(tiny.pipe)
+
+
+def test_an_error_in_the_midst_leaves_nothing() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+    expected = tiny()
+
+    def stop(pipe: Any, i: int, t: Any, kwargs: Any) -> Any:
+        if i == 4:
+            raise KeyboardInterrupt
+        return kwargs
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny(callback_on_step_end=stop)
+    report = attached.report()
+    assert report.failed and report.evaluations == 5 and "raised" in str(report)
+    assert not attached.open and tiny().equals(expected)
+
+
+def test_an_interrupted_generation_ends_early() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+
+    def stop(pipe: Any, i: int, t: Any, kwargs: Any) -> Any:
+        pipe._interrupt = i == 4
+        return kwargs
+
+    tiny(callback_on_step_end=stop)
+    assert attached.report().evaluations == 5
+
+
+def test_other_sizes_and_guidance_from_run_to_run() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+    first = tiny()
+    two = tiny(num_videos_per_prompt=2)
+    assert two.tensors[0].shape[0] == 2 and attached.computed == SECOND
+    alone = tiny(guidance_scale=1.0)
+    assert tiny.calls.total() == 7 and attached.computed == SECOND and alone.finite()
+    tiny(height=32)
+    tiny(steps=20)
+    assert attached.report().evaluations == 20
+    assert tiny().equals(first)
+
+
+def test_calls_outside_of_a_generation_are_not_touched() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+    x, t, text = torch.randn(1, 4, 2, 8, 8), torch.tensor([5]), torch.randn(1, 6, 16)
+    outputs = [tiny.pipe.transformer(x, t, text).sample for _ in range(4)]
+    assert all(torch.equal(outputs[0], other) for other in outputs) and outputs[0].requires_grad
+    with pytest.raises(ValueError, match="nothing has been generated"):
+        attached.report()
+
+
+def test_another_thread_is_not_part_of_it() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+    seen = []
+
+    def elsewhere(pipe: Any, i: int, t: Any, kwargs: Any) -> Any:
+        worker = threading.Thread(target=lambda: seen.append(attached.open))
+        worker.start()
+        worker.join()
+        return kwargs
+
+    tiny(callback_on_step_end=elsewhere)
+    assert seen == [False] * 12
+
+
+def test_gradients_are_wanted() -> None:
+    """A pipeline that takes gradients in its loop gets them."""
+    tiny = videos.wan()
+    attached = on(tiny)
+    x, text = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 6, 16)
+
+    def look(pipe: Any, i: int, t: Any, kwargs: Any) -> Any:
+        with torch.enable_grad():
+            assert pipe.transformer(x, t[None], text).sample.requires_grad
+        return kwargs
+
+    tiny(callback_on_step_end=look)
+    assert attached.computed == SECOND and attached.report().passed == {"gradients are wanted": 12}
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler"])
+def test_solvers_that_put_noise_anew_are_left_alone(name: str) -> None:
+    make = videos.wan if name.startswith("Flow") else images.stable_diffusion
+    tiny = make(getattr(diffusers, name)())
+    plain = tiny()
+    attached = on(tiny)
+    with pytest.warns(UserWarning, match=f"fixed_linear computed all of .*: {name} puts new noise over"):
+        assert tiny().equals(plain)
+    assert attached.report().reasons == {f"{name} puts new noise over every prediction": tiny.calls.total()}
+
+
+def test_few_evaluations_are_left_alone() -> None:
+    tiny = videos.wan()
+    plain = tiny(steps=7)
+    attached = on(tiny)
+    with pytest.warns(UserWarning, match="fewer than 8 evaluations"):
+        assert tiny(steps=7).equals(plain)
+    assert attached.report().reasons == {"fewer than 8 evaluations": 14}
+    tiny(steps=8)
+    assert attached.computed == [0, 1, 3, 5, 7]
+
+
+def test_a_cache_of_diffusers_is_refused_or_noticed() -> None:
+    tiny = videos.wan()
+    config = diffusers.FirstBlockCacheConfig(threshold=1e-9)
+    tiny.pipe.transformer.enable_cache(config)
+    with pytest.raises(ValueError, match="transformer of WanPipeline has a cache of its own"):
+        on(tiny)
+    tiny.pipe.transformer.disable_cache()
+    attached = on(tiny)
+    tiny.pipe.transformer.enable_cache(config)
+    with pytest.warns(UserWarning, match="transformer has a cache of its own enabled"):
+        tiny()
+    assert attached.computed == list(range(12))
+
+
+def test_what_cannot_be_attached_to_says_so() -> None:
+    with pytest.raises(ValueError, match="takes no acceleration"):
+        accelerate(object(), "sada")
+    tiny = videos.wan()
+    with pytest.raises(ValueError, match="pab has to look into the network; of pipelines that are not ours"):
+        accelerate(tiny.pipe, "pab")
+    with pytest.raises(ValueError, match="`slots=modules` has to look into the network"):
+        accelerate(tiny.pipe, "fora", slots="modules")
+    object.__setattr__(tiny.pipe, "scheduler", None)
+    with pytest.raises(ValueError, match="WanPipeline has no scheduler"):
+        accelerate(tiny.pipe, "fora")
+
+
+def test_nothing_is_retained() -> None:
+    tiny = videos.wan()
+    attached = on(tiny)
+    tiny()
+    network, scheduler, pipe = (weakref.ref(part) for part in (tiny.pipe.transformer, tiny.pipe.scheduler, tiny.pipe))
+    attached.remove()
+    del tiny
+    gc.collect()
+    assert network() is None and scheduler() is None and pipe() is None
+    tiny = videos.wan()
+    held = weakref.ref(on(tiny))
+    assert held() is not None, "the pipeline holds it"
+    del tiny
+    gc.collect()
+    assert held() is None
+
+
+def test_memory_does_not_grow() -> None:
+    tiny = images.flux()
+    attached = on(tiny)
+    tiny(steps=8)
+    gc.collect()
+    before = len([one for one in gc.get_objects() if isinstance(one, torch.Tensor)])
+    for _ in range(20):
+        tiny(steps=8)
+    gc.collect()
+    assert len([one for one in gc.get_objects() if isinstance(one, torch.Tensor)]) <= before
+    assert attached.report().stored_bytes == 2 * 64 * 4 * 4 // 4

@@ -166,11 +166,6 @@ def test_a_clip_of_a_method_is_made_again_from_its_sidecar(
     assert make.again("out.json", "again.mp4") == (make.folder / "out.mp4").read_bytes()
 
 
-def test_the_guidance_scale_is_said_when_generating(pipe: VideoPipeline) -> None:
-    with pytest.raises(ValueError, match="guidance_scale is for pipelines of diffusers"):
-        videoaccel.accelerate(pipe, "sada", guidance_scale=2.0)
-
-
 def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> None:
     pipe.accelerate("fora", period=4)
     policy = pipe.policy

@@ -1,210 +1,260 @@
-"""SADA on pipelines of diffusers: their denoiser is replaced by a module that passes calls on, or answers itself.
+"""Attaching to a pipeline of diffusers, and coming off again."""
 
-Nothing is patched. The module looks like the denoiser it holds, and :meth:`Attached.remove` puts that back. What step
-it is, the schedule and the kind of prediction are read from ``pipe.scheduler``; calls are not counted, since some
-pipelines call once a step, with both guidance branches in a batch, and some once a branch. A skipped step returns what
-the denoiser would say for the extrapolated prediction, so that the scheduler goes on unaware. A batch skips a step if
-all its samples may.
-
-Shape legend: R rows of a call (guidance branches times samples, or samples), B samples, C latent channels.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from typing_extensions import Self
 
-from videoaccel.adapters.solvers import check_scheduler
-from videoaccel.adapters.steps import Steps
-from videoaccel.policies.sada import Sada
+from videoaccel.adapters.doors import (
+    Plain,
+    network_members,
+    pipeline_members,
+    plain_network_members,
+    scheduler_members,
+)
+from videoaccel.adapters.generation import Generation, Observer
+from videoaccel.adapters.report import Report
+from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.adapters.swap import listeners_of, original, unwatch, watch
 
-COMPONENTS = ("unet", "transformer", "transformer_2")
+NETWORKS = (
+    "transformer", "transformer_2", "transformer_3", "unconditional_transformer", "unet", "prior", "decoder", "model",
+    "dit", "denoiser",
+)  # fmt: skip
 """Names that pipelines give their denoisers."""
 
-HALVES = (None, "cond_uncond")
-"""Calls whose rows are the unconditional branch followed by the conditional one, if there is guidance."""
 
+class Attachment:
+    """What accelerates a pipeline; made by :func:`videoaccel.accelerate`. Also a context, which ends with removal.
 
-class Attached:
-    """What accelerates a pipeline; made by :func:`videoaccel.accelerate`.
+    Before every generation it looks at the pipeline's parts again: a scheduler that was replaced, or a denoiser that
+    was compiled, is attached to as it then is. Calls outside of the pipeline's own generations, or from other threads,
+    are handed on untouched; so are those of a copy of the pipeline, and of another one that shares its parts.
 
     Attributes:
-        computed: Steps of the last generation in which the denoiser ran.
+        method: Name of the method.
     """
 
-    def __init__(self, pipe: Any, policy: Sada, *, guidance_scale: float | None = None) -> None:
-        self.pipe, self.policy, self.guidance_scale = pipe, policy, guidance_scale
-        self.computed: list[int] = []
-        self._replaced = denoisers(pipe)
-        self._steps: Steps | None = None
-        for name, denoiser in self._replaced.items():
-            _put(pipe, name, _Delegate(denoiser, self))
+    def __init__(
+        self, pipe: Any, rules: Callable[[], StepRule], *, method: str, observers: Sequence[Observer] = ()
+    ) -> None:
+        self.method = method
+        self._pipe, self._observers = pipe, tuple(observers)
+        self._rules = rules if isinstance(rules, RuleMaker) else RuleMaker(rules)
+        self._networks: dict[str, Any] = {}
+        self._schedulers: list[Any] = []
+        self._generation: Generation | None = None
+        self._thread: int | None = None
+        self._last: Report | None = None
+        self._look()
+        watch(pipe, self, pipeline_members)
 
     def remove(self) -> None:
-        """Give the pipeline its own denoiser back. A second time it does nothing."""
-        for name, denoiser in self._replaced.items():
-            _put(self.pipe, name, denoiser)
-        self._replaced, self._steps = {}, None
+        """Come off: the pipeline and its parts are of their own classes again. A second time it does nothing."""
+        if self._pipe is None:
+            return
+        for part in (*self._networks.values(), *self._schedulers, self._pipe):
+            unwatch(part, self)
+        self._pipe, self._networks, self._schedulers = None, {}, []
 
-    def call(self, denoiser: nn.Module, branch: str | None, args: Any, kwargs: Any) -> Any:
-        """One call of the denoiser, by the pipeline."""
-        x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-        steps, i = self._steps_for(x), _step_of(self.pipe.scheduler)
-        if steps.i != i:
-            halves = branch in HALVES and self._guides()
-            steps.enter(i, x, scale=self._scale(denoiser, steps), samples=len(x) // (2 if halves else 1))
-            if not steps.skips:
-                self.computed.append(i)
-        if steps.skips and branch in steps.nodes:
-            told = steps.foretold(branch, x)
-            return (told,) if steps.form is None else steps.form(sample=told)
-        out = denoiser(*args, **kwargs)
-        steps.heard(branch, x, out)
-        return out
+    def __enter__(self) -> Self:
+        return self
 
-    def _steps_for(self, x: Tensor) -> Steps:
-        """The generation under way; another one where the scheduler was set anew."""
-        timesteps, i = self.pipe.scheduler.timesteps, _step_of(self.pipe.scheduler)
-        steps = self._steps
-        if steps is None or steps.timesteps is not timesteps or i < steps.i or steps.shape != x.shape:
-            self.computed = []
-            steps = self._steps = Steps(self.policy, self.pipe.scheduler, x)
-        return steps
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
 
-    def _guides(self) -> bool:
-        if self.guidance_scale is not None:
-            return self.guidance_scale > 1
-        return bool(getattr(self.pipe, "do_classifier_free_guidance", self.pipe.guidance_scale > 1))
+    @property
+    def attached(self) -> bool:
+        """Whether it has not been removed."""
+        return self._pipe is not None
 
-    def _scale(self, denoiser: Any, steps: Steps) -> float:
-        """The guidance scale in force.
+    @property
+    def pipe(self) -> Any:
+        """The pipeline; None after removal."""
+        return self._pipe
+
+    @property
+    def computed(self) -> list[int]:
+        """Evaluations of the last generation in which a network ran."""
+        return [] if self._last is None else list(self._last.computed)
+
+    def report(self) -> Report:
+        """What happened in the last generation.
 
         Raises:
-            ValueError: There is guidance, and its scale cannot be read.
+            ValueError: There has been none.
         """
-        if self.guidance_scale is not None:
-            return self.guidance_scale
-        if "uncond" in steps.branches and getattr(denoiser.config, "guidance_embeds", False):
-            # The pipeline's guidance_scale is a number that the network is told; the other one is not kept.
-            raise ValueError(_UNREADABLE.format(type(self.pipe).__name__))
-        return float(self.pipe.guidance_scale)
+        if self._last is None:
+            raise ValueError("nothing has been generated since this was attached")
+        return self._last
+
+    # What parts of the pipeline tell --------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """Whether a generation is under way, in this thread."""
+        return self._generation is not None and self._thread == threading.get_ident()
+
+    def called(self, network: Any, plain: Plain, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A denoiser is called."""
+        generation, name = self._generation, self._name_of(network)
+        if generation is None or name is None:
+            return plain(*args, **kwargs)
+        return generation.called(name, plain, args, kwargs)
+
+    def entered(self, network: Any, name: str | None) -> None:
+        """The pipeline names calls."""
+        component = self._name_of(network)
+        if self._generation is not None and component is not None:
+            self._generation.entered(component, name)
+
+    def scheduled(self, scheduler: Any) -> None:
+        """A scheduler, or a copy, has been given its timesteps."""
+        if self._generation is not None:
+            self._generation.scheduled(scheduler)
+
+    def stepped(self, scheduler: Any, plain: Plain, given: Any) -> Any:
+        """A scheduler, or a copy, takes a step."""
+        return plain() if self._generation is None else self._generation.stepped(plain, given)
+
+    @contextmanager
+    def generates(self, pipe: Any, arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """A generation of a pipeline, if it is ours and none is under way."""
+        if pipe is not self._pipe or self._generation is not None:
+            yield {}
+            return
+        self._look()
+        others = self._rules.begins(arguments)
+        generation = Generation(self._rules, observers=self._observers, standing=self._standing(), wide=self._wide())
+        self._generation, self._thread, failed = generation, threading.get_ident(), True
+        note = self._rules.note
+        try:
+            yield others
+            failed = False
+        finally:
+            self._generation = self._thread = None
+            kind = original(type(pipe)).__name__
+            self._last = last = generation.finish(pipeline=kind, method=self.method, failed=failed, note=note)
+            self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
+        if generation.forecasts:
+            _say(self._last)
+
+    # Parts ----------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Attach to the parts that the pipeline has now, and come off those that it had."""
+        networks, schedulers = networks_of(self._pipe), schedulers_of(self._pipe)
+        for name, old in list(self._networks.items()):
+            if networks.get(name) is not old:
+                unwatch(self._networks.pop(name), self)
+        for old in list(self._schedulers):
+            if not any(old is new for new in schedulers):
+                unwatch(old, self)
+        for name, network in networks.items():
+            if name not in self._networks:
+                watch(network, self, network_members if hasattr(network, "cache_context") else plain_network_members)
+        for scheduler in schedulers:
+            watch(scheduler, self, scheduler_members)
+        self._networks, self._schedulers = networks, schedulers
+
+    def _name_of(self, network: Any) -> str | None:
+        return next((name for name, known in self._networks.items() if known is network), None)
+
+    def _standing(self) -> str | None:
+        """Why nothing may be forecast in the generation that begins."""
+        cached = [name for name, network in self._networks.items() if _has_cache(network)]
+        return f"{cached[0]} has a cache of its own enabled" if cached else None
+
+    def _wide(self) -> dict[str, int]:
+        """Channels of the latent by network, of those that predict a variance which the scheduler uses."""
+        learned = any(
+            str(getattr(scheduler, "config", {}).get("variance_type") or "").startswith("learned")
+            for scheduler in self._schedulers
+        )
+        found = {}
+        for name, network in self._networks.items():
+            config = getattr(network, "config", None) or {}
+            coming, going = config.get("in_channels"), config.get("out_channels")
+            if learned and coming is not None and going == 2 * coming:
+                found[name] = coming
+        return found
 
 
-def denoisers(pipe: Any) -> dict[str, nn.Module]:
-    """A pipeline's denoisers by name; empty if it has none that are known."""
-    parts = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+def networks_of(pipe: Any) -> dict[str, nn.Module]:
+    """A pipeline's denoisers by name; empty if it has none that are known. One under two names counts once."""
+    found: dict[str, nn.Module] = {}
+    for name in NETWORKS:
+        part = getattr(pipe, name, None)
+        if isinstance(part, nn.Module) and all(part is not other for other in found.values()):
+            found[name] = part
+    return found
 
 
-def attach(pipe: Any, policy: Sada, *, guidance_scale: float | None = None) -> Attached:
-    """Accelerate a pipeline of diffusers; one that is accelerated already gets the new policy.
+def schedulers_of(pipe: Any) -> list[Any]:
+    """A pipeline's schedulers."""
+    found: list[Any] = []
+    for part in list(vars(pipe).values()):
+        steps = not isinstance(part, type | nn.Module) and hasattr(type(part), "set_timesteps")
+        if steps and hasattr(type(part), "step") and all(part is not other for other in found):
+            found.append(part)
+    return found
+
+
+def takes_attachments(pipe: Any) -> bool:
+    """Whether a pipeline has a denoiser that is known, or may load one later (a modular one)."""
+    return bool(networks_of(pipe)) or hasattr(pipe, "load_components")
+
+
+def attach(pipe: Any, rules: Callable[[], StepRule], *, method: str, observers: Sequence[Observer] = ()) -> Attachment:
+    """Attach a rule to a pipeline, in place of one that is attached.
 
     Args:
         pipe: The pipeline.
-        policy: SADA's fields.
-        guidance_scale: Where the pipeline does not keep it.
+        rules: Makes the rule of a segment; a :class:`RuleMaker` also hears where generations begin and end.
+        method: Its name, for reports.
+        observers: Who is told of everything.
 
     Raises:
-        ValueError: The pipeline has no denoiser or scheduler that is known, its denoiser predicts variances, or it
-            keeps no guidance scale and none is given.
+        ValueError: The pipeline has no denoiser that is known, or another tool skips calls of it already.
     """
-    if not denoisers(pipe) or getattr(pipe, "scheduler", None) is None:
-        raise ValueError(f"{type(pipe).__name__} has no denoiser and scheduler that sada knows")
-    if policy.keep is not None:
-        raise ValueError("keep needs this project's networks; outside them sada skips whole steps")
-    if wide := [name for name in denoisers(pipe) if learns_variance(getattr(pipe, name))]:
-        raise ValueError(f"{wide[0]} of {type(pipe).__name__} predicts variances, too, which sada does not extrapolate")
-    check_scheduler(pipe.scheduler)
-    if guidance_scale is None and not hasattr(type(pipe), "guidance_scale"):
-        raise ValueError(_UNREADABLE.format(type(pipe).__name__))
+    if not takes_attachments(pipe):
+        raise ValueError(f"{original(type(pipe)).__name__} has no denoiser under a name that is known")
+    if not schedulers_of(pipe) and not hasattr(pipe, "load_components"):
+        raise ValueError(f"{original(type(pipe)).__name__} has no scheduler, whose steps would tell calls apart")
+    for name, network in networks_of(pipe).items():
+        if _has_cache(network):
+            raise ValueError(
+                f"{name} of {original(type(pipe)).__name__} has a cache of its own enabled; disable it first"
+            )
     detach(pipe)
-    return Attached(pipe, policy, guidance_scale=guidance_scale)
+    return Attachment(pipe, rules, method=method, observers=observers)
 
 
-def learns_variance(denoiser: Any) -> bool:
-    """Whether it has more channels going out than coming in, as DiT's learned variance."""
-    config = getattr(denoiser, "config", {})
-    coming, going = config.get("in_channels"), config.get("out_channels")
-    return coming is not None and going is not None and going > coming
+def attachment_of(pipe: Any) -> Attachment | None:
+    """What is attached to a pipeline."""
+    return next((one for one in listeners_of(pipe) if isinstance(one, Attachment) and one.pipe is pipe), None)
 
 
 def detach(pipe: Any) -> None:
-    """Give a pipeline its own denoiser back, if it was accelerated."""
-    for part in denoisers(pipe).values():
-        if type(part) is _Delegate:
-            part._attached.remove()
+    """Come off a pipeline, if something is attached to it."""
+    if (attached := attachment_of(pipe)) is not None:
+        attached.remove()
 
 
-def _put(pipe: Any, name: str, part: nn.Module) -> None:
-    """Replace a component, but not what the pipeline's configuration says of it."""
-    object.__setattr__(pipe, name, part)
+def _has_cache(network: Any) -> bool:
+    """Whether diffusers or cache-dit skips parts of it."""
+    return bool(getattr(network, "is_cache_enabled", False)) or bool(getattr(network, "_is_cached", False))
 
 
-def _step_of(scheduler: Any) -> int:
-    """Number of the step that the scheduler is about to take."""
-    for name in ("step_index", "begin_index"):
-        if (index := getattr(scheduler, name, None)) is not None:
-            return int(index)
-    return 0
-
-
-_UNREADABLE = "the guidance scale cannot be read off {}: pass guidance_scale=, the one you generate with"
-
-
-class _Delegate(nn.Module):
-    """Stands where a denoiser stood, and looks like it."""
-
-    def __init__(self, denoiser: nn.Module, attached: Attached) -> None:
-        nn.Module.__init__(self)
-        self.denoiser = denoiser
-        self.__dict__["_attached"], self.__dict__["_branch"] = attached, None
-
-    # Pipelines ask what class their components are.
-    __class__ = property(lambda self: type(self.denoiser))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return nn.Module.__getattr__(self, name)
-        except AttributeError:
-            return getattr(nn.Module.__getattr__(self, "denoiser"), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Passed on in training, else at most steps."""
-        if torch.is_grad_enabled():
-            return self.denoiser(*args, **kwargs)
-        return self._attached.call(self.denoiser, self._branch, args, kwargs)
-
-    @contextmanager
-    def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """The pipeline says which guidance branch it calls."""
-        inner = getattr(self.denoiser, "cache_context", None)
-        self.__dict__["_branch"] = name
-        try:
-            with nullcontext() if inner is None else inner(name, **kwargs):
-                yield
-        finally:
-            self.__dict__["_branch"] = None
-
-    # Weights have the names that they have in the denoiser.
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's."""
-        return self.denoiser.named_parameters(*args, **kwargs)
-
-    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's."""
-        return self.denoiser.named_buffers(*args, **kwargs)
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's."""
-        return self.denoiser.named_modules(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's."""
-        return self.denoiser.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The denoiser's."""
-        return self.denoiser.load_state_dict(*args, **kwargs)
+def _say(report: Report) -> None:
+    """Warn of a generation in which nothing was forecast."""
+    if report.evaluations and report.calls == report.calls_computed and not report.failed:
+        reasons = ", ".join(report.reasons) or "it allowed no forecast"
+        warnings.warn(f"{report.method} computed all of {report.pipeline}: {reasons}", stacklevel=2)

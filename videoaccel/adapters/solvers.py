@@ -1,65 +1,23 @@
-"""How diffusers' schedulers read what a denoiser predicts: what to extrapolate, along which axis, and back again.
+"""Variance-preserving schedules: what to extrapolate in place of the network's output, along which axis, and back.
 
-Two kinds. A flow's velocity is extrapolated over sigma. In a variance-preserving diffusion it is the data prediction
-x0, over the log-SNR; the denoiser's output that stands for it at the present latent is worked out from that, so that
-the scheduler, which is not told of anything, moves the latent and its own history as if it had been computed.
+The data prediction x0 over the log-SNR. The output that stands for it at the present latent is worked out from that, so
+that the scheduler moves the latent and its own history as if it had been computed. A flow's velocity needs nothing of
+this: it is extrapolated as it is, over the timestep.
 
 Shape legend: ... any latent shape. x is the latent as the denoiser gets it.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+PRESERVING = frozenset({"DPMSolverMultistepScheduler", "EulerDiscreteScheduler"})
+"""Schedulers whose form is known here."""
 
-class Solver(Protocol):
-    """One generation's schedule.
-
-    Attributes:
-        steps: N.
-    """
-
-    steps: int
-
-    def axis(self, i: int) -> float:
-        """Where step ``i`` stands on the axis of extrapolation."""
-        ...
-
-    def known(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """What is extrapolated, from the denoiser's output at x; float32."""
-        ...
-
-    def output(self, i: int, x: Tensor, known: Tensor) -> Tensor:
-        """The inverse; float32."""
-        ...
-
-
-class Flow:
-    """``FlowMatchEulerDiscreteScheduler``: noise minus data, over sigma."""
-
-    @staticmethod
-    def check(scheduler: Any) -> None:
-        """See :func:`check_scheduler`."""
-        if scheduler.config.get("stochastic_sampling"):
-            raise ValueError(f"sada needs a deterministic solver; {type(scheduler).__name__} samples stochastically")
-
-    def __init__(self, scheduler: Any) -> None:
-        self._sigmas: list[float] = scheduler.sigmas.tolist()
-        self.steps = len(scheduler.timesteps)
-
-    def axis(self, i: int) -> float:
-        """Sigma."""
-        return self._sigmas[i]
-
-    def known(self, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The velocity itself."""
-        return output.float()
-
-    def output(self, i: int, x: Tensor, known: Tensor) -> Tensor:
-        """The velocity itself."""
-        return known
+KINDS = ("epsilon", "v_prediction", "sample")
+"""What networks predict."""
 
 
 class Preserving:
@@ -68,30 +26,21 @@ class Preserving:
     The second scales the latent by ``scale_model_input``: what the denoiser gets is the latent of the former.
     """
 
-    @staticmethod
-    def check(scheduler: Any) -> None:
-        """See :func:`check_scheduler`."""
-        config = scheduler.config
-        name, kind = type(scheduler).__name__, config.prediction_type
-        if kind not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(
-                f"sada knows no prediction type {kind!r} of {name}; it knows epsilon, v_prediction, sample"
-            )
-        if "sde" in config.get("algorithm_type", ""):
-            raise ValueError(f"sada needs a deterministic solver; {name} has {config.algorithm_type}")
-        if str(config.get("variance_type") or "").startswith("learned"):
-            raise ValueError(f"sada takes no learned variance; {name} has variance_type {config.variance_type}")
-
     def __init__(self, scheduler: Any) -> None:
-        self.kind, self.steps = scheduler.config.prediction_type, len(scheduler.timesteps)
+        self.kind = scheduler.config.prediction_type
         self._sigmas: list[float] = scheduler.sigmas.tolist()
         betas = scheduler.betas.double().cpu().numpy()
         kept = scheduler.alphas_cumprod.double().cpu().numpy()
         self._betas, self._logs = betas, np.log(np.sqrt((1 - kept) / np.maximum(kept, 1e-12)))
+        self._stretched = type(scheduler).__name__ == "EulerDiscreteScheduler"
 
     def axis(self, i: int) -> float:
         """Log of signal over noise."""
         return -math.log(self._sigmas[i])
+
+    def latent(self, i: int, sample: Tensor) -> Tensor:
+        """What the denoiser gets for the scheduler's latent; float32."""
+        return sample.float() * (self.rates(i)[0] if self._stretched else 1.0)
 
     def rates(self, i: int) -> tuple[float, float]:
         """Shares of signal and of noise in the latent, alpha and sigma, whose squares sum up to 1."""
@@ -127,30 +76,19 @@ class Preserving:
         return beta / 2 * (noise / sigma - x.float())
 
 
-SOLVERS: dict[str, type[Flow] | type[Preserving]] = {
-    "FlowMatchEulerDiscreteScheduler": Flow,
-    "DPMSolverMultistepScheduler": Preserving,
-    "EulerDiscreteScheduler": Preserving,
-}
+def preserving(scheduler: Any) -> Preserving | None:
+    """The form of a scheduler, set to a generation's timesteps; None of one whose outputs are to be taken as they are.
 
-
-def check_scheduler(scheduler: Any) -> None:
-    """Refuse a scheduler that is not known, or is set to what cannot be skipped.
-
-    Raises:
-        ValueError: It is.
+    That is every one but those of ``PRESERVING`` with a deterministic solver and one of the usual kinds of prediction.
     """
-    name = type(scheduler).__name__
-    if name not in SOLVERS:
-        raise ValueError(f"sada knows no {name}; it knows {', '.join(SOLVERS)}")
-    SOLVERS[name].check(scheduler)
+    config = getattr(scheduler, "config", {})
+    known = type(scheduler).__name__ in PRESERVING and config.get("prediction_type") in KINDS
+    stochastic = "sde" in (config.get("algorithm_type") or "")
+    learned = str(config.get("variance_type") or "").startswith("learned")
+    return Preserving(scheduler) if known and not stochastic and not learned else None
 
 
-def solver_of(scheduler: Any) -> Flow | Preserving:
-    """What a scheduler, set to a generation's steps, does with a denoiser's output.
-
-    Raises:
-        ValueError: See :func:`check_scheduler`.
-    """
-    check_scheduler(scheduler)
-    return SOLVERS[type(scheduler).__name__](scheduler)
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler's networks predict a flow's velocity."""
+    kind = getattr(scheduler, "config", {}).get("prediction_type")
+    return type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction"

@@ -4,7 +4,8 @@ A run that is stopped goes on where it was; runs of several machines add up
 (:func:`videoaccel.calibration.files.merge_files`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from videoaccel.calibration import quality_curve
 from videoaccel.calibration.files import output_path
+from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run
 from videoaccel.common.devices import cpu_threads, free_memory
@@ -32,6 +34,38 @@ CURVE_SAMPLES = 4
 
 
 def calibrate(
+    settings: CalibrateSettings | Any,
+    *,
+    calls: Sequence[Mapping[str, Any]] | None = None,
+    out: str | Path | None = None,
+    curve: int = 2,
+    listener: Listener | None = None,
+    note: Note = lambda text: None,
+) -> Prior:
+    """Measure a model at a setting, or a pipeline of diffusers at some calls, and write the prior.
+
+    Args:
+        settings: What to measure; or a pipeline that is not ours, of which :func:`calibrate_pipeline` tells the rest.
+        calls: Arguments of that pipeline's call, one generation each.
+        out: File for that pipeline's prior.
+        curve: On how many of those calls the quality that is left is measured.
+        listener: Told how far the work is.
+        note: Told in a sentence where it goes on.
+
+    Raises:
+        ValueError: Settings, calls or files do not fit; says which.
+        FileNotFoundError: The output's folder is not there, or `backbones` lacks LPIPS' network.
+    """
+    if isinstance(settings, CalibrateSettings):
+        if calls is not None or out is not None:
+            raise ValueError("calls and out are for pipelines of diffusers; settings say their own")
+        return calibrate_settings(settings, listener=listener, note=note)
+    if calls is None:
+        raise ValueError("a pipeline is measured at calls, such as calls=[{'prompt': 'a cat'}, {'prompt': 'a dog'}]")
+    return calibrate_pipeline(settings, calls, out=out, curve=curve, listener=listener)
+
+
+def calibrate_settings(
     settings: CalibrateSettings, *, listener: Listener | None = None, note: Note = lambda text: None
 ) -> Prior:
     """Measure a model at a setting, and write the prior.

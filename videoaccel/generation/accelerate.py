@@ -1,14 +1,27 @@
 """Turning acceleration on from Python."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from videoaccel.adapters.attach import attach, denoisers, detach
+from videoaccel.adapters.attach import Attachment, attach, detach, takes_attachments
+from videoaccel.adapters.lessons import Lessons, Of
+from videoaccel.adapters.methods import plans, rules_of, schedule_of
 from videoaccel.common.reading import parse_bytes
 from videoaccel.planning.prior import Prior
-from videoaccel.policies.sada import Sada
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method
+
+CLIPS = 4
+"""Generations that are measured where there is no prior."""
+
+
+class Outside(NamedTuple):
+    """What is asked for of a pipeline that is not ours, see :func:`accelerate`."""
+
+    prior: Prior | str | Path | None
+    foreign_prior: bool
+    calibrate: bool | int
+    of: Of
 
 
 class Accelerated(Protocol):
@@ -27,25 +40,28 @@ def accelerate(
     prior: Prior | str | Path | None = None,
     foreign_prior: bool = False,
     cache_memory: int | str | None = None,
-    guidance_scale: float | None = None,
+    calibrate: bool | int = True,
+    of: Of = "denoiser",
     **fields: Any,
 ) -> Any:
     """Accelerate all that a pipeline generates from now on.
 
     Args:
         pipe: A :class:`videoaccel.VideoPipeline`, for which all methods work, or a pipeline of diffusers, for which
-            ``sada`` does.
+            those of :func:`videoaccel.adapters.methods.available` do.
         method: Name of a method (see :func:`videoaccel.policy_names`) or of a configuration in the box, or a YAML file;
             None turns acceleration off.
         prior: Calibrated errors, or their file; default those found for the model and setting.
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         cache_memory: Bytes that stored values may take, such as 2**30 or "1GiB".
-        guidance_scale: Of a pipeline of diffusers that does not keep its guidance scale, the one you generate with.
+        calibrate: Of a pipeline of diffusers, and for methods that plan from measured errors: whether the first
+            generations are computed whole and measured where there is no prior, or how many (4 unless given).
+        of: Likewise, what ``speedup`` is of: the time of the ``denoiser``, or of ``all`` that a call takes.
         **fields: Fields of the method, such as ``speedup=2.0`` for ``soda``.
 
     Returns:
-        The same pipeline; of a pipeline of diffusers an :class:`videoaccel.adapters.attach.Attached`, whose ``remove``
-        puts everything back (None if ``method`` is).
+        The same pipeline; of a pipeline of diffusers an :class:`videoaccel.adapters.attach.Attachment`, whose
+        ``remove`` puts everything back (None if ``method`` is).
 
     Raises:
         ValueError: There is no such method or field, a value is out of range, or the pipeline takes no method.
@@ -55,28 +71,63 @@ def accelerate(
     if method is not None:
         name, of_file = named_method(method)
         policy = make_policy(name, **beside_file(of_file, fields))
-    others = (prior, cache_memory, guidance_scale)
-    if policy is None and (fields or foreign_prior or any(other is not None for other in others)):
+    if policy is None and (fields or foreign_prior or prior is not None or cache_memory is not None):
         raise ValueError("without a method there is nothing for fields or a prior to change")
     if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:
-        if not denoisers(pipe):
+        if not takes_attachments(pipe):
             raise ValueError(f"{type(pipe).__name__} takes no acceleration: it has no {missing[0]}; VideoPipeline does")
         if cache_memory is not None:
-            raise ValueError("cache_memory is for VideoPipeline; sada keeps a few predictions of what diffusers runs")
-        return _outside(pipe, policy, guidance_scale=guidance_scale, uses_prior=prior is not None or foreign_prior)
-    if guidance_scale is not None:
-        raise ValueError("guidance_scale is for pipelines of diffusers; this one is told when it generates")
+            raise ValueError("cache_memory is for VideoPipeline; here a few outputs of the network are kept")
+        return _attached(pipe, policy, Outside(prior, foreign_prior, calibrate, of))
+    if of != "denoiser" or calibrate is not True:
+        raise ValueError("of and calibrate are for pipelines of diffusers; here videoaccel.calibrate measures, once")
     loaded = Prior.load(prior) if isinstance(prior, str | Path) else prior
     limit = None if cache_memory is None else parse_bytes(cache_memory)
     pipe.policy, pipe.prior, pipe.foreign_prior, pipe.cache_memory = policy, loaded, foreign_prior, limit
     return pipe
 
 
-def _outside(pipe: Any, policy: Policy | None, *, guidance_scale: float | None, uses_prior: bool) -> Any:
+def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | None:
     if policy is None:
-        return detach(pipe)
-    if not isinstance(policy, Sada):
-        raise ValueError(f"{policy.name} is for VideoPipeline; of {type(pipe).__name__} only sada can be told")
-    if uses_prior:
-        raise ValueError("sada uses no prior")
-    return attach(pipe, policy, guidance_scale=guidance_scale)
+        detach(pipe)
+        return None
+    if not plans(policy):
+        if asked.prior is not None or asked.foreign_prior:
+            raise ValueError(f"{policy.name} uses no prior on a pipeline that is not ours")
+        if asked.of != "denoiser":
+            raise ValueError(f"{policy.name} has no target whose time could be of anything")
+        return attach(pipe, rules_of(policy), method=policy.name)
+    clips = asked.calibrate if not isinstance(asked.calibrate, bool) else CLIPS * asked.calibrate
+    if clips < 0:
+        raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate}")
+    whole = asked.of == "all"
+    prior = Prior.load(asked.prior) if isinstance(asked.prior, str | Path) else asked.prior
+    lessons = Lessons(
+        pipe,
+        lambda share: schedule_of(policy if share is None or not whole else of_all(policy, share)),
+        prior=prior,
+        foreign=asked.foreign_prior,
+        clips=clips,
+        needs_share=whole,
+    )
+    schedule_of(policy)  # what is wrong with it is said now
+    return attach(pipe, lessons, method=policy.name, observers=[lessons.meter])
+
+
+def of_all(policy: Policy, share: float) -> Policy:
+    """A policy whose speed-up is of the networks' time, from one whose is of the whole.
+
+    Raises:
+        ValueError: What is beside the networks takes too long for it.
+    """
+    target = getattr(policy, "speedup", None)
+    if target is None:
+        raise ValueError(f'of="all" goes with a speed-up, which {policy.name} was not given')
+    left = 1 / target - (1 - share)
+    if left <= 0:
+        most = 1 / max(1 - share, 1e-9)
+        raise ValueError(
+            f"{target:g} times the whole speed cannot be reached: the networks take {share:.0%} of the time, so "
+            f"{most:.2f} is the limit"
+        )
+    return policy.model_copy(update={"speedup": share / left})

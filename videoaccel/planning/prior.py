@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.package import packaged
 
 FORMAT = "videoaccel-prior-1"
+
+KINDS, PIPELINE = "kind", "pipeline"
+"""In ``info``, what a prior of a pipeline that is not ours says; one of our own models says nothing."""
 
 MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtype")
 PART = ".part.safetensors"
@@ -241,14 +245,15 @@ def advice(setting: Mapping[str, Any]) -> str:
     return f"; the nearest prior was made for {differences}: `allow_foreign_prior` interpolates it"
 
 
-def _of_model(model: str) -> Iterator[Prior]:
+def priors_on_shelf() -> Iterator[Prior]:
+    """All that can be read."""
     for path in _on_shelf(shelf()):
-        try:
-            prior = Prior.load(path)
-        except (OSError, SafetensorError, ValueError):
-            continue  # find_prior has said so
-        if prior.setting.get("model") == model:
-            yield prior
+        with suppress(OSError, SafetensorError, ValueError):  # find_prior has said so
+            yield Prior.load(path)
+
+
+def _of_model(model: str) -> Iterator[Prior]:
+    return (prior for prior in priors_on_shelf() if prior.setting.get("model") == model)
 
 
 def resample(table: Tensor, old: int, new: int) -> Tensor:

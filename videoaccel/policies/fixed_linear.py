@@ -19,9 +19,18 @@ class FixedLinear(Policy):
     knob: ClassVar[str] = "period"
     sweep: ClassVar[tuple[float, ...]] = (1.5, 2, 2.5, 3, 4, 5, 6)
 
+    later: ClassVar[tuple[str, ...]] = ("start", "last")
+
     period: float = Field(2.0, ge=1)
     order: int = Field(1, ge=0, le=3)
     warmup: int = Field(2, ge=1)
+    start: float = Field(0.0, ge=0, lt=1, description="Share of the steps that the warm-up takes, if that is longer.")
+    last: bool = Field(False, description="Whether the last step is always computed.")
+
+    def due(self, i: int, steps: int) -> bool:
+        """Whether step ``i`` of so many is computed. A period of 2.5 runs the network in 2 steps of 5."""
+        since = i - max(self.warmup, round(self.start * steps))
+        return since < 0 or int((since + 1) / self.period) > int(since / self.period) or (self.last and i == steps - 1)
 
     @property
     def level(self) -> Literal["steps", "modules"] | None:
@@ -41,7 +50,5 @@ class _FixedLinearSession(ActionSession):
         self.policy = policy
 
     def decide(self, place: Place, seen: Seen) -> Action:
-        i, period = self.i - self.policy.warmup, self.policy.period
-        # A period of 2.5 runs the network in 2 steps of 5.
-        due = i < 0 or int((i + 1) / period) > int(i / period)
+        due = self.policy.due(self.i, self.job.steps)
         return COMPUTE if due else Forecast(self.policy.order)

@@ -35,6 +35,10 @@ class Fora(Policy):
         """See :meth:`Policy.level`."""
         return "modules"
 
+    def due(self, i: int) -> bool:
+        """Whether step ``i`` is computed."""
+        return i < self.warmup or i % self.period == 0
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         return _ForaSession(self, job, mix)
@@ -48,5 +52,4 @@ class _ForaSession(ActionSession):
         self.policy = policy
 
     def decide(self, place: Place, seen: Seen) -> Action:
-        full = self.i < self.policy.warmup or self.i % self.policy.period == 0
-        return COMPUTE if full else REUSE
+        return COMPUTE if self.policy.due(self.i) else REUSE

@@ -62,11 +62,36 @@ class MagCache(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
-        warmup = max(1, round(self.warmup * job.steps))
+        warmup = self.warmup_steps(job.steps)
         require_steps(job, warmup + 1, f"magcache with a warm-up of {self.warmup:g}")
         ratios = published(job.steps) if self.constants == "published" else table(job, "magcache.ratio").tolist()
-        threshold = 0.04 * self.max_skips if self.threshold is None else self.threshold
-        return _MagCacheSession(job, mix, ratios=ratios, warmup=warmup, threshold=threshold, longest=self.max_skips)
+        return _MagCacheSession(job, mix, ratios=ratios, errand=Errand(self, job.steps))
+
+    def warmup_steps(self, steps: int) -> int:
+        """Steps, of so many, that are always computed."""
+        return max(1, round(self.warmup * steps))
+
+
+class Errand:
+    """How long a residual may be served: the errors that its ratios sum up to since it was computed."""
+
+    def __init__(self, policy: MagCache, steps: int) -> None:
+        self.warmup, self.longest = policy.warmup_steps(steps), policy.max_skips
+        self.threshold = 0.04 * policy.max_skips if policy.threshold is None else policy.threshold
+        self.start_over()
+
+    def start_over(self) -> None:
+        """The residual has been computed anew."""
+        self.scale, self.error, self.served = 1.0, 0.0, 0
+
+    def serves(self, i: int, ratio: float) -> bool:
+        """Whether step ``i``, whose magnitude is ``ratio`` times that of the step before, is served."""
+        if i < self.warmup:
+            return False
+        self.scale *= ratio
+        self.error += abs(1 - self.scale)
+        self.served += 1
+        return self.error <= self.threshold and self.served <= self.longest
 
 
 def published(steps: int) -> list[float]:
@@ -81,26 +106,15 @@ def published(steps: int) -> list[float]:
 
 
 class _MagCacheSession(TrunkSession):
-    def __init__(
-        self, job: Job, mix: Mix, *, ratios: Sequence[float], warmup: int, threshold: float, longest: int
-    ) -> None:
+    def __init__(self, job: Job, mix: Mix, *, ratios: Sequence[float], errand: Errand) -> None:
         super().__init__(job, mix=mix)
-        self.ratios, self.warmup, self.threshold, self.longest = ratios, warmup, threshold, longest
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self.scale, self.error, self.served = 1.0, 0.0, 0
+        self.ratios, self.errand = ratios, errand
 
     def decide(self, place: Place, seen: Seen) -> Action:
-        if self.i < self.warmup:
-            return COMPUTE
-        self.scale *= self.ratios[self.i]
-        self.error += abs(1 - self.scale)
-        self.served += 1
-        return REUSE if self.error <= self.threshold and self.served <= self.longest else COMPUTE
+        return REUSE if self.errand.serves(self.i, self.ratios[self.i]) else COMPUTE
 
     def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
-        self._start_over()
+        self.errand.start_over()
 
 
 class _MagCacheProbe(TrunkProbe):

@@ -41,6 +41,11 @@ class TaylorSeer(Policy):
         """See :meth:`Policy.level`."""
         return "modules"
 
+    def due(self, i: int) -> bool:
+        """Whether step ``i`` is computed."""
+        since = i - (self.warmup - 1)
+        return since <= 0 or since % self.period == 0
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
         require_steps(job, self.warmup + 1, f"taylorseer with a warm-up of {self.warmup}")
@@ -55,5 +60,4 @@ class _TaylorSession(ActionSession):
         self.policy = policy
 
     def decide(self, place: Place, seen: Seen) -> Action:
-        since = self.i - (self.policy.warmup - 1)
-        return COMPUTE if since <= 0 or since % self.policy.period == 0 else Forecast(self.policy.order)
+        return COMPUTE if self.policy.due(self.i) else Forecast(self.policy.order)

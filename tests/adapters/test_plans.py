@@ -1,0 +1,221 @@
+"""Methods that plan from measured errors, on pipelines that are not ours."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.adapters import image_pipes as images
+from tests.adapters import video_pipes as videos
+from tests.adapters.demo_pipe import OutsidePipeline, both_doors, native
+from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy
+from videoaccel.adapters.attach import attach
+from videoaccel.adapters.guidance_fit import fit
+from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.rule import StepRule
+from videoaccel.planning.prior import setting_of
+from videoaccel.policies._soda_errors import ErrorProbe
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "videoaccel" / "priors"
+
+
+@pytest.fixture(scope="module")
+def doors() -> tuple[VideoPipeline, OutsidePipeline]:
+    return both_doors()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    with pytest.warns(UserWarning, match="computed whole and measured"):
+        yield
+
+
+def measured(tiny: Any, **options: Any) -> Any:
+    """What a generation tells."""
+    segments: list[Any] = []
+    meter = Meter(segments.extend)
+    meter.on = True
+    with attach(tiny.pipe, StepRule, method="off", observers=[meter]):
+        tiny(**options)
+    (segment,) = segments
+    return segment
+
+
+def test_both_doors_measure_plan_and_make_the_same(doors: tuple[VideoPipeline, OutsidePipeline]) -> None:
+    own, outside = doors
+    prior = calibrate(outside, calls=[{"seed": 5}, {"seed": 6}], curve=0)
+    probes = []
+    for seed in (5, 6):
+        with torch.inference_mode():
+            run = own.denoising(own.request("a red circle moves left on a dark blue background", seed=seed,
+                                            num_inference_steps=12, guidance_scale=4.0, height=32, width=32,
+                                            num_frames=5))  # fmt: skip
+            probe = ErrorProbe(run.job(), sites=frozenset())
+            run.denoise(probe)
+        probes.append(probe.tables()["soda.velocity"].mean(0))
+    table = torch.stack(probes).mean(0)
+    assert torch.equal(prior.tables["soda.velocity"], table)
+
+    setting = setting_of(own.transformer, own.scheduler, steps=12, size=(32, 32), frames=5, guidance=4.0)
+    inside = Prior(setting, {"soda.velocity": table}, {"soda.velocity": 2})
+    policy = make_policy("soda", speedup=2.0)
+    with accelerate(outside, "soda", speedup=2.0, prior=prior) as fast:
+        clip = outside(seed=0)
+        plan = policy.network(inside.tables, 12)  # type: ignore[attr-defined]
+        assert fast.computed == [
+            i for i, step in enumerate(plan.steps) if not hasattr(next(iter(step.values())), "order")
+        ]
+    same = native(own, num_inference_steps=12, guidance_scale=4.0, seed=0, policy=policy, prior=inside)
+    assert len(fast.computed) == 6 and torch.allclose(clip, same, atol=1e-5)
+
+
+def test_without_a_prior_the_first_generations_are_exact_and_measured(
+    doors: tuple[VideoPipeline, OutsidePipeline], shelf: Path
+) -> None:
+    _, outside = doors
+    exact = outside(seed=1)
+    with accelerate(outside, "soda", speedup=2.0, calibrate=2) as fast:
+        with pytest.warns(UserWarning, match=r"next 2 generations are computed whole and measured"):
+            first = outside(seed=1)
+        assert torch.equal(first, exact) and fast.computed == list(range(12))
+        assert "computed whole and measured, 1 of 2" in str(fast.report())
+        outside(seed=2)
+        outside(seed=1)
+        assert len(fast.computed) == 6 and "planned from 2 measured generations" in str(fast.report())
+        outside(seed=1, num_inference_steps=20)  # the curves are over the noise level
+        assert len(fast.computed) == 10 and not fast.report().reasons
+    assert len(list(shelf.glob("pipeline-*.safetensors"))) == 1
+    with accelerate(outside, "soda", speedup=3.0) as fast:  # found for next time
+        outside(seed=1)
+        assert len(fast.computed) == 4
+    with (
+        accelerate(outside, "soda", speedup=2.0, calibrate=False),
+        pytest.raises(ValueError, match=r"guidance_scale 4\.0, here 3\.0"),
+    ):
+        outside(seed=1, guidance_scale=3.0)
+    with accelerate(outside, "soda", speedup=2.0, calibrate=False, foreign_prior=True) as fast:
+        outside(seed=1, guidance_scale=3.0)
+        assert len(fast.computed) == 6
+
+
+def test_a_plan_stays_within_each_of_two_networks(quiet: None) -> None:
+    tiny = videos.wan_two()
+    with accelerate(tiny.pipe, "soda", speedup=1.6, calibrate=1) as fast:
+        tiny(steps=16)
+        tiny(steps=16)
+        report = fast.report()
+        assert report.evaluations == 16 and len(fast.computed) == 10 and not report.reasons
+        first_of_second = next(i for i in range(16) if i not in range(_evaluations(report, "transformer")))
+        assert {0, first_of_second} <= set(fast.computed)
+        tiny(steps=24)
+        assert fast.report().evaluations == 24 and len(fast.computed) <= 16
+
+
+def _evaluations(report: Any, component: str) -> int:
+    streams = [one for one in report.streams if one.component == component]
+    return max(one.computed + one.forecast for one in streams)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "computed"),
+    [("lemica", {"budget": 7}, 7), ("magcache", {"threshold": 10.0, "max_skips": 1}, 7)],
+)
+def test_others_plan_too(method: str, fields: dict[str, Any], computed: int, quiet: None) -> None:
+    tiny = images.flux()
+    with accelerate(tiny.pipe, method, calibrate=1, **fields) as fast:
+        tiny()
+        assert tiny().finite()
+        assert len(fast.computed) == computed and fast.report().evaluations == 12
+
+
+def test_fewer_steps_asks_for_fewer() -> None:
+    tiny = images.flux()
+    with accelerate(tiny.pipe, "fewer_steps", share=0.5) as fast:
+        found = tiny(steps=12)
+        assert fast.computed == list(range(6)) and "6 steps of 12" in str(fast.report())
+    assert found.equals(tiny(steps=6))
+    dit = images.dit()
+    with accelerate(dit.pipe, "fewer_steps", share=0.5) as fast, pytest.raises(ValueError, match="sigmas names"):
+        tiny.pipe.__class__  # noqa: B018
+        with accelerate(tiny.pipe, "fewer_steps"):
+            tiny(sigmas=[1.0, 0.5])
+
+
+def test_a_speedup_of_all_counts_what_is_beside_the_network(
+    doors: tuple[VideoPipeline, OutsidePipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, outside = doors
+    prior = calibrate(outside, calls=[{"seed": 5}], curve=0)
+    known = Prior(prior.setting, prior.tables, prior.samples, {**prior.info, "share": 0.8})
+    with accelerate(outside, "soda", speedup=2.0, prior=known, of="all") as fast:
+        outside(seed=1)
+        assert len(fast.computed) == math.floor(12 * (1 / 2 - 0.2) / 0.8)
+    with (
+        accelerate(outside, "soda", speedup=9.0, prior=known, of="all"),
+        pytest.raises(ValueError, match=r"5\.00 is the limit"),
+    ):
+        outside(seed=1)
+
+
+def test_quality_can_be_asked_for_where_it_was_measured(doors: tuple[VideoPipeline, OutsidePipeline]) -> None:
+    _, outside = doors
+    prior = calibrate(outside, calls=[{"seed": 5}, {"seed": 6}], curve=1)
+    curve = prior.tables["soda.psnr"]
+    known = torch.isfinite(curve)
+    assert known.sum() >= 4 and curve[known][-1] > curve[known][0] + 3
+    target = float(curve[known][-2])
+    with accelerate(outside, "soda", min_psnr=target, prior=prior) as fast:
+        outside(seed=5)
+    assert len(fast.computed) == int(known.nonzero()[-2]) + 1
+
+
+GUIDANCE = {
+    "flux, true guidance": (images.flux_true_guidance, (3.0, -2.0)),
+    "sd3": (images.stable_diffusion_3, (-6.0, 7.0)),
+    "ltx": (videos.ltx, (-2.0, 3.0)),
+    "z-image": (images.z_image, (-4.0, 3.0)),
+    "hunyuan": (videos.hunyuan, (1.0,)),
+}
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_guidance_is_found_without_reading_it(name: str) -> None:
+    make, _ = GUIDANCE[name]
+    segment = measured(make())
+    found = segment.fits[3]
+    assert found is not None and found.holds and found.residual < 1e-5
+    assert sum(found.weights) == pytest.approx(round(sum(found.weights)), abs=1e-3)
+
+
+def test_a_fit_says_the_weights_and_when_terms_are_alike() -> None:
+    one, two = torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(0))
+    found = fit([one, two], 3 * one - 2 * two)
+    assert found.weights == pytest.approx((3, -2)) and found.residual < 1e-6 and not found.alike
+    assert fit([one, one], one).alike
+    assert fit([one], two).residual > 0.5 and not fit([one], two).holds
+
+
+def test_guidance_that_changes_is_measured_by_its_parts() -> None:
+    """Layers are left out in some steps only: the number of terms differs, and the values themselves are taken."""
+    segment = measured(images.stable_diffusion_3_skipping_layers())
+    counts = {len(one.weights) for one in segment.fits}
+    assert len(counts) == 2
+    assert torch.isfinite(segment.tables()["soda.velocity"][5, 0, 0])
+
+
+def test_calibrating_needs_calls_of_one_kind() -> None:
+    tiny = images.flux()
+    with pytest.raises(ValueError, match="no call to measure"):
+        calibrate(tiny.pipe, calls=[])
+    with pytest.raises(ValueError, match="different kinds"):
+        options = {**tiny.options, "num_inference_steps": 10}
+        calibrate(tiny.pipe, calls=[options, {**options, "guidance_scale": 9.5}], curve=0)
+    with pytest.raises(ValueError, match="measured at calls"):
+        calibrate(tiny.pipe)

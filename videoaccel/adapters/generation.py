@@ -1,0 +1,279 @@
+"""One generation of somebody else's pipeline: what it calls is computed, or answered from what was computed."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from videoaccel.adapters.clock import CallClock
+from videoaccel.adapters.forecast import History, Kept, choose
+from videoaccel.adapters.outputs import Output, combined, finite, taken_apart
+from videoaccel.adapters.refusals import forbidden
+from videoaccel.adapters.report import Report, Tally
+from videoaccel.adapters.rule import Evaluation, Refused, Serve, Space, Stepped, StepRule
+from videoaccel.adapters.streams import Stream, latent_of, signature_of, time_of
+from videoaccel.adapters.tracker import Tracker
+
+
+class Observer(Protocol):
+    """Is told all that happens; changes nothing."""
+
+    def began(self) -> None:
+        """A generation begins."""
+
+    def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
+        """A call of an evaluation has its output."""
+
+    def stepped(self, now: Evaluation | None, step: Stepped) -> None:
+        """The scheduler has stepped after an evaluation; None before any."""
+
+    def ended(self, *, failed: bool) -> None:
+        """It is over."""
+
+
+class Generation:
+    """From the pipeline's call to its return.
+
+    Args:
+        rules: Makes a rule for every segment.
+        observers: Who is told.
+        standing: Why nothing may be forecast in it at all; None if something may.
+        wide: By component, channels of its latent if it predicts as many for a variance that the scheduler uses.
+    """
+
+    def __init__(
+        self,
+        rules: Callable[[], StepRule],
+        *,
+        observers: Sequence[Observer] = (),
+        standing: str | None = None,
+        wide: dict[str, int] | None = None,
+    ) -> None:
+        self.tracker, self.tally, self.clock = Tracker(), Tally(), CallClock()
+        self.computed: list[int] = []
+        self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
+        self._rule = rules()
+        self.history = History(self._rule.keeps)
+        self._names: dict[str, list[str]] = {}
+        self._now: Evaluation | None = None
+        self._serve: Serve | None = None
+        self._reason: str | None = None
+        self._space: Space | None = None
+        self._seen: set[Stream] = set()
+        self._alike: Counter[tuple[Any, ...]] = Counter()
+        self._steps: list[Stepped] = []
+        self._ran = self._served = 0
+        self._inside = False
+        self._began = time.perf_counter()
+        for observer in observers:
+            observer.began()
+
+    # What the pipeline does -----------------------------------------------------------------------------------------
+
+    def entered(self, component: str, name: str | None) -> None:
+        """The pipeline names the calls to come; None takes the last name back."""
+        names = self._names.setdefault(component, [])
+        if name is not None:
+            names.append(name)
+        elif names:
+            names.pop()
+
+    def scheduled(self, scheduler: Any) -> None:
+        """A scheduler has been given its timesteps."""
+        if self._now is not None:
+            self._close()
+            self._restart()
+        self.tracker.scheduled(scheduler)
+
+    def called(self, component: str, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A network is called."""
+        if self._inside or torch.is_grad_enabled():
+            if not self._inside:
+                self.tally.passed["gradients are wanted"] += 1
+            return plain(*args, **kwargs)
+        segment = self.tracker.segment
+        begun = self.tracker.called(component, time_of(args, kwargs))
+        if begun is not None:
+            self._close()
+            if self.tracker.segment != segment:
+                self._restart()
+            self._open(begun)
+        stream = self._stream(component, args, kwargs)
+        x = latent_of(args, kwargs)
+        made = None if self._serve is None else self._forecast(stream, self._serve, x)
+        if made is None:
+            made = self._compute(stream, plain, args, kwargs, x)
+        return made
+
+    def stepped(self, plain: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """The scheduler takes a step, with these arguments by name."""
+        value, when, sample = (given.get(name) for name in ("model_output", "timestep", "sample"))
+        position, back = self.tracker.stepped(when)
+        now, course = self._now, self.tracker.course
+        if back:
+            self._restart()
+        if now is not None and course is not None and course is not now.course:
+            i, nth = (0, 0) if back else (now.i, now.nth)
+            self._now = replace(now, i=i, nth=nth, course=course)
+        result = plain()
+        if isinstance(value, Tensor) and isinstance(sample, Tensor) and (self._rule.listens or self._observers):
+            step = Stepped(value, when, sample, _moved(result), position)
+            self._steps.append(step)
+            for observer in self._observers:
+                observer.stepped(self._now, step)
+        return result
+
+    def finish(self, *, pipeline: str, method: str, failed: bool, note: str | None = None) -> Report:
+        """The pipeline has returned, or raised."""
+        self._close()
+        self.history.clear()
+        for observer in self._observers:
+            observer.ended(failed=failed)
+        return Report(
+            pipeline=pipeline,
+            method=method,
+            evaluations=self.tracker.number + 1,
+            computed=tuple(self.computed),
+            segments=self.tracker.segment + 1,
+            streams=self.tally.streams(),
+            passed=dict(self.tally.passed),
+            seconds_in_networks=self.clock.seconds,
+            seconds=time.perf_counter() - self._began,
+            stored_bytes=self.history.peak_bytes,
+            failed=failed,
+            note=note,
+        )
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether its rules ever forecast."""
+        return self._rule.keeps > 0
+
+    # Evaluations ----------------------------------------------------------------------------------------------------
+
+    def _open(self, now: Evaluation) -> None:
+        """An evaluation begins: decide about all of its calls at once."""
+        self._now, self._seen, self._alike, self._steps = now, set(), Counter(), []
+        self._ran = self._served = 0
+        self._serve = self._reason = None
+        if not self.forecasts:
+            return
+        self._reason = self._standing or forbidden(now, apart=self.tracker.apart)
+        if self._reason is not None:
+            return
+        wanted = self._rule.decide(now)
+        self.history.keeps = self._rule.keeps
+        if isinstance(wanted, Refused):
+            self._reason = wanted.reason
+        elif wanted is not None and self.history.least < self._rule.least:
+            self._reason = "too few outputs computed in a row"
+        elif wanted is not None:
+            self._serve, self._space = wanted, self._rule.space(now.course)
+
+    def _close(self) -> None:
+        """The evaluation under way is over."""
+        now, self._now = self._now, None
+        if now is None:
+            return
+        if self._ran:
+            self.computed.append(now.number)
+        if not self._served:
+            self.history.only(self._seen)
+        self._rule.ended(now, computed=not self._served, steps=self._steps)
+        self._steps = []
+
+    def _restart(self) -> None:
+        """A new segment: nothing of the last one counts."""
+        self.history.clear()
+        self._rule = self._rules()
+
+    # Calls ----------------------------------------------------------------------------------------------------------
+
+    def _stream(self, component: str, args: Any, kwargs: Any) -> Stream:
+        names = self._names.get(component)
+        alike = (component, names[-1] if names else None, signature_of(args, kwargs))
+        stream = Stream(*alike, self._alike[alike])
+        self._alike[alike] += 1
+        self._seen.add(stream)
+        return stream
+
+    def _compute(self, stream: Stream, plain: Callable[..., Any], args: Any, kwargs: Any, x: Tensor | None) -> Any:
+        self._inside = True
+        try:
+            with self.clock.call(x):
+                output = plain(*args, **kwargs)
+        finally:
+            self._inside = False
+        self._ran += 1
+        now, reason = self._now, self._reason
+        if now is None:
+            return output
+        if self.forecasts:
+            reason = self._keep(now, stream, output, x) or reason
+        self.tally.ran(stream, reason)
+        for observer in self._observers:
+            observer.called(now, stream, x, output, computed=True)
+        return output
+
+    def _keep(self, now: Evaluation, stream: Stream, output: Any, x: Tensor | None) -> str | None:
+        """Keep an output; returns why that is not possible."""
+        parts = taken_apart(output)
+        if parts is None:
+            self.history.forget(stream)
+            return "the output holds more than tensors"
+        latent = x.detach().clone() if x is not None and self._rule.space(now.course) is not None else None
+        self.history.add(stream, Kept(now.i, parts.kept(), latent))
+        return None
+
+    def _forecast(self, stream: Stream, serve: Serve, x: Tensor | None) -> Any:
+        """The answer to a call that is not computed; None, with the reason noted, if it has to be."""
+        now = self._now
+        assert now is not None
+        if self.history.count(stream) < self._rule.least:
+            self._reason = "no history of this call"
+            if not self._served and not self._ran:
+                self._serve = None  # branches are forecast together or not at all
+            return None
+        found = choose(serve, self.history.of(stream), now.i)
+        if found is None:
+            self._reason = "an output that the plan builds on is not there"
+            return None
+        made = self._combined(now, stream, *found, x)
+        if not finite(made):
+            self.history.forget(stream)
+            self._reason = "the forecast was not finite"
+            return None
+        self._served += 1
+        self.tally.forecast[stream] += 1
+        self.tally.refused.setdefault(stream, Counter())
+        output = made.whole()
+        for observer in self._observers:
+            observer.called(now, stream, x, output, computed=False)
+        return output
+
+    def _combined(
+        self, now: Evaluation, stream: Stream, kept: Sequence[Kept], weights: Sequence[float], x: Tensor | None
+    ) -> Output:
+        space, places, leaf = self._space, now.course.places, kept[0].output.leaves[0]
+        if space is None or x is None or _latent_part(x, leaf).shape != leaf.shape:
+            return combined([one.output for one in kept], weights, held_from=self._wide.get(stream.component))
+        total = torch.zeros((), device=leaf.device)
+        for one, weight in zip(kept, weights, strict=True):
+            assert one.x is not None  # the stream's signature has the latent's shape
+            total = total + weight * space.known(places[one.i], _latent_part(one.x, leaf), one.output.leaves[0])
+        told = space.output(places[now.i], _latent_part(x, leaf), total).to(leaf.dtype)
+        return Output((told, *kept[0].output.leaves[1:]), kept[0].output.form)
+
+
+def _latent_part(x: Tensor, output: Tensor) -> Tensor:
+    """The latent among the input's channels: what it is to paint into comes behind."""
+    return x[:, : output.shape[1]]
+
+
+def _moved(result: Any) -> Any:
+    """The latent that a step returns."""
+    return getattr(result, "prev_sample", None) if not isinstance(result, tuple) else result[0]

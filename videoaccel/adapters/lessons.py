@@ -1,0 +1,243 @@
+"""Rules of methods that plan from measured errors: those of a prior, or of the first generations, which are exact.
+
+A pipeline tells for what it is called only when it is called, so a prior is looked for then. Without one the first
+generations are computed whole and measured; what came of it is kept for next time.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from weakref import ref
+
+from torch import Tensor
+
+from videoaccel import __version__
+from videoaccel.adapters.call_setting import FATAL, differences, setting_of_call
+from videoaccel.adapters.curves import Schedule, rule_of
+from videoaccel.adapters.measured import Measured, averaged
+from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.common.wording import counted
+from videoaccel.planning.prior import KINDS, PIPELINE, Prior, cache_folder, priors_on_shelf
+
+Of = Literal["denoiser", "all"]
+"""Whose time a speed-up is of."""
+
+
+@dataclass
+class Lesson:
+    """What is known for one kind of call.
+
+    Attributes:
+        setting: See :func:`videoaccel.adapters.call_setting.setting_of_call`.
+        prior: Measured errors; None as long as they are being measured.
+        tables: Of the generations measured so far.
+        networks: Names of the networks, in the order of the table ``component``.
+        shares: Of each, the networks' share of the whole time.
+    """
+
+    setting: Mapping[str, Any]
+    prior: Prior | None = None
+    tables: list[dict[str, Tensor]] = field(default_factory=list)
+    networks: tuple[str, ...] = ()
+    shares: list[float] = field(default_factory=list)
+
+
+class Lessons(RuleMaker):
+    """Makes the rules of a pipeline's segments.
+
+    Args:
+        pipe: The pipeline.
+        schedule: Plans from tables, given the networks' share of the time (None if that is not known).
+        prior: Use this one; it has to fit.
+        foreign: Take a prior that was measured for other arguments of the call.
+        clips: How many generations are measured where there is no prior; 0 refuses instead.
+        needs_share: The target is of the whole time, so the share has to be known.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        schedule: Callable[[float | None], Schedule],
+        *,
+        prior: Prior | None = None,
+        foreign: bool = False,
+        clips: int = 4,
+        needs_share: bool = False,
+    ) -> None:
+        self._pipe, self._schedule = ref(pipe), schedule
+        self._given, self._foreign, self._clips, self._needs_share = prior, foreign, clips, needs_share
+        self._known: dict[str, Lesson] = {}
+        self._now: Lesson | None = None
+        self.meter = Meter(self._measured)
+
+    def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`RuleMaker.begins`.
+
+        Raises:
+            ValueError: There is no prior and nothing shall be measured, or the prior that was given does not fit.
+        """
+        setting = setting_of_call(self._pipe(), arguments)
+        key = json.dumps(setting, sort_keys=True, default=str)
+        if key not in self._known:
+            self._known[key] = self._looked_up(setting)
+        self._now = self._known[key]
+        self.meter.on = not self._ready(self._now)
+        return {}
+
+    def __call__(self) -> StepRule:
+        """The rule of a segment."""
+        lesson = self._now
+        if lesson is None or lesson.prior is None or not self._ready(lesson):
+            return StepRule()
+        prior = lesson.prior
+        share = prior.info.get("share")
+        return rule_of(self._schedule(share), prior.tables, prior.info["networks"])
+
+    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
+        """See :meth:`RuleMaker.ends`."""
+        lesson = self._now
+        if lesson is None or self._ready(lesson) or failed:
+            return
+        lesson.shares.append(in_networks / max(seconds, 1e-9))
+        if lesson.prior is not None:  # only the share was wanted
+            info = {**lesson.prior.info, "share": lesson.shares[-1]}
+            lesson.prior = Prior(lesson.prior.setting, lesson.prior.tables, lesson.prior.samples, info)
+        elif len(lesson.tables) >= self._clips:
+            lesson.prior = made(lesson.setting, lesson.tables, lesson.networks, share=_mean(lesson.shares))
+            keep(lesson.prior)
+
+    @property
+    def note(self) -> str | None:
+        """See :meth:`RuleMaker.note`."""
+        lesson = self._now
+        if lesson is None:
+            return None
+        if self._ready(lesson):
+            assert lesson.prior is not None
+            return f"planned from {counted(max(lesson.prior.samples.values(), default=0), 'measured generation')}"
+        if lesson.prior is not None:
+            return "computed whole to see what share of the time is the networks'"
+        return f"computed whole and measured, {len(lesson.tables) + 1} of {self._clips}; then it is planned"
+
+    def _ready(self, lesson: Lesson) -> bool:
+        return lesson.prior is not None and not (self._needs_share and lesson.prior.info.get("share") is None)
+
+    def _looked_up(self, setting: Mapping[str, Any]) -> Lesson:
+        if self._given is not None:
+            return Lesson(setting, fitting(self._given, setting, foreign=self._foreign))
+        found, near = find(setting, foreign=self._foreign)
+        if found is not None:
+            return Lesson(setting, found)
+        if not self._clips:
+            known = f"; the nearest was measured for {near}" if near else ""
+            raise ValueError(
+                f"there is no prior of this pipeline for this call{known}; videoaccel.calibrate(pipe, calls=[...]) "
+                "measures one, and `calibrate=True` measures the first generations"
+            )
+        warnings.warn(
+            f"there is no prior of this pipeline for this call: the next {counted(self._clips, 'generation')} are "
+            "computed whole and measured, later ones are planned",
+            stacklevel=7,
+        )
+        return Lesson(setting)
+
+    def _measured(self, segments: list[Measured]) -> None:
+        lesson = self._now
+        if lesson is None or lesson.prior is not None or not segments:
+            return
+        first = segments[0]
+        lesson.networks = tuple(dict.fromkeys(first.components))
+        found = [one.tables() for one in segments if len(one.levels) == len(first.levels)]
+        try:
+            lesson.tables.append(averaged([*lesson.tables[-1:], *found][-len(found) :]))
+            averaged(lesson.tables)
+        except ValueError:  # another number of steps: begin anew with that
+            lesson.tables, lesson.shares = found[:1], []
+
+
+def made(
+    setting: Mapping[str, Any],
+    tables: Sequence[Mapping[str, Tensor]],
+    networks: Sequence[str],
+    *,
+    share: float | None = None,
+    more: Mapping[str, Tensor] | None = None,
+) -> Prior:
+    """A prior of a pipeline.
+
+    Args:
+        setting: For what it holds.
+        tables: Of each generation that was measured.
+        networks: Their names by number.
+        share: The networks' share of the whole time.
+        more: Further tables.
+    """
+    whole = {**averaged(tables), **(more or {})}
+    info = {
+        KINDS: PIPELINE,
+        "videoaccel": __version__,
+        "networks": list(networks),
+        "evaluations": len(whole["levels"]),
+        **({} if share is None else {"share": share}),
+    }
+    return Prior(dict(setting), whole, dict.fromkeys(whole, len(tables)), info)
+
+
+def keep(prior: Prior) -> None:
+    """Write a prior to the user's cache, where it is found by its setting; a folder that cannot be written is said."""
+    path = kept_at(prior.setting)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prior.save(path)
+    except OSError as error:
+        warnings.warn(f"what was measured is not kept for next time: {error}", stacklevel=2)
+
+
+def kept_at(setting: Mapping[str, Any]) -> Path:
+    """Where a prior for a setting belongs in the user's cache."""
+    name = hashlib.sha256(json.dumps(setting, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return cache_folder("priors") / f"pipeline-{name}.safetensors"
+
+
+def find(setting: Mapping[str, Any], *, foreign: bool = False) -> tuple[Prior | None, str]:
+    """A prior on the shelf for a setting, and else in what the nearest differs.
+
+    Args:
+        setting: See :func:`videoaccel.adapters.call_setting.setting_of_call`.
+        foreign: Take the nearest.
+    """
+    nearest: tuple[int, str, Prior | None] = (1000, "", None)
+    for prior in priors_on_shelf():
+        fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
+        if prior.info.get(KINDS) != PIPELINE or fatal:
+            continue
+        told = differences(prior.setting, setting)
+        if not told:
+            return prior, ""
+        nearest = min(nearest, (len(told), ", ".join(told), prior), key=lambda one: one[0])
+    return (nearest[2], "") if foreign else (None, nearest[1])
+
+
+def fitting(prior: Prior, setting: Mapping[str, Any], *, foreign: bool) -> Prior:
+    """A prior that was given, if it may be used.
+
+    Raises:
+        ValueError: It was measured for something else; says in what it differs.
+    """
+    if prior.info.get(KINDS) != PIPELINE:
+        raise ValueError("the prior was made for one of this project's own models, not for a pipeline of diffusers")
+    told = differences(prior.setting, setting)
+    fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
+    if told and (fatal or not foreign):
+        advice = "" if fatal else "; calibrate for this call, or allow a foreign prior"
+        raise ValueError(f"the prior was measured for {', '.join(told)}{advice}")
+    return prior
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

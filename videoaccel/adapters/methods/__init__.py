@@ -1,0 +1,74 @@
+"""What methods say about evaluations, one file a method, found by the method's name."""
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+from videoaccel.adapters.planned import Step
+from videoaccel.adapters.rule import StepRule
+from videoaccel.session.policy import Policy
+
+Rules = Callable[[], StepRule]
+"""Makes the rule of one segment."""
+
+
+def available() -> list[str]:
+    """Methods that can be had on pipelines of diffusers, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def rules_of(policy: Policy) -> Rules:
+    """How a method decides about evaluations of networks whose insides it does not see.
+
+    Raises:
+        ValueError: It has to see them, or a field of it is for those who do.
+    """
+    rules: Rules = _module(policy).rules(policy)
+    return rules
+
+
+def plans(policy: Policy) -> bool:
+    """Whether a method plans from measured errors.
+
+    Raises:
+        ValueError: It has to see inside networks.
+    """
+    return hasattr(_module(policy), "schedule")
+
+
+def schedule_of(policy: Policy) -> Callable[[Mapping[str, Tensor], int], Sequence[Step]]:
+    """From tables for n evaluations, and n, to what becomes of each.
+
+    Raises:
+        ValueError: A field of the method is for networks whose insides are seen.
+    """
+    module = _module(policy)
+    if hasattr(module, "check"):
+        module.check(policy)
+    return partial(module.schedule, policy)
+
+
+def _module(policy: Policy) -> ModuleType:
+    if policy.name not in available():
+        raise ValueError(
+            f"{policy.name} has to look into the network; of pipelines that are not ours these can be told: "
+            f"{', '.join(available())}"
+        )
+    return import_module(f"{__name__}.{policy.name}")
+
+
+def only_outputs(policy: Policy, field: str, inside: str) -> None:
+    """Refuse a field's value that is for networks whose insides are seen, if it was asked for.
+
+    Raises:
+        ValueError: It was.
+    """
+    if field in policy.model_fields_set and getattr(policy, field) == inside:
+        raise ValueError(
+            f"{policy.name} with `{field}={inside}` has to look into the network; of pipelines that are not ours the "
+            "output is forecast"
+        )

@@ -1,0 +1,32 @@
+"""SODA's schedule of whole network calls: planned from measured errors of forecasts, as on our own networks."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from videoaccel.adapters.planned import Step
+from videoaccel.models.seam import BODY
+from videoaccel.policies.soda import Soda
+from videoaccel.session.actions import Forecast
+
+
+def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Step]:
+    """What becomes of n evaluations.
+
+    Raises:
+        ValueError: The target cannot be reached.
+    """
+    actions = [step[BODY] for step in policy.network(tables, n).steps]
+    return [action.order if isinstance(action, Forecast) else None for action in actions]
+
+
+def check(policy: Soda) -> None:
+    """Refuse fields that take a look into the network.
+
+    Raises:
+        ValueError: Modules are to be served.
+    """
+    if policy.schedule != "network":
+        raise ValueError(f"soda with `schedule={policy.schedule}` has to look into the network; leave it out")
+    if policy.influence:
+        raise ValueError("soda with `influence` has to replay generations of this project's networks; leave it out")

@@ -1,0 +1,138 @@
+"""What happened in a generation: which calls were computed, which were forecast, what was refused and why."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from videoaccel.adapters.streams import Stream, shape_of
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """One stream of calls.
+
+    Attributes:
+        component: The network.
+        context: The name that the pipeline gave the calls; None if none.
+        shape: Of the latent that it was given.
+        ordinal: Number among such calls of an evaluation.
+        computed: Calls in which the network ran.
+        forecast: Calls that were answered without it.
+        refused: By reason, how many of the computed ones were computed against the method.
+    """
+
+    component: str
+    context: str | None
+    shape: tuple[int, ...]
+    ordinal: int
+    computed: int
+    forecast: int
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One generation.
+
+    Attributes:
+        pipeline: Class of the pipeline.
+        method: Name of the method.
+        evaluations: How many there were; those of all segments.
+        computed: Numbers of those in which a network ran.
+        segments: How often the course began anew, and the first time.
+        streams: What became of each stream of calls, in order of their first call.
+        passed: By reason, calls that were handed on unseen.
+        seconds_in_networks: Time of the calls that were computed.
+        seconds: Time of the whole call of the pipeline.
+        stored_bytes: Most memory that kept outputs took.
+        failed: Whether the pipeline raised.
+        note: What the method says of it.
+    """
+
+    pipeline: str
+    method: str
+    evaluations: int
+    computed: tuple[int, ...]
+    segments: int
+    streams: tuple[StreamReport, ...]
+    passed: Mapping[str, int]
+    seconds_in_networks: float
+    seconds: float
+    stored_bytes: int
+    failed: bool = False
+    note: str | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls of networks by the pipeline that were seen."""
+        return self.calls_computed + sum(stream.forecast for stream in self.streams)
+
+    @property
+    def calls_computed(self) -> int:
+        """Those in which a network ran."""
+        return sum(stream.computed for stream in self.streams)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """By reason, calls that were computed against the method, or handed on."""
+        found: Counter[str] = Counter(self.passed)
+        for stream in self.streams:
+            found.update(stream.refused)
+        return dict(found)
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.pipeline}, {self.method}: {self.calls_computed} of {self.calls} calls computed, in "
+            f"{len(self.computed)} of {self.evaluations} evaluations; {self.seconds_in_networks:.2f} of "
+            f"{self.seconds:.2f} s in networks; {self.stored_bytes / 1e6:.1f} MB kept"
+        )
+        if self.note is not None:
+            head += f"; {self.note}"
+        if self.segments > 1:
+            head += f"; {self.segments} segments"
+        rows = [("network", "call", "latent", "computed", "forecast", "refused")]
+        for stream in self.streams:
+            name = (stream.context or "") + (f" #{stream.ordinal + 1}" if stream.ordinal else "")
+            refused = ", ".join(f"{count} {reason}" for reason, count in stream.refused.items())
+            shape = "x".join(map(str, stream.shape))
+            rows.append((stream.component, name.strip(), shape, str(stream.computed), str(stream.forecast), refused))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        tail = [f"{count} calls handed on: {reason}" for reason, count in self.passed.items()]
+        return "\n".join([head, *lines, *tail, *(["the pipeline raised an error"] if self.failed else [])])
+
+
+@dataclass
+class Tally:
+    """Counts while a generation is under way.
+
+    Attributes:
+        passed: By reason, calls that were handed on unseen.
+    """
+
+    passed: Counter[str] = field(default_factory=Counter)
+    computed: Counter[Stream] = field(default_factory=Counter)
+    forecast: Counter[Stream] = field(default_factory=Counter)
+    refused: dict[Stream, Counter[str]] = field(default_factory=dict)
+
+    def ran(self, stream: Stream, reason: str | None) -> None:
+        """A call was computed, with the reason if that was against the method."""
+        self.computed[stream] += 1
+        told = self.refused.setdefault(stream, Counter())
+        if reason is not None:
+            told[reason] += 1
+
+    def streams(self) -> tuple[StreamReport, ...]:
+        """What became of each stream."""
+        return tuple(
+            StreamReport(
+                component=stream.component,
+                context=stream.context,
+                shape=shape_of(stream.signature),
+                ordinal=stream.ordinal,
+                computed=self.computed[stream],
+                forecast=self.forecast[stream],
+                refused=dict(refused),
+            )
+            for stream, refused in self.refused.items()
+        )

@@ -1,0 +1,196 @@
+"""Calibrating pipelines that are not ours: full generations watched, and what is left of them at fewer calls.
+
+Shape legend: N evaluations.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videoaccel.adapters.attach import attach, attachment_of, takes_attachments
+from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.curves import rule_of
+from videoaccel.adapters.lessons import kept_at, made
+from videoaccel.adapters.measured import Measured
+from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.methods import schedule_of
+from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.common.files import check_creatable
+from videoaccel.common.stages import Listener
+from videoaccel.planning.prior import Prior
+from videoaccel.policies.soda import Soda
+
+LADDER = (0.25, 0.33, 0.4, 0.5, 0.66, 0.8)
+"""Shares of the evaluations at which the quality curve is measured."""
+
+
+class _Watch(RuleMaker):
+    """Computes everything, and remembers for what it was called."""
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(StepRule)
+        self._pipe, self.settings, self.shares = pipe, [], []  # type: ignore[var-annotated]
+
+    def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.settings.append(setting_of_call(self._pipe, arguments))
+        return {}
+
+    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
+        self.shares.append(in_networks / max(seconds, 1e-9))
+
+
+class _Take:
+    """A call that can be made again with the same random numbers, those of the global generator included."""
+
+    def __init__(self, call: Mapping[str, Any]) -> None:
+        self._call = dict(call)
+        self._drawn = {name: _states(value) for name, value in call.items() if _states(value)}
+        self._global: Tensor | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Of the call, with generators as they were at first."""
+        if self._global is None:
+            self._global = torch.get_rng_state()
+        torch.set_rng_state(self._global)
+        for name, states in self._drawn.items():
+            for generator, state in zip(_generators(self._call[name]), states, strict=True):
+                generator.set_state(state)
+        return self._call
+
+
+def _generators(value: Any) -> list[torch.Generator]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [one for one in values if isinstance(one, torch.Generator)]
+
+
+def _states(value: Any) -> list[Tensor]:
+    return [generator.get_state() for generator in _generators(value)]
+
+
+def calibrate_pipeline(
+    pipe: Any,
+    calls: Sequence[Mapping[str, Any]],
+    *,
+    out: str | Path | None = None,
+    curve: int = 2,
+    listener: Listener | None = None,
+) -> Prior:
+    """Measure a pipeline of diffusers, and write the prior.
+
+    Args:
+        pipe: The pipeline.
+        calls: Arguments of its call, one generation each: other prompts and seeds, the same size, length, guidance.
+        out: The file; default one in the user's cache, where it is found for such calls.
+        curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for.
+        listener: Told of the stages ``measure`` and ``curve``, which count generations.
+
+    Returns:
+        The prior; its ``path`` says where it is.
+
+    Raises:
+        ValueError: The pipeline has no denoiser that is known, nothing could be measured, or the calls are of
+            different kinds.
+        OSError: The file cannot be written.
+    """
+    if not calls:
+        raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
+    if not takes_attachments(pipe):
+        raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
+    if attachment_of(pipe) is not None:
+        raise ValueError("the pipeline is accelerated; remove() that first")
+    if out is not None:
+        check_creatable(out)
+    tell = listener or (lambda stage, done, total: None)
+    measured: list[Measured] = []
+    meter, watch = Meter(measured.extend), _Watch(pipe)
+    meter.on = True
+    takes = [_Take(call) for call in calls]
+    results = []
+    with attach(pipe, watch, method="off", observers=[meter]):
+        for done in range(len(calls)):
+            tell("measure", done, len(calls))
+            before = len(measured)
+            result = pipe(**takes[done].arguments())
+            results.append(_pixels(result) if done < curve else None)
+            if len(measured) == before:
+                raise ValueError(
+                    "nothing could be measured: no scheduler stepped, or its steps do not follow its calls"
+                )
+            if watch.settings[-1] != watch.settings[0]:
+                raise ValueError("the calls are of different kinds: size, length and guidance must be the same for all")
+    tell("measure", len(calls), len(calls))
+    networks = tuple(dict.fromkeys(measured[0].components))
+    share = sum(watch.shares) / len(watch.shares)
+    tables = [one.tables() for one in measured]
+    prior = made(watch.settings[0], tables, networks, share=share)
+    known = [(take, result) for take, result in zip(takes, results, strict=True) if result is not None]
+    if known:
+        psnr = _curve(pipe, prior, known, tell)
+        prior = made(watch.settings[0], tables, networks, share=share, more={"soda.psnr": psnr})
+    path = kept_at(prior.setting) if out is None else Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prior.save(path)
+    return Prior(prior.setting, prior.tables, prior.samples, prior.info, path)
+
+
+def _curve(
+    pipe: Any, prior: Prior, known: Sequence[tuple["_Take", Tensor]], tell: Callable[[str, int, int], None]
+) -> Tensor:
+    """PSNR by number of computed evaluations, the first of one; NaN where it was not measured, [N]."""
+    count = len(prior.tables["levels"])
+    wanted = sorted({max(2, round(share * count)) for share in LADDER} & {*range(2, count)})
+    found = torch.full((count,), math.nan)
+    for done, calls in enumerate(wanted):
+        tell("curve", done * len(known), len(wanted) * len(known))
+        try:
+            schedule = schedule_of(Soda(anchors=calls))
+            schedule(prior.tables, count)
+        except ValueError:
+            continue  # so few cannot be had
+        rules = RuleMaker(lambda schedule=schedule: rule_of(schedule, prior.tables, prior.info["networks"]))  # type: ignore[misc]
+        with attach(pipe, rules, method="soda") as fast:
+            quality = [_psnr(_pixels(pipe(**take.arguments())), exact) for take, exact in known]
+            if len(fast.computed) == calls:
+                found[calls - 1] = sum(quality) / len(quality)
+    tell("curve", len(wanted) * len(known), len(wanted) * len(known))
+    return found
+
+
+def _pixels(output: Any) -> Tensor:
+    """What a pipeline returned, as numbers: pictures and frames in [0, 1], latents and sound as they are."""
+    values = [output] if isinstance(output, Tensor | np.ndarray) else list(_parts(output))
+    flat = [part.reshape(-1) for value in values for part in _tensors(value)]
+    if not flat:
+        raise ValueError(f"{type(output).__name__} holds no pictures, frames, sound or latents to compare")
+    return torch.cat(flat)
+
+
+def _parts(output: Any) -> Sequence[Any]:
+    if hasattr(output, "values") and callable(output.values):
+        return list(output.values())
+    return output if isinstance(output, tuple | list) else [output]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value.detach().float().cpu()]
+    if isinstance(value, np.ndarray):
+        return [torch.from_numpy(np.asarray(value, dtype=np.float32))]
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _tensors(item)]
+    if hasattr(value, "convert"):  # a picture of PIL
+        return [torch.from_numpy(np.asarray(value, dtype=np.float32) / 255)]
+    return []
+
+
+def _psnr(made_now: Tensor, exact: Tensor) -> float:
+    """Decibels; the peak is 1 of pictures, else the range of the exact values."""
+    inside = float(exact.min()) >= 0 and float(exact.max()) <= 1
+    peak = 1.0 if inside else float(exact.max() - exact.min())
+    error = float((made_now - exact).square().mean())
+    return 10 * math.log10(peak**2 / max(error, 1e-12))
