@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_links_point_to_the_top_folders(name: str) -> None:
 
 
 def test_wheel(tmp_path: Path) -> None:
-    """Built from a copy of the committed and new files, without the network."""
+    """Built from the source distribution, and that from a copy of the committed and new files, without the network."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\n")
@@ -61,7 +62,6 @@ def test_wheel(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "build",
-        "--wheel",
         "--no-isolation",
         "--outdir",
         str(tmp_path / "dist"),
@@ -75,6 +75,12 @@ def test_wheel(tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"videoaccel"}
     expected = ["__main__.py", "py.typed", "models/stdit.py", "parallel/layout.py", "eval/world.py"]
     expected += ["configs/models/demo.yaml", "assets/demo/model_index.json"]
+    expected += [f"{name.partition('.')[2].replace('.', '/')}/__init__.py" for name in tree_packages() - {"videoaccel"}]
+    (source_file,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(source_file) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    homes = {name.partition(".")[2].replace(".", "/") for name in tree_packages() - {"videoaccel"}}
+    assert not {home for home in homes if not {f"{home}/__init__.py", f"videoaccel/{home}/__init__.py"} & packed}
     missing = [name for name in expected if f"videoaccel/{name}" not in names]
     assert not missing
     assert sum(name == "videoaccel/models/stdit.py" for name in names) == 1
