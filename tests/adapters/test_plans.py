@@ -12,6 +12,7 @@ from tests.adapters import image_pipes as images
 from tests.adapters import video_pipes as videos
 from tests.adapters.demo_pipe import OutsidePipeline, both_doors, native
 from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy
+from videoaccel.adapters import call_setting
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.guidance_fit import fit
 from videoaccel.adapters.meter import Meter
@@ -219,3 +220,23 @@ def test_calibrating_needs_calls_of_one_kind() -> None:
         calibrate(tiny.pipe, calls=[options, {**options, "guidance_scale": 9.5}], curve=0)
     with pytest.raises(ValueError, match="measured at calls"):
         calibrate(tiny.pipe)
+
+
+def test_a_network_is_looked_at_again_where_its_weights_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = images.flux()
+    looks: list[Any] = []
+    monkeypatch.setattr(call_setting, "fingerprint", lambda network: str(looks.append(network) or len(looks)))
+    known = call_setting.Identities()
+    first = known.of(tiny.pipe)
+    assert known.of(tiny.pipe) == first and len(looks) == 1
+    compiled = torch.compile(tiny.pipe.transformer, backend="eager")
+    tiny.pipe.register_modules(transformer=compiled)
+    assert known.of(tiny.pipe) == first and len(looks) == 1
+    with torch.no_grad():
+        next(compiled.parameters()).add_(1)
+    assert known.of(tiny.pipe) != first and len(looks) == 2
+
+
+def test_weights_that_are_elsewhere_have_an_identity_too() -> None:
+    network = images.flux_network().to("meta")
+    assert call_setting._identity(network) == call_setting._identity(images.flux_network().to("meta"))

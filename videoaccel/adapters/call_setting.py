@@ -23,25 +23,56 @@ FATAL = ("model", "scheduler", "dtype")
 """What must be the same even where a foreign prior is allowed."""
 
 
-def setting_of_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+class Identities:
+    """Who a pipeline's networks are, looked at again only where parameters were replaced or written to.
+
+    A hash over all parameters takes a while on a device, and a pipeline is called often.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, str]] = {}
+
+    def of(self, pipe: Any) -> str:
+        """One hash for all networks: names, classes, weights."""
+        whole = hashlib.sha256()
+        for name, network in networks_of(pipe).items():
+            plain = getattr(network, "_orig_mod", network)  # a compiled one holds it
+            state = tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in plain.parameters())
+            if self._known.get(name, (None, ""))[0] != state:
+                self._known[name] = state, _identity(plain)
+            whole.update(f"{name} {original(type(plain)).__name__} {self._known[name][1]}\n".encode())
+        return whole.hexdigest()
+
+
+def _identity(network: Any) -> str:
+    """Of a network's weights; by its configuration and shapes where the weights are not there to be looked at.
+
+    Offloaded ones may be elsewhere until they are needed, and quantised ones may be of types that cannot be sampled.
+    """
+    try:
+        return fingerprint(network)
+    except (RuntimeError, NotImplementedError, TypeError):
+        config = {**(getattr(network, "config", None) or {})}
+        shapes = [(name, list(parameter.shape)) for name, parameter in sorted(network.named_parameters())]
+        return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Identities | None = None) -> dict[str, Any]:
     """What a prior for this call must have been made for.
 
     Args:
         pipe: The pipeline.
         arguments: Of the call, by name, those that were left out with their defaults; only numbers and switches
             count, since texts and pictures are what the errors are means over.
+        identities: Of networks that were looked at before.
     """
-    networks = networks_of(pipe)
-    identity = hashlib.sha256()
-    for name, network in networks.items():
-        identity.update(f"{name} {original(type(network)).__name__} {fingerprint(network)}\n".encode())
     counted = {
         name: value for name, value in arguments.items() if isinstance(value, bool | int | float) and name not in FREE
     }
     return {
-        "model": identity.hexdigest(),
+        "model": (identities or Identities()).of(pipe),
         "scheduler": "; ".join(map(_scheduler, schedulers_of(pipe))),
-        "dtype": ", ".join(sorted({str(_dtype(network)) for network in networks.values()})),
+        "dtype": ", ".join(sorted({str(_dtype(network)) for network in networks_of(pipe).values()})),
         "call": dict(sorted(counted.items())),
     }
 

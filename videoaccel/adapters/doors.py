@@ -117,6 +117,7 @@ def pipeline_members(base: type, listeners: list[Listener]) -> dict[str, Any]:
     """Of a pipeline."""
     signature = inspect.signature(base.__call__)
     names = list(signature.parameters)[1:]
+    others_by_name = [n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -126,6 +127,8 @@ def pipeline_members(base: type, listeners: list[Listener]) -> dict[str, Any]:
             return base.__call__(self, *args, **kwargs)  # raises, in its own words
         bound.apply_defaults()
         given = dict(list(bound.arguments.items())[1:])
+        for name in others_by_name:
+            given.update(given.pop(name))
         with ExitStack() as around:
             for listener in listeners:
                 others = dict(around.enter_context(listener.generates(self, given)))

@@ -16,7 +16,7 @@ from weakref import ref
 from torch import Tensor
 
 from videoaccel import __version__
-from videoaccel.adapters.call_setting import FATAL, differences, setting_of_call
+from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call
 from videoaccel.adapters.curves import Schedule, rule_of
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
@@ -73,6 +73,7 @@ class Lessons(RuleMaker):
         self._given, self._foreign, self._clips, self._needs_share = prior, foreign, clips, needs_share
         self._known: dict[str, Lesson] = {}
         self._now: Lesson | None = None
+        self._identities = Identities()
         self.meter = Meter(self._measured)
 
     def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,7 +82,7 @@ class Lessons(RuleMaker):
         Raises:
             ValueError: There is no prior and nothing shall be measured, or the prior that was given does not fit.
         """
-        setting = setting_of_call(self._pipe(), arguments)
+        setting = setting_of_call(self._pipe(), arguments, identities=self._identities)
         key = json.dumps(setting, sort_keys=True, default=str)
         if key not in self._known:
             self._known[key] = self._looked_up(setting)
