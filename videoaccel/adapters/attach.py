@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Self
 
+from videoaccel.adapters.agreement import agreement_of
 from videoaccel.adapters.doors import (
     Plain,
     network_members,
@@ -132,7 +133,13 @@ class Attachment:
             return
         self._look()
         others = self._rules.begins(arguments)
-        generation = Generation(self._rules, observers=self._observers, standing=self._standing(), wide=self._wide())
+        generation = Generation(
+            self._rules,
+            observers=self._observers,
+            standing=self._standing(),
+            wide=self._wide(),
+            agree=agreement_of(self._networks.values()),
+        )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
         note = self._rules.note
         try:

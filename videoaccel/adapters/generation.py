@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from videoaccel.adapters.agreement import Agree, alone
 from videoaccel.adapters.clock import CallClock
 from videoaccel.adapters.forecast import History, Kept, choose
 from videoaccel.adapters.outputs import Output, combined, finite, taken_apart
@@ -42,6 +43,7 @@ class Generation:
         rules: Makes a rule for every segment.
         observers: Who is told.
         standing: Why nothing may be forecast in it at all; None if something may.
+        agree: Makes numbers that decisions rest on the same on all ranks.
         wide: By component, channels of its latent if it predicts as many for a variance that the scheduler uses.
     """
 
@@ -52,11 +54,13 @@ class Generation:
         observers: Sequence[Observer] = (),
         standing: str | None = None,
         wide: dict[str, int] | None = None,
+        agree: Agree = alone,
     ) -> None:
         self.tracker, self.tally, self.clock = Tracker(), Tally(), CallClock()
         self.computed: list[int] = []
         self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
-        self._rule = rules()
+        self._rule, self._agree = rules(), agree
+        self._rule.agree = agree
         self.history = History(self._rule.keeps)
         self._names: dict[str, list[str]] = {}
         self._now: Evaluation | None = None
@@ -190,6 +194,7 @@ class Generation:
         """A new segment: nothing of the last one counts."""
         self.history.clear()
         self._rule = self._rules()
+        self._rule.agree = self._agree
 
     # Calls ----------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from videoaccel.adapters.agreement import Agree, alone
+
 
 @dataclass(frozen=True)
 class Course:
@@ -157,8 +159,10 @@ class StepRule:
         keeps: Outputs to keep of each stream; 0 for a rule that never forecasts.
         least: Computed outputs in a row that a stream needs before it is forecast.
         listens: Whether it wants the scheduler's steps.
+        agree: Makes numbers that a decision rests on the same on all ranks; set before the first evaluation.
     """
 
+    agree: Agree = staticmethod(alone)
     keeps: int = 0
     least: int = 2
     listens: bool = False

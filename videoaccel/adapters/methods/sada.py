@@ -130,7 +130,7 @@ class SadaRule(StepRule):
     def _may_skip(self, at: float) -> bool:
         waiting = [(track, track.pending) for track in self.tracks if track.pending is not None]
         if waiting:
-            numbers = torch.stack([pending for _, pending in waiting]).tolist()
+            numbers = self.agree(torch.stack([pending for _, pending in waiting])).tolist()
             for (track, _), sums in zip(waiting, numbers, strict=True):
                 track.judge(sums)
         return all(track.may_skip(at) for track in self.tracks)

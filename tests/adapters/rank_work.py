@@ -1,0 +1,27 @@
+"""What ranks do in the tests of this folder."""
+
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig
+
+from tests.adapters import video_pipes as videos
+from videoaccel.generation.acceleration import accelerate
+from videoaccel.adapters.agreement import agreement_of
+
+
+def wan_over_ranks(method: str, threshold: float | None) -> tuple[list[int], list[int], float, list[float]]:
+    """Evaluations computed alone and over all ranks, the distance of the latents, and numbers agreed upon."""
+    fields = {} if threshold is None else {"threshold": threshold}
+    tiny = videos.wan()
+    with accelerate(tiny.pipe, method, **fields) as alone:
+        expected = tiny()
+    # diffusers counts accelerators, of which there are none here.
+    with mock.patch("torch.accelerator.device_count", return_value=1):
+        tiny.pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=dist.get_world_size()))
+    agree = agreement_of([tiny.pipe.transformer])
+    with accelerate(tiny.pipe, method, **fields) as spread:
+        found = tiny()
+    agreed = agree(torch.tensor([float(dist.get_rank()), 7.0])).tolist()
+    return alone.computed, spread.computed, found.away_from(expected), agreed

@@ -1,0 +1,14 @@
+"""A network that diffusers' context parallelism spreads over ranks: all decide alike."""
+
+import pytest
+
+from tests.ranks import RankPools
+from tests.adapters.rank_work import wan_over_ranks
+
+
+@pytest.mark.parametrize(("method", "threshold"), [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None)])
+def test_decisions_are_equal_on_all_ranks(ranks: RankPools, method: str, threshold: float | None) -> None:
+    results = ranks(2).run(wan_over_ranks, method, threshold)
+    for alone, spread, away, agreed in results:
+        assert alone == spread == results[0][1] and len(spread) < 12 and away < 1e-5
+        assert agreed == [0.0, 7.0], "the first rank's"
