@@ -7,8 +7,8 @@ import torch.distributed as dist
 from diffusers import ContextParallelConfig
 
 from tests.adapters import video_pipes as videos
-from videoaccel.generation.acceleration import accelerate
 from videoaccel.adapters.agreement import agreement_of
+from videoaccel.generation.accelerate import accelerate
 
 
 def wan_over_ranks(method: str, threshold: float | None) -> tuple[list[int], list[int], float, list[float]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from tests.adapters import image_pipes as images
 from tests.adapters import video_pipes as videos
@@ -11,12 +12,27 @@ from videoaccel.generation.accelerate import accelerate
 
 EVERY_SECOND = [0, 1, 3, 5, 7, 9, 11]
 
+
+def truncated() -> Tiny:
+    """The batch halves in the midst."""
+    tiny = images.z_image()
+    tiny.options["cfg_truncation"] = 0.5
+    return tiny
+
+
+def halved(tiny: Tiny) -> Tiny:
+    tiny.pipe.to(torch.bfloat16)
+    return tiny
+
+
 CORE: dict[str, tuple[Callable[[], Tiny], list[int]]] = {
     "stable diffusion, pndm": (images.stable_diffusion, EVERY_SECOND),
     "flux": (images.flux_true_guidance, EVERY_SECOND),
     "sd3, layers skipped in some steps": (images.stable_diffusion_3_skipping_layers, [0, 1, 2, 3, 5, 7, 9, 11]),
     "z-image": (images.z_image, EVERY_SECOND),
+    "z-image, guided in some steps only": (truncated, [0, 1, 3, 5, 7, 9, 10, 11]),
     "wan, unipc": (videos.wan, EVERY_SECOND),
+    "wan, half precision": (lambda: halved(videos.wan()), EVERY_SECOND),
     "wan, two networks": (videos.wan_two, [0, 1, 3, 5, 6, 7, 9, 11]),
     "wan, from a video": (videos.wan_from_video, [0, 1, 3, 5, 7]),
     "wan, modular": (videos.wan_modular, EVERY_SECOND),

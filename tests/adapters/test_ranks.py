@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.ranks import RankPools
 from tests.adapters.rank_work import wan_over_ranks
+from tests.ranks import RankPools
 
 
 @pytest.mark.parametrize(("method", "threshold"), [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None)])
