@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -236,3 +236,36 @@ def test_no_timesteps_no_forecasts() -> None:
     accelerate(pipe, "fixed_linear")
     with pytest.warns(UserWarning, match="computed all of Odd"):
         assert torch.equal(pipe(loop), plain), "without steps there is one evaluation"
+
+
+class Wide(Network):
+    """Predicts a variance, too."""
+
+    @register_to_config
+    def __init__(self, in_channels: int = 3, out_channels: int = 6) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, t: Any, mode: str = "read") -> Any:
+        (out,) = super().forward(x, t, mode)
+        return (torch.cat([out, out.cos()], dim=1),)
+
+
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
+def test_a_variance_that_the_scheduler_uses_is_held(variance: str) -> None:
+    seen: list[Tensor] = []
+
+    def loop(pipe: Any, x: Tensor) -> Tensor:
+        seen.clear()
+        for t in pipe.scheduler.timesteps:
+            (out,) = pipe.transformer(x, t)
+            seen.append(out)
+            value = out if variance == "learned_range" else out[:, :3]
+            x = pipe.scheduler.step(value, t, x, generator=torch.Generator().manual_seed(int(t))).prev_sample
+        return x
+
+    pipe = odd(transformer=Wide(), scheduler=DDPMScheduler(variance_type=variance))
+    _, _, attached = run(pipe, loop)
+    assert attached.computed == [0, 1, 3, 5, 7, 9, 11]
+    before, last, made = seen[5], seen[7], seen[8]
+    torch.testing.assert_close(made[:, :3], 1.5 * last[:, :3] - 0.5 * before[:, :3])
+    assert torch.equal(made[:, 3:], last[:, 3:]) == (variance == "learned_range")
