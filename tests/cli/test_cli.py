@@ -15,8 +15,8 @@ from rich.console import Console
 from tests.cli.commands import ROOT, Cli, here, python, sidecar
 from videoaccel.cli.progress import Display
 from videoaccel.common import files
+from videoaccel.common.package import packaged
 from videoaccel.common.reading import prompt_lines
-from videoaccel.generation import loading
 from videoaccel.jobs import parts
 from videoaccel.media.reader import read_video
 
@@ -227,7 +227,7 @@ def test_models(cli: Cli, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert done.code == 0 and "demo" in done.out and "240x426, 51 frames, 24 fps, 30 steps, guidance 7" in done.out
     found = {model["name"]: model for model in json.loads(cli("models", "--json").out)}
     assert set(found) >= {"demo", "opensora-v1.2"}
-    assert found["demo"]["here"] == (Path(loading.__file__).parent / "assets/demo/model_index.json").is_file()
+    assert found["demo"]["here"] == packaged("assets", "demo", "model_index.json").is_file()
     assert found["opensora-v1.2"]["defaults"]["num_frames"] == 51
 
 
@@ -260,9 +260,7 @@ def test_cache(generate: Cli, cli: Cli) -> None:
     assert "0 prompts" in cli("cache", "list").out
 
 
-@pytest.mark.skipif(
-    not (Path(loading.__file__).parent / "assets/demo/model_index.json").is_file(), reason="the demo model is not here"
-)
+@pytest.mark.skipif(not packaged("assets", "demo", "model_index.json").is_file(), reason="the demo model is not here")
 def test_demo_model_if_it_is_here(cli: Cli) -> None:
     done = cli("generate", "a red circle moves left on a black background", "--steps", 2)
     assert done.code == 0 and np.std(read_video("out.mp4")[0]) > 1

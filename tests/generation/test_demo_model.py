@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from videoaccel.generation import loading
+from videoaccel.common.package import packaged
 from videoaccel.generation.pipeline import VideoPipeline
 
-FOLDER = Path(loading.__file__).parent / "assets" / "demo"
+FOLDER = packaged("assets", "demo")
 PROMPT = "a red circle moves left on a dark blue background"
 
 

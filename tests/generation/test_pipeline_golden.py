@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from videoaccel.noise import SampleNoise
-from videoaccel.pipeline import VideoPipeline
-from videoaccel.references import References
-from videoaccel.sampler import RectifiedFlowScheduler
 
 from tests import golden_values
 from tests.golden_values import Case
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.references import References
 from videoaccel.models.checkpoint import load_strictly
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import Noise, VideoAutoencoder
-from videoaccel.text import PromptStates
+from videoaccel.sampling.noise import SampleNoise
+from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
+from videoaccel.text.encoder import PromptStates
 
 NAME = "pipeline_tiny"
 pytestmark = pytest.mark.golden

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from tests.clips import psnr, render, transcode, write
-from videoaccel.media import reader as media
 from videoaccel.media.reader import FOLDER_FPS, fit, is_image, read_image, read_video, to_uint8
 
 # Reading
@@ -279,7 +278,3 @@ def test_to_uint8_refuses_nan_and_other_shapes() -> None:
         to_uint8(x)
     with pytest.raises(ValueError, match=r"got \[1, 2, 2, 3\]"):
         to_uint8(torch.zeros(1, 2, 2, 3))
-
-
-def test_everything_is_had_from_one_place() -> None:
-    assert all(hasattr(media, name) for name in media.__all__)

@@ -120,4 +120,6 @@ def _at_age(row: Tensor, age: float) -> Tensor:
     if share == 0:
         return row[:, low - 1]
     tiny = torch.finfo(row.dtype).tiny
-    return torch.exp(torch.lerp(row[:, low - 1].clamp(min=tiny).log(), row[:, low].clamp(min=tiny).log(), share))
+    below, above = row[:, low - 1].clamp(min=tiny), row[:, low].clamp(min=tiny)
+    between = torch.exp(torch.lerp(below.log(), above.log(), share))
+    return torch.where(below.isinf() | above.isinf(), math.inf, between)  # lerp makes NaN of what is infinite
