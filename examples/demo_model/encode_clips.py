@@ -19,10 +19,10 @@ SHARD, BATCH = 512, 16
 
 
 @torch.inference_mode()
-def encode_shard(vae: VideoAutoencoder, path: Path, seed: int, device: str) -> None:
-    """Encode SHARD clips of this seed to float16 latents [SHARD, 4, 5, 16, 16]."""
+def encode_shard(vae: VideoAutoencoder, path: Path, seed: int, *, hard: float, device: str) -> None:
+    """Encode SHARD clips of this seed, a share of them ``hard``, to float16 latents [SHARD, 8, 5, 16, 16]."""
     latents, sentences = [], []
-    stream = seeded_scenes(seed, BATCH)
+    stream = seeded_scenes(seed, BATCH, hard=hard)
     for _ in range(SHARD // BATCH):
         scenes, clips = next(stream)
         x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/demo/vae/final"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo/latents"))
     parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--hard", type=float, default=0.0, help="share of scenes that are often got wrong")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def main() -> None:
     for shard in range(args.shards):
         path = args.out / f"{shard}.safetensors"
         if not path.exists():
-            encode_shard(vae, path, 1000 + shard, args.device)
+            encode_shard(vae, path, 1000 + shard, hard=args.hard, device=args.device)
             print(f"{shard + 1}/{args.shards} shards", flush=True)
 
 

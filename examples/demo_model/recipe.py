@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from videoaccel.eval.world import Scene, render, sample_scene
+from videoaccel.eval.world import BACKGROUNDS, Actor, Scene, is_held_out, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8
 
@@ -46,11 +46,45 @@ TRANSFORMER_CONFIG = {
 }
 
 
-def seeded_scenes(seed: int, count: int) -> Iterator[tuple[list[Scene], np.ndarray]]:
-    """Endless batches of training scenes with their clips, uint8 [count, FRAMES, SIDE, SIDE, 3]."""
+HARD_KINDS = ("confusable", "confusable", "orbits", "pair")
+"""What a hard scene is drawn to be, equally often: the first two are one kind."""
+
+BACKGROUND_HUES = ("blue", "green", "white")
+"""Colours whose word also stands in the name of a background."""
+
+
+def hard_scene(rng: np.random.Generator) -> Scene:
+    """Draw a training scene of a kind that the network gets wrong more often than others.
+
+    Half of them have colour words that object and background could swap ("blue ... on a dark green background"), a
+    quarter orbit, a quarter have two actors. Held-out combinations never occur.
+    """
+    kind = HARD_KINDS[int(rng.integers(len(HARD_KINDS)))]
+    while True:
+        scene = sample_scene(rng, pair_share=1.0 if kind == "pair" else 0.15)
+        if kind == "pair":
+            return scene
+        first, *others = scene.actors
+        if kind == "orbits":
+            first = Actor(first.colour, first.shape, "orbits")
+            background = scene.background
+        else:
+            first = Actor(str(rng.choice(BACKGROUND_HUES)), first.shape, first.motion)
+            background = str(rng.choice([name for name in BACKGROUNDS if name != "black"]))
+        colours = [first.colour, *(actor.colour for actor in others)]
+        if is_held_out(first) or background in colours or len(set(colours)) < len(colours):
+            continue
+        return Scene((first, *others), background)
+
+
+def seeded_scenes(seed: int, count: int, *, hard: float = 0.0) -> Iterator[tuple[list[Scene], np.ndarray]]:
+    """Endless batches of training scenes with their clips, uint8 [count, FRAMES, SIDE, SIDE, 3].
+
+    A share ``hard`` of the scenes comes from :func:`hard_scene`, the rest uniformly.
+    """
     rng = np.random.default_rng(seed)
     while True:
-        scenes = [sample_scene(rng) for _ in range(count)]
+        scenes = [hard_scene(rng) if hard and rng.random() < hard else sample_scene(rng) for _ in range(count)]
         yield scenes, np.stack([render(scene, rng=rng, frames=FRAMES, side=SIDE) for scene in scenes])
 
 

@@ -4,7 +4,11 @@
 
 Rectified flow with the sampler's own timestep shift. Block matrices are trained by Muon, the rest by AdamW; the network
 runs in bfloat16 over float32 master weights, and an exponential average of these is what is kept. Stops after
-``--minutes`` or ``--steps``, whichever comes first, and resumes from ``checkpoint.pt``.
+``--minutes`` or ``--steps``, whichever comes first, and resumes from ``checkpoint.pt``: every step draws from a seed of
+its own, so that an interrupted run ends where an uninterrupted one does.
+
+``--from demo`` (or a pipeline folder) trains on from finished weights, of which no optimizer state is left: the rate
+rises over ``--warmup`` steps, while the optimizers gather their moments anew.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from examples.demo_model.build import PACKAGED
 from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
 from videoaccel.models.seam import Site
@@ -110,8 +115,9 @@ class Trainer:
         self.model = STDiT3(**TRANSFORMER_CONFIG)
         initialise(self.model)
         if args.init is not None:
-            self.model.load_state_dict(STDiT3.from_pretrained(args.init / "transformer").state_dict())
-            self.text.load_state_dict(T5EncoderModel.from_pretrained(args.init / "text_encoder").state_dict())
+            start = PACKAGED if str(args.init) == "demo" else args.init
+            self.model.load_state_dict(STDiT3.from_pretrained(start / "transformer").state_dict())
+            self.text.load_state_dict(T5EncoderModel.from_pretrained(start / "text_encoder").state_dict())
         self.master = [p.detach().clone().requires_grad_() for p in self.parameters()]
         self.average = [p.detach().clone() for p in self.master]
         for part in (self.model.spatial_blocks, self.model.temporal_blocks, self.model.y_embedder.y_proj):
@@ -146,7 +152,7 @@ class Trainer:
             torch._foreach_copy_(self.parameters(), values)
 
     def loss(self, forward: Callable[..., Tensor], batch: tuple[Tensor, Tensor, Tensor], g: torch.Generator) -> Tensor:
-        """Rectified-flow loss on the frames being denoised; 10 % of the prompts are dropped."""
+        """Rectified-flow loss on the frames being denoised, the last weighted; 10 % of the prompts are dropped."""
         data, ids, mask = batch
         count, frames = data.shape[0], data.shape[2]
         y = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -163,7 +169,10 @@ class Trainer:
         noise = torch.randn(data.shape, generator=g)
         v = forward((1 - level) * data + level * noise, t, x_mask=denoised, context=context, run=run)
         error = (v[:, : data.shape[1]] - (data - noise)).square().mean((1, 3, 4))
-        return (error * denoised).sum() / denoised.sum()
+        weight = denoised.float()
+        if frames > 1:
+            weight[:, -1] *= self.args.last_weight
+        return (error * weight).sum() / weight.sum()
 
     def update(self) -> None:
         """One optimizer step on the master weights, then publish them and move the average."""
@@ -171,7 +180,7 @@ class Trainer:
             master.grad = None if working.grad is None else working.grad.float()
             working.grad = None
         norm = nn.utils.clip_grad_norm_(self.master, 1.0)
-        warm = min(1.0, (self.step + 1) / 200)
+        warm = min(1.0, (self.step + 1) / self.args.warmup)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.args.lr * warm * self.decay()
@@ -221,15 +230,16 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train until the budget is spent; log every 50 steps, checkpoint every 500."""
+    """Train until the budget is spent; log every 50 steps, checkpoint every 100, export every 500."""
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(args)
     trainer.resume()
     data = Latents(args.latents, trainer.tokenizer)
-    generator = torch.Generator().manual_seed(args.seed + 1 + trainer.step)
+    generator = torch.Generator()
     forward = torch.compile(trainer.model) if args.compile else trainer.model
     start, before, losses = time.time(), trainer.seconds, []
     while trainer.step < args.steps and time.time() - start < 60 * args.minutes:
+        generator.manual_seed((args.seed << 32) + trainer.step)
         latents, ids, mask = data.batch(args.batch, generator)
         if torch.rand(1, generator=generator) < IMAGE_SHARE:
             latents = latents[:, :, :1]
@@ -244,8 +254,9 @@ def train(args: argparse.Namespace) -> None:
             with (args.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(record | {"hours": round(trainer.seconds / 3600, 3)}) + "\n")
             losses = []
-        if trainer.step % 500 == 0:
+        if trainer.step % 100 == 0:
             trainer.save()
+        if trainer.step % 500 == 0:
             trainer.export()
             data = Latents(args.latents, trainer.tokenizer)  # more may have been encoded by now
     trainer.save()
@@ -257,9 +268,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=Path, default=Path("runs/demo/latents"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo/transformer"))
-    parser.add_argument("--init", type=Path, help="pipeline folder whose weights to start from, without a checkpoint")
+    parser.add_argument(
+        "--from", dest="init", type=Path, help="pipeline folder, or demo, whose weights to start from, no checkpoint"
+    )
     parser.add_argument("--steps", type=int, default=60000)
     parser.add_argument("--cooldown", type=int, default=6000)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--last-weight", type=float, default=1.0, help="weight of the last latent frame in the loss")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from examples.demo_model import build, train_transformer, train_vae
-from examples.demo_model.recipe import FRAMES, SIDE, TRANSFORMER_CONFIG, VAE_CONFIG, seeded_scenes
+from examples.demo_model import build, score, train_transformer, train_vae
+from examples.demo_model.recipe import FRAMES, SIDE, TRANSFORMER_CONFIG, VAE_CONFIG, hard_scene, seeded_scenes
 from examples.demo_model.text import MAX_LENGTH, build_text_encoder, build_tokenizer
-from videoaccel.eval.world import COLOURS, MOTIONS, SHAPES, Actor, Scene, sample_scene
+from videoaccel.eval.oracle import WorldAccuracy
+from videoaccel.eval.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Actor, Scene, is_held_out, render, sample_scene
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.sampling.rectified_flow import timesteps
@@ -50,6 +51,20 @@ def test_given_frames_are_at_the_ends() -> None:
     assert abs(share - train_transformer.GIVEN_SHARE) < 0.03
     assert mask[:, 2:4].all() and mask.any(1).all()
     assert train_transformer.frame_mask(9, 1, torch.Generator()).all()
+
+
+def test_hard_scenes_are_hard_and_never_held_out() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [hard_scene(rng) for _ in range(600)]
+    assert not any(is_held_out(actor) for scene in scenes for actor in scene.actors)
+    grounds = {word for name in BACKGROUNDS for word in name.split()} - {"black"}
+    swappable = [s.background != "black" and s.actors[0].colour in grounds for s in scenes]
+    assert 0.5 < np.mean(swappable) < 0.75
+    assert np.mean([any(actor.motion == "orbits" for actor in scene.actors) for scene in scenes]) > 0.3
+    assert 0.28 < np.mean([len(scene.actors) == 2 for scene in scenes]) < 0.45
+    plain, mixed = (next(seeded_scenes(0, 64, hard=hard))[0] for hard in (0.0, 0.5))
+    orbits = [sum(scene.actors[0].motion == "orbits" for scene in part) for part in (plain, mixed)]
+    assert orbits[0] < orbits[1] < 40
 
 
 @pytest.mark.parametrize("stage", train_vae.STAGES)
@@ -97,6 +112,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         out=folder / "out",
         steps=2,
         cooldown=1,
+        warmup=200,
+        last_weight=1.0,
         minutes=9.0,
         batch=2,
         lr=1e-3,
@@ -122,6 +139,35 @@ def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespa
     assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
 
 
+def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argparse.Namespace]) -> None:
+    """On a rate that does not depend on the end; two steps and one more, against three."""
+    folder, args = trained
+    ends = []
+    for name, stops in (("whole", (3,)), ("halves", (2, 3))):
+        for steps in stops:
+            train_transformer.train(argparse.Namespace(**{**vars(args), "out": folder / name, "steps": steps}))
+        ends.append(torch.load(folder / name / "checkpoint.pt", weights_only=True))
+    assert ends[0]["step"] == ends[1]["step"] == 3
+    for part in ("master", "average"):
+        assert all(torch.equal(a, b) for a, b in zip(ends[0][part], ends[1][part], strict=True))
+
+
+def test_last_latent_frame_may_weigh_more(
+    trained: tuple[Path, argparse.Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that says nothing errs by the noise's variance, and on a last frame of tens by a hundred more."""
+    _, args = trained
+    monkeypatch.setattr(train_transformer, "GIVEN_SHARE", 0.0)
+    data = torch.zeros(8, 8, 5, 16, 16)
+    data[:, :, -1] = 10.0
+    batch = (data, torch.ones(8, train_transformer.TOKENS, dtype=torch.long), torch.ones(8, train_transformer.TOKENS))
+    for weight in (1.0, 3.0):
+        trainer = train_transformer.Trainer(argparse.Namespace(**{**vars(args), "last_weight": weight}))
+        g = torch.Generator().manual_seed(2)
+        loss = trainer.loss(lambda x, *_, **__: torch.cat([x, x], 1) * 0, batch, g)
+        assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
+
+
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
@@ -129,6 +175,26 @@ def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace
     start = dict(zip([name for name, _ in trainer.named()], trainer.master, strict=True))
     weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
     assert torch.equal(start["model.final_layer.linear.weight"], weights["final_layer.linear.weight"])
+    trainer = train_transformer.Trainer(argparse.Namespace(**{**vars(again), "init": Path("demo")}))
+    start = dict(zip([name for name, _ in trainer.named()], trainer.master, strict=True))
+    shipped = STDiT3.from_pretrained(build.PACKAGED / "transformer").float().state_dict()
+    assert all(torch.equal(start[f"model.{name}"], weight) for name, weight in shipped.items() if "blocks" in name)
+
+
+def test_scores_look_at_pairs_and_at_the_last_frames_alone() -> None:
+    scenes = score.scenes(12, trained=False, pairs=True)
+    assert all(len(scene.actors) == 2 and all(map(is_held_out, scene.actors)) for scene in scenes)
+    assert scenes == score.scenes(24, trained=False, pairs=True)[:12]
+    rng = np.random.default_rng(0)
+    clips = torch.from_numpy(np.stack([render(scene, rng=rng) for scene in scenes]))
+    sentences = [scene.sentence() for scene in scenes]
+    assert score.mistakes(clips, sentences) == []
+    wrong = score.mistakes(clips[:1], sentences[1:2])
+    assert len(wrong) == 1 and wrong[0].startswith(f"{sentences[1]}: {scenes[0].actors[0].colour} ")
+    for name in ("background", "colour", "shape"):
+        last = WorldAccuracy(name)
+        last.update(clips[:, -score.LAST_FRAMES :], sentences)
+        assert float(last.compute()) == 1.0
 
 
 def test_trained_parts_become_a_pipeline(trained: tuple[Path, argparse.Namespace]) -> None:
