@@ -11,6 +11,7 @@ from torch import nn
 from typing_extensions import Self
 
 from videoaccel.adapters.agreement import agreement_of
+from videoaccel.adapters.blocks import Blocks, why_not
 from videoaccel.adapters.doors import (
     Plain,
     network_members,
@@ -18,7 +19,8 @@ from videoaccel.adapters.doors import (
     plain_network_members,
     scheduler_members,
 )
-from videoaccel.adapters.generation import Generation, Observer
+from videoaccel.adapters.generation import Generation
+from videoaccel.adapters.observer import Observer
 from videoaccel.adapters.report import Report
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.adapters.swap import listeners_of, original, unwatch, watch
@@ -49,6 +51,7 @@ class Attachment:
         self._rules = rules if isinstance(rules, RuleMaker) else RuleMaker(rules)
         self._networks: dict[str, Any] = {}
         self._schedulers: list[Any] = []
+        self._blocks: dict[str, Blocks] = {}
         self._generation: Generation | None = None
         self._thread: int | None = None
         self._last: Report | None = None
@@ -61,7 +64,9 @@ class Attachment:
             return
         for part in (*self._networks.values(), *self._schedulers, self._pipe):
             unwatch(part, self)
-        self._pipe, self._networks, self._schedulers = None, {}, []
+        for blocks in self._blocks.values():
+            blocks.remove()
+        self._pipe, self._networks, self._schedulers, self._blocks = None, {}, [], {}
 
     def __enter__(self) -> Self:
         return self
@@ -139,15 +144,18 @@ class Attachment:
             standing=self._standing(),
             wide=self._wide(),
             agree=agreement_of(self._networks.values()),
+            blocks=self._blocks,
         )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
-        note = self._rules.note
+        said = self._rules.note
         try:
             yield others
             failed = False
         finally:
             self._generation = self._thread = None
             kind = original(type(pipe)).__name__
+            remarks = {blocks.remark for blocks in self._blocks.values()}
+            note = "; ".join(one for one in (said, *sorted(filter(None, remarks))) if one) or None
             self._last = last = generation.finish(pipeline=kind, method=self.method, failed=failed, note=note)
             self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
         if generation.forecasts:
@@ -170,6 +178,18 @@ class Attachment:
         for scheduler in schedulers:
             watch(scheduler, self, scheduler_members)
         self._networks, self._schedulers = networks, schedulers
+        self._look_inside()
+
+    def _look_inside(self) -> None:
+        """Listen to blocks, if that is wanted, of networks that have some."""
+        wanted = self._rules.watches
+        known = {name: network for name, network in self._networks.items() if wanted and why_not(network) is None}
+        for name, old in list(self._blocks.items()):
+            if name not in known or not old.fits(known[name]):
+                self._blocks.pop(name).remove()
+        for name, network in known.items():
+            if name not in self._blocks:
+                self._blocks[name] = Blocks(network, wanted)
 
     def _name_of(self, network: Any) -> str | None:
         return next((name for name, known in self._networks.items() if known is network), None)
@@ -177,7 +197,10 @@ class Attachment:
     def _standing(self) -> str | None:
         """Why nothing may be forecast in the generation that begins."""
         cached = [name for name, network in self._networks.items() if _has_cache(network)]
-        return f"{cached[0]} has a cache of its own enabled" if cached else None
+        if cached:
+            return f"{cached[0]} has a cache of its own enabled"
+        shut = [f"{name} {why_not(network)}" for name, network in self._networks.items() if name not in self._blocks]
+        return shut[0] if shut and self._rules.watches else None
 
     def _wide(self) -> dict[str, int]:
         """Channels of the latent by network, of those that predict a variance which the scheduler uses."""

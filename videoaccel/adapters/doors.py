@@ -75,6 +75,20 @@ def plain_network_members(base: type, listeners: list[Listener]) -> dict[str, An
     return {"__call__": network_members(base, listeners)["__call__"]}
 
 
+def inner_members(base: type, listeners: list[Any]) -> dict[str, Any]:
+    """Of a block inside a denoiser, or of a part of one."""
+
+    @functools.wraps(base.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = functools.partial(base.__call__, self)
+        for listener in listeners:
+            if listener.open:
+                return listener.inside(self, plain, args, kwargs)
+        return plain(*args, **kwargs)
+
+    return {"__call__": call}
+
+
 def scheduler_members(base: Any, listeners: list[Listener]) -> dict[str, Any]:
     """Of a scheduler. Signatures stay: pipelines look for ``eta``, ``generator`` and ``sigmas`` there."""
     names = list(inspect.signature(base.step).parameters)[1:]

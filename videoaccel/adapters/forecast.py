@@ -3,10 +3,11 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from videoaccel.adapters.outputs import Output
-from videoaccel.adapters.rule import Serve
+from videoaccel.adapters.outputs import Output, combined
+from videoaccel.adapters.rule import Course, Serve, Space
 from videoaccel.policies._sada_stability import lagrange
 
 
@@ -97,6 +98,38 @@ def choose(serve: Serve, kept: Sequence[Kept], i: int) -> tuple[list[Kept], list
     return chosen, lagrange(along[i], [along[one.i] for one in chosen])
 
 
+def made_up(
+    kept: Sequence[Kept],
+    weights: Sequence[float],
+    x: Tensor | None,
+    *,
+    i: int,
+    course: Course,
+    space: Space | None = None,
+    held_from: int | None = None,
+) -> Output:
+    """The output of evaluation ``i``, of outputs with weights.
+
+    Args:
+        kept: The outputs.
+        weights: Of each.
+        x: The latent that the network would have been given, where the call shows it.
+        i: The evaluation's number in the segment.
+        course: The segment's evaluations.
+        space: In what to combine them; None for outputs as they are.
+        held_from: See :func:`videoaccel.adapters.outputs.combined`.
+    """
+    places, leaf = course.places, kept[0].output.leaves[0]
+    if space is None or x is None or _latent_part(x, leaf).shape != leaf.shape:
+        return combined([one.output for one in kept], weights, held_from=held_from)
+    total = torch.zeros((), device=leaf.device)
+    for one, weight in zip(kept, weights, strict=True):
+        assert one.x is not None  # the stream's signature has the latent's shape
+        total = total + weight * space.known(places[one.i], _latent_part(one.x, leaf), one.output.leaves[0])
+    told = space.output(places[i], _latent_part(x, leaf), total).to(leaf.dtype)
+    return Output((told, *kept[0].output.leaves[1:]), kept[0].output.form)
+
+
 def differences(at: float, marks: Sequence[float]) -> list[float]:
     """Weights of values at ``marks``, the newest first, in TaylorSeer's forecast (arXiv 2503.06923) for ``at``.
 
@@ -121,6 +154,11 @@ def differences(at: float, marks: Sequence[float]) -> list[float]:
         factor *= (at - marks[0]) / j
         total = [one + factor * change for one, change in zip(total, rows[0], strict=True)]
     return total
+
+
+def _latent_part(x: Tensor, output: Tensor) -> Tensor:
+    """The latent among the input's channels: what it is to paint into comes behind."""
+    return x[:, : output.shape[1]]
 
 
 def _distinct(kept: Sequence[Kept], place: Callable[[int], float]) -> list[Kept]:

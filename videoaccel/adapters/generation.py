@@ -4,36 +4,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from videoaccel.adapters.agreement import Agree, alone
+from videoaccel.adapters.blocks import LEFT, MIDDLE, Blocks
 from videoaccel.adapters.clock import CallClock
-from videoaccel.adapters.forecast import History, Kept, choose
-from videoaccel.adapters.outputs import Output, combined, finite, taken_apart
+from videoaccel.adapters.forecast import History, Kept, choose, made_up
+from videoaccel.adapters.observer import Observer
+from videoaccel.adapters.outputs import finite, taken_apart
 from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.report import Report, Tally
-from videoaccel.adapters.rule import Evaluation, Refused, Serve, Space, Stepped, StepRule
+from videoaccel.adapters.rule import Ask, Evaluation, Refused, Serve, Space, Stepped, StepRule
 from videoaccel.adapters.streams import Stream, latent_of, signature_of, time_of
 from videoaccel.adapters.tracker import Tracker
-
-
-class Observer(Protocol):
-    """Is told all that happens; changes nothing."""
-
-    def began(self) -> None:
-        """A generation begins."""
-
-    def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
-        """A call of an evaluation has its output."""
-
-    def stepped(self, now: Evaluation | None, step: Stepped) -> None:
-        """The scheduler has stepped after an evaluation; None before any."""
-
-    def ended(self, *, failed: bool) -> None:
-        """It is over."""
 
 
 class Generation:
@@ -45,6 +31,7 @@ class Generation:
         standing: Why nothing may be forecast in it at all; None if something may.
         agree: Makes numbers that decisions rest on the same on all ranks.
         wide: By component, channels of its latent if it predicts as many for a variance that the scheduler uses.
+        blocks: By component, who listens to its blocks, of those that are listened to.
     """
 
     def __init__(
@@ -55,10 +42,12 @@ class Generation:
         standing: str | None = None,
         wide: dict[str, int] | None = None,
         agree: Agree = alone,
+        blocks: Mapping[str, Blocks] | None = None,
     ) -> None:
         self.tracker, self.tally, self.clock = Tracker(), Tally(), CallClock()
         self.computed: list[int] = []
         self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
+        self._blocks = blocks or {}
         self._rule, self._agree = rules(), agree
         self._rule.agree = agree
         self.history = History(self._rule.keeps)
@@ -66,6 +55,7 @@ class Generation:
         self._now: Evaluation | None = None
         self._serve: Serve | None = None
         self._reason: str | None = None
+        self._asks = False
         self._space: Space | None = None
         self._seen: set[Stream] = set()
         self._alike: Counter[tuple[Any, ...]] = Counter()
@@ -163,7 +153,7 @@ class Generation:
         """An evaluation begins: decide about all of its calls at once."""
         self._now, self._seen, self._alike, self._steps = now, set(), Counter(), []
         self._ran = self._served = 0
-        self._serve = self._reason = None
+        self._serve, self._reason, self._asks = None, None, False
         if not self.forecasts:
             return
         self._reason = self._standing or forbidden(now, apart=self.tracker.apart)
@@ -175,6 +165,8 @@ class Generation:
             self._reason = wanted.reason
         elif wanted is not None and self.history.least < self._rule.least:
             self._reason = "too few outputs computed in a row"
+        elif isinstance(wanted, Ask):
+            self._asks, self._reason = True, None if now.component in self._blocks else "its blocks are not known"
         elif wanted is not None:
             self._serve, self._space = wanted, self._rule.space(now.course)
 
@@ -207,22 +199,60 @@ class Generation:
         return stream
 
     def _compute(self, stream: Stream, plain: Callable[..., Any], args: Any, kwargs: Any, x: Tensor | None) -> Any:
+        blocks = None if self._ran or self._served else self._blocks.get(stream.component)
         self._inside = True
         try:
             with self.clock.call(x):
-                output = plain(*args, **kwargs)
+                if blocks is None:
+                    output = plain(*args, **kwargs)
+                else:
+                    rows = None if x is None else len(x)
+                    output = blocks.run(plain, args, kwargs, rows=rows, leaves=lambda told: self._leaves(stream, told))
         finally:
             self._inside = False
+        if output is LEFT:
+            assert self._serve is not None
+            if (made := self._forecast(stream, self._serve, x)) is not None:
+                self.tally.left[stream] += 1
+                return made
+            return self._compute(stream, plain, args, kwargs, x)
+        now = self._now
+        if blocks is not None and now is not None:
+            self._told(now, stream, blocks.signals, output)
         self._ran += 1
-        now, reason = self._now, self._reason
         if now is None:
             return output
+        reason = self._reason
         if self.forecasts:
             reason = self._keep(now, stream, output, x) or reason
         self.tally.ran(stream, reason)
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=True)
         return output
+
+    def _leaves(self, stream: Stream, signals: Mapping[str, Tensor]) -> bool:
+        """The first block has run in the first call of an evaluation: whether that is enough."""
+        now, wanted = self._now, self._rule.watches
+        if now is None or wanted is None or wanted == MIDDLE or wanted not in signals:
+            return False
+        self._rule.felt(now, stream, signals[wanted])
+        asks, self._asks = self._asks, False
+        if not asks or (serve := self._rule.judge(now)) is None:
+            return False
+        if self.history.count(stream) < self._rule.least:
+            self._reason = "no history of this call"
+            return False
+        self._serve, self._space = serve, self._rule.space(now.course)
+        return True
+
+    def _told(self, now: Evaluation, stream: Stream, signals: Mapping[str, Tensor], output: Any) -> None:
+        """The first call of an evaluation has been computed."""
+        if self._asks and self._reason is None:
+            self._asks, self._reason = False, "its first blocks were not called one after the other"
+        if self._rule.watches == MIDDLE and MIDDLE in signals:
+            self._rule.felt(now, stream, signals[MIDDLE])
+        for observer in self._observers:
+            observer.felt(now, stream, signals, output)
 
     def _keep(self, now: Evaluation, stream: Stream, output: Any, x: Tensor | None) -> str | None:
         """Keep an output; returns why that is not possible."""
@@ -247,7 +277,9 @@ class Generation:
         if found is None:
             self._reason = "an output that the plan builds on is not there"
             return None
-        made = self._combined(now, stream, *found, x)
+        made = made_up(
+            *found, x, i=now.i, course=now.course, space=self._space, held_from=self._wide.get(stream.component)
+        )
         if not finite(made):
             self.history.forget(stream)
             self._reason = "the forecast was not finite"
@@ -259,24 +291,6 @@ class Generation:
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=False)
         return output
-
-    def _combined(
-        self, now: Evaluation, stream: Stream, kept: Sequence[Kept], weights: Sequence[float], x: Tensor | None
-    ) -> Output:
-        space, places, leaf = self._space, now.course.places, kept[0].output.leaves[0]
-        if space is None or x is None or _latent_part(x, leaf).shape != leaf.shape:
-            return combined([one.output for one in kept], weights, held_from=self._wide.get(stream.component))
-        total = torch.zeros((), device=leaf.device)
-        for one, weight in zip(kept, weights, strict=True):
-            assert one.x is not None  # the stream's signature has the latent's shape
-            total = total + weight * space.known(places[one.i], _latent_part(one.x, leaf), one.output.leaves[0])
-        told = space.output(places[now.i], _latent_part(x, leaf), total).to(leaf.dtype)
-        return Output((told, *kept[0].output.leaves[1:]), kept[0].output.form)
-
-
-def _latent_part(x: Tensor, output: Tensor) -> Tensor:
-    """The latent among the input's channels: what it is to paint into comes behind."""
-    return x[:, : output.shape[1]]
 
 
 def _moved(result: Any) -> Any:

@@ -7,22 +7,25 @@ generations are computed whole and measured; what came of it is kept for next ti
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from weakref import ref
 
+import torch
 from torch import Tensor
 
 from videoaccel import __version__
 from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call
-from videoaccel.adapters.curves import Schedule, rule_of
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
-from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
 from videoaccel.common.wording import counted
 from videoaccel.planning.prior import KINDS, PIPELINE, Prior, cache_folder, priors_on_shelf
+
+MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str]], StepRule]
+"""See :class:`Lessons`."""
 
 Of = Literal["denoiser", "all"]
 """Whose time a speed-up is of."""
@@ -52,24 +55,30 @@ class Lessons(RuleMaker):
 
     Args:
         pipe: The pipeline.
-        schedule: Plans from tables, given the networks' share of the time (None if that is not known).
+        rule: Makes a segment's rule from tables and networks' names, given the networks' share of the time (None if
+            that is not known).
         prior: Use this one; it has to fit.
         foreign: Take a prior that was measured for other arguments of the call.
         clips: How many generations are measured where there is no prior; 0 refuses instead.
         needs_share: The target is of the whole time, so the share has to be known.
+        watches: Signals of blocks that have to be measured, or that rules want.
+        needs: Tables that a prior must have.
     """
 
     def __init__(
         self,
         pipe: Any,
-        schedule: Callable[[float | None], Schedule],
+        rule: MeasuredRule,
         *,
         prior: Prior | None = None,
         foreign: bool = False,
         clips: int = 4,
         needs_share: bool = False,
+        watches: Iterable[str] = (),
+        needs: Sequence[str] = (),
     ) -> None:
-        self._pipe, self._schedule = ref(pipe), schedule
+        self._pipe, self._rule, self._needs = ref(pipe), rule, tuple(needs)
+        self.watches = frozenset(watches)
         self._given, self._foreign, self._clips, self._needs_share = prior, foreign, clips, needs_share
         self._known: dict[str, Lesson] = {}
         self._now: Lesson | None = None
@@ -97,7 +106,9 @@ class Lessons(RuleMaker):
             return StepRule()
         prior = lesson.prior
         share = prior.info.get("share")
-        return rule_of(self._schedule(share), prior.tables, prior.info["networks"])
+        if missing := [name for name in self._needs if name not in prior.tables]:
+            return Computed(f"the measured generations tell nothing of {missing[0]}")
+        return self._rule(share, prior.tables, prior.info["networks"])
 
     def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
         """See :meth:`RuleMaker.ends`."""
@@ -130,8 +141,10 @@ class Lessons(RuleMaker):
 
     def _looked_up(self, setting: Mapping[str, Any]) -> Lesson:
         if self._given is not None:
+            if missing := [name for name in self._needs if name not in self._given.tables]:
+                raise ValueError(f"the prior has no table {missing[0]}; videoaccel.calibrate(pipe, ...) measures one")
             return Lesson(setting, fitting(self._given, setting, foreign=self._foreign))
-        found, near = find(setting, foreign=self._foreign)
+        found, near = find(setting, foreign=self._foreign, needs=self._needs)
         if found is not None:
             return Lesson(setting, found)
         if not self._clips:
@@ -192,11 +205,26 @@ def made(
 def keep(prior: Prior) -> None:
     """Write a prior to the user's cache, where it is found by its setting; a folder that cannot be written is said."""
     path = kept_at(prior.setting)
+    prior = _completed(prior, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prior.save(path)
     except OSError as error:
         warnings.warn(f"what was measured is not kept for next time: {error}", stacklevel=2)
+
+
+def _completed(prior: Prior, path: Path) -> Prior:
+    """With tables that were measured before for the same evaluations, and not now (a quality curve)."""
+    try:
+        old = Prior.load(path)
+    except (OSError, ValueError):
+        return prior
+    levels, known = old.tables.get("levels"), prior.tables["levels"]
+    if levels is None or levels.shape != known.shape or not torch.allclose(levels, known, rtol=1e-4):
+        return prior
+    more = {name: table for name, table in old.tables.items() if name not in prior.tables}
+    counts = {**prior.samples, **{name: old.samples[name] for name in more}}
+    return Prior(prior.setting, {**prior.tables, **more}, counts, prior.info)
 
 
 def kept_at(setting: Mapping[str, Any]) -> Path:
@@ -205,17 +233,18 @@ def kept_at(setting: Mapping[str, Any]) -> Path:
     return cache_folder("priors") / f"pipeline-{name}.safetensors"
 
 
-def find(setting: Mapping[str, Any], *, foreign: bool = False) -> tuple[Prior | None, str]:
+def find(setting: Mapping[str, Any], *, foreign: bool = False, needs: Sequence[str] = ()) -> tuple[Prior | None, str]:
     """A prior on the shelf for a setting, and else in what the nearest differs.
 
     Args:
         setting: See :func:`videoaccel.adapters.call_setting.setting_of_call`.
         foreign: Take the nearest.
+        needs: Tables that it must have.
     """
     nearest: tuple[int, str, Prior | None] = (1000, "", None)
     for prior in priors_on_shelf():
         fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
-        if prior.info.get(KINDS) != PIPELINE or fatal:
+        if prior.info.get(KINDS) != PIPELINE or fatal or not set(needs) <= set(prior.tables):
             continue
         told = differences(prior.setting, setting)
         if not told:

@@ -27,12 +27,15 @@ class Measured:
         values: What the scheduler was given after each, [B, ...] float32 on the CPU; several where it steps several
             latents (pictures and sound).
         fits: How it is made of the networks' outputs, where that could be told.
+        changes: Relative changes from one evaluation to the next by table, NaN where there is nothing to compare with;
+            empty if nobody looked inside.
     """
 
     levels: tuple[float, ...] = ()
     components: list[str] = field(default_factory=list)
     values: list[list[Tensor]] = field(default_factory=list)
     fits: list[Fit | None] = field(default_factory=list)
+    changes: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -46,6 +49,8 @@ class Measured:
         ``soda.velocity`` [N, O, A]: squared errors of forecasts; infinite from one network to another.
         ``lemica.error`` [N, G]: what holding one value makes of the latents, squared, per gap.
         ``magcache.ratio`` [N]: magnitude against that of the evaluation before.
+        ``teacache.probe``, ``teacache.output``, ``adacache.distance`` [N]: relative changes of signals and of outputs,
+        if blocks were listened to; the first repeats the second.
         ``levels`` [N] and ``component`` [N]: where evaluations are, and the number of the network.
         """
         names = list(dict.fromkeys(self.components))
@@ -70,6 +75,7 @@ class Measured:
             "magcache.ratio": ratio,
             "levels": torch.tensor(self.levels, dtype=torch.float32),
             "component": numbers,
+            **{name: _by_evaluation(told) for name, told in self.changes.items() if len(told) == count},
         }
 
     def _mixed(self) -> "list[tuple[Tensor, Tensor]] | None":
@@ -95,7 +101,12 @@ def averaged(tables: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         for name in SHARED:
             if first[name].shape != other[name].shape or not torch.allclose(first[name], other[name], rtol=1e-4):
                 raise ValueError("the generations took different courses (steps, strength, schedule) and have no mean")
-    return {name: first[name] if name in SHARED else torch.stack([t[name] for t in tables]).mean(0) for name in first}
+    common = [name for name in first if all(name in other for other in tables)]
+    return {name: first[name] if name in SHARED else torch.stack([t[name] for t in tables]).mean(0) for name in common}
+
+
+def _by_evaluation(changes: Sequence[float]) -> Tensor:
+    return torch.tensor([changes[1], *changes[1:]], dtype=torch.float32)
 
 
 def _runs(components: Sequence[str]) -> list[tuple[int, int]]:

@@ -4,19 +4,27 @@ Of large latents a fixed sample of positions is kept, so that memory is bounded 
 errors over a million positions are off by a thousandth.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from videoaccel.adapters.agreement import alone
+from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.guidance_fit import Fit, fit, terms_of
 from videoaccel.adapters.measured import Measured
+from videoaccel.adapters.outputs import taken_apart
 from videoaccel.adapters.rule import Evaluation, Stepped
+from videoaccel.adapters.signals import Sampler, relative
 from videoaccel.adapters.streams import Stream
 
 POSITIONS = 2**20
 """Of a sample's latent, at most so many values are kept."""
+
+TABLES = {MODULATED: "teacache.probe", MIDDLE: "adacache.distance"}
+"""By signal, the table of its changes."""
 
 Done = Callable[[list[Measured]], None]
 """Told the segments of a generation, those that were seen whole, when it has ended well."""
@@ -38,24 +46,41 @@ class Meter:
         self._outputs: list[Any] = []
         self._at = -1
         self._active = False
+        self._before: dict[str, tuple[Stream, Tensor]] = {}
+        self._sampler = Sampler()
 
     def began(self) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
+        """See :class:`videoaccel.adapters.observer.Observer`."""
         self._segments, self._outputs, self._at, self._active = [], [], -1, self.on
+        self._before = {}
 
     def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
+        """See :class:`videoaccel.adapters.observer.Observer`."""
         if not self._active:
             return
-        if now.number != self._at:
-            self._at, self._outputs = now.number, []
-            if now.i == 0 or not self._segments:
-                self._segments.append(Measured())
-            self._segments[-1].components.append(now.component)
+        self._enter(now)
         self._outputs.append(output)
 
+    def felt(self, now: Evaluation, stream: Stream, signals: Mapping[str, Tensor], output: Any) -> None:
+        """See :class:`videoaccel.adapters.observer.Observer`."""
+        if not self._active:
+            return
+        self._enter(now)
+        parts = taken_apart(output)
+        leaf = None if parts is None else next((one for one in parts.leaves if isinstance(one, Tensor)), None)
+        rows = next((len(signal) for signal in signals.values()), 1)
+        found = {TABLES[name]: signal for name, signal in signals.items() if name in TABLES}
+        if leaf is not None:
+            found["teacache.output"] = self._sampler(leaf, rows)
+        for name, value in found.items():
+            before = self._before.get(name)
+            alike = before is not None and before[0] == stream
+            told = relative(value, before[1], alone) if before is not None and alike else [math.nan]
+            self._segments[-1].changes.setdefault(name, []).append(sum(told) / len(told))
+            self._before[name] = stream, value
+
     def stepped(self, now: Evaluation | None, step: Stepped) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
+        """See :class:`videoaccel.adapters.observer.Observer`."""
         if not self._active or now is None or not self._segments:
             return
         segment, value = self._segments[-1], step.value.detach()
@@ -67,10 +92,18 @@ class Meter:
             segment.values[-1].append(_kept(value))
 
     def ended(self, *, failed: bool) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
-        segments, self._segments, self._outputs = self._segments, [], []
+        """See :class:`videoaccel.adapters.observer.Observer`."""
+        segments, self._segments, self._outputs, self._before = self._segments, [], [], {}
         if self._active and not failed:
             self._done([segment for segment in segments if segment.whole])
+
+    def _enter(self, now: Evaluation) -> None:
+        if now.number == self._at:
+            return
+        self._at, self._outputs = now.number, []
+        if now.i == 0 or not self._segments:
+            self._segments.append(Measured())
+        self._segments[-1].components.append(now.component)
 
     def _fit(self, value: Tensor) -> Fit | None:
         terms: list[Tensor] = []

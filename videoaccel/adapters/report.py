@@ -19,6 +19,7 @@ class StreamReport:
         computed: Calls in which the network ran.
         forecast: Calls that were answered without it.
         refused: By reason, how many of the computed ones were computed against the method.
+        left: How many of those that were forecast left the network after its first block.
     """
 
     component: str
@@ -28,6 +29,7 @@ class StreamReport:
     computed: int
     forecast: int
     refused: Mapping[str, int]
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Report:
         segments: How often the course began anew, and the first time.
         streams: What became of each stream of calls, in order of their first call.
         passed: By reason, calls that were handed on unseen.
-        seconds_in_networks: Time of the calls that were computed.
+        seconds_in_networks: Time of the calls that were computed, and of those that were left early.
         seconds: Time of the whole call of the pipeline.
         stored_bytes: Most memory that kept outputs took.
         failed: Whether the pipeline raised.
@@ -73,6 +75,11 @@ class Report:
         return sum(stream.computed for stream in self.streams)
 
     @property
+    def calls_left(self) -> int:
+        """Those that left a network after its first block."""
+        return sum(stream.left for stream in self.streams)
+
+    @property
     def reasons(self) -> dict[str, int]:
         """By reason, calls that were computed against the method, or handed on."""
         found: Counter[str] = Counter(self.passed)
@@ -86,6 +93,8 @@ class Report:
             f"{len(self.computed)} of {self.evaluations} evaluations; {self.seconds_in_networks:.2f} of "
             f"{self.seconds:.2f} s in networks; {self.stored_bytes / 1e6:.1f} MB kept"
         )
+        if self.calls_left:
+            head += f"; {self.calls_left} calls left after the first block"
         if self.note is not None:
             head += f"; {self.note}"
         if self.segments > 1:
@@ -114,6 +123,7 @@ class Tally:
     computed: Counter[Stream] = field(default_factory=Counter)
     forecast: Counter[Stream] = field(default_factory=Counter)
     refused: dict[Stream, Counter[str]] = field(default_factory=dict)
+    left: Counter[Stream] = field(default_factory=Counter)
 
     def ran(self, stream: Stream, reason: str | None) -> None:
         """A call was computed, with the reason if that was against the method."""
@@ -133,6 +143,7 @@ class Tally:
                 computed=self.computed[stream],
                 forecast=self.forecast[stream],
                 refused=dict(refused),
+                left=self.left[stream],
             )
             for stream, refused in self.refused.items()
         )

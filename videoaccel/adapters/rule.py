@@ -5,13 +5,14 @@ in one call or in two, and the networks that take turns. A generation has one or
 its own (Helios' chunks, a second pass at a higher resolution).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from videoaccel.adapters.agreement import Agree, alone
+from videoaccel.adapters.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,13 @@ class Refused:
     reason: str
 
 
+class Ask:
+    """An evaluation begins with its first block; :meth:`StepRule.judge` says then whether it ends there."""
+
+
+ASK = Ask()
+
+
 @dataclass(frozen=True)
 class Stepped:
     """A step of the scheduler.
@@ -130,10 +138,12 @@ class RuleMaker:
 
     Args:
         make: Makes a rule.
+        watches: Signals of networks' blocks that rules, or who measures for them, want; see
+            :mod:`videoaccel.adapters.blocks`.
     """
 
-    def __init__(self, make: "Callable[[], StepRule]") -> None:
-        self._make = make
+    def __init__(self, make: "Callable[[], StepRule]", *, watches: Iterable[str] = ()) -> None:
+        self._make, self.watches = make, frozenset(watches)
 
     def __call__(self) -> "StepRule":
         """The rule of a segment."""
@@ -159,6 +169,7 @@ class StepRule:
         keeps: Outputs to keep of each stream; 0 for a rule that never forecasts.
         least: Computed outputs in a row that a stream needs before it is forecast.
         listens: Whether it wants the scheduler's steps.
+        watches: The signal that it is told by :meth:`felt`; None for none.
         agree: Makes numbers that a decision rests on the same on all ranks; set before the first evaluation.
     """
 
@@ -166,9 +177,17 @@ class StepRule:
     keeps: int = 0
     least: int = 2
     listens: bool = False
+    watches: str | None = None
 
-    def decide(self, now: Evaluation) -> Serve | Refused | None:
+    def decide(self, now: Evaluation) -> Serve | Refused | Ask | None:
         """How to serve an evaluation; None to compute it. Asked once, when it begins."""
+        return None
+
+    def felt(self, now: Evaluation, stream: Stream, signal: Tensor) -> None:
+        """Told what a block does in the first call of an evaluation that is not served from the beginning, [G, P]."""
+
+    def judge(self, now: Evaluation) -> Serve | None:
+        """How to serve an evaluation of which :meth:`decide` said ``Ask``, after :meth:`felt`; None to compute it."""
         return None
 
     def ended(self, now: Evaluation, *, computed: bool, steps: Sequence[Stepped]) -> None:
@@ -183,3 +202,20 @@ class StepRule:
     def space(self, course: Course) -> Space | None:
         """In what to extrapolate; None for the outputs themselves."""
         return None
+
+
+class Computed(StepRule):
+    """Computes everything, against what the method is for.
+
+    Args:
+        reason: Why, in a few words.
+    """
+
+    keeps = 1
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def decide(self, now: Evaluation) -> Refused:
+        """See :meth:`StepRule.decide`."""
+        return Refused(self._reason)

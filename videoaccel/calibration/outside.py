@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.adapters.attach import attach, attachment_of, takes_attachments
+from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.call_setting import setting_of_call
 from videoaccel.adapters.curves import rule_of
 from videoaccel.adapters.lessons import kept_at, made
@@ -33,7 +34,7 @@ class _Watch(RuleMaker):
     """Computes everything, and remembers for what it was called."""
 
     def __init__(self, pipe: Any) -> None:
-        super().__init__(StepRule)
+        super().__init__(StepRule, watches=(MODULATED, MIDDLE))
         self._pipe, self.settings, self.shares = pipe, [], []  # type: ignore[var-annotated]
 
     def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,11 +1,17 @@
 """Turning acceleration on from Python."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from videoaccel.adapters.attach import Attachment, attach, detach, takes_attachments
-from videoaccel.adapters.lessons import Lessons, Of
-from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from torch import Tensor
+
+from videoaccel.adapters.attach import Attachment, attach, detach, networks_of, takes_attachments
+from videoaccel.adapters.blocks import why_not
+from videoaccel.adapters.curves import rule_of
+from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
+from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
+from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.common.reading import parse_bytes
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
@@ -91,6 +97,7 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
     if policy is None:
         detach(pipe)
         return None
+    _check_blocks(pipe, policy)
     if not plans(policy):
         if asked.prior is not None or asked.foreign_prior:
             raise ValueError(f"{policy.name} uses no prior on a pipeline that is not ours")
@@ -104,14 +111,43 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
     prior = Prior.load(asked.prior) if isinstance(asked.prior, str | Path) else asked.prior
     lessons = Lessons(
         pipe,
-        lambda share: schedule_of(policy if share is None or not whole else of_all(policy, share)),
+        _measured_rule(policy, whole=whole),
         prior=prior,
         foreign=asked.foreign_prior,
         clips=clips,
         needs_share=whole,
+        watches=watches_of(policy),
+        needs=tables_of(policy),
     )
-    schedule_of(policy)  # what is wrong with it is said now
     return attach(pipe, lessons, method=policy.name, observers=[lessons.meter])
+
+
+def _check_blocks(pipe: Any, policy: Policy) -> None:
+    """Refuse a method that leaves networks after their first block where that cannot be."""
+    networks = networks_of(pipe) if watches_of(policy) else {}
+    for name, network in networks.items():
+        if reason := why_not(network):
+            raise ValueError(
+                f"{policy.name} decides by what blocks do, and {name} {reason}; on this pipeline these can be had: "
+                f"{', '.join(blind())}"
+            )
+
+
+def _measured_rule(policy: Policy, *, whole: bool) -> MeasuredRule:
+    """How a method makes rules from what was measured; what is wrong with its fields is said now."""
+    adaptive = rule_from(policy)
+    if adaptive is None:
+        schedule_of(policy)
+
+    def make(share: float | None, tables: Mapping[str, Tensor], names: Sequence[str]) -> StepRule:
+        if adaptive is not None:
+            try:
+                return adaptive(tables)
+            except ValueError as error:
+                return Computed(str(error))
+        return rule_of(schedule_of(policy if share is None or not whole else of_all(policy, share)), tables, names)
+
+    return make
 
 
 def of_all(policy: Policy, share: float) -> Policy:

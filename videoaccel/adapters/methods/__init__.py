@@ -16,6 +16,10 @@ Rules = Callable[[], StepRule]
 """Makes the rule of one segment."""
 
 
+RuleFrom = Callable[[Mapping[str, Tensor]], StepRule]
+"""Makes the rule of one segment from what was measured."""
+
+
 def available() -> list[str]:
     """Methods that can be had on pipelines of diffusers, in alphabetical order."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -32,12 +36,12 @@ def rules_of(policy: Policy) -> Rules:
 
 
 def plans(policy: Policy) -> bool:
-    """Whether a method plans from measured errors.
+    """Whether a method rests on what was measured.
 
     Raises:
         ValueError: It has to see inside networks.
     """
-    return hasattr(_module(policy), "schedule")
+    return hasattr(_module(policy), "schedule") or hasattr(_module(policy), "rule_from")
 
 
 def schedule_of(policy: Policy) -> Callable[[Mapping[str, Tensor], int], Sequence[Step]]:
@@ -50,6 +54,35 @@ def schedule_of(policy: Policy) -> Callable[[Mapping[str, Tensor], int], Sequenc
     if hasattr(module, "check"):
         module.check(policy)
     return partial(module.schedule, policy)
+
+
+def watches_of(policy: Policy) -> frozenset[str]:
+    """Signals of a network's blocks that a method decides by, see :mod:`videoaccel.adapters.blocks`.
+
+    Raises:
+        ValueError: It has to see more of the inside.
+    """
+    return getattr(_module(policy), "WATCHES", frozenset())
+
+
+def tables_of(policy: Policy) -> tuple[str, ...]:
+    """Tables that a method needs beside those that any measured generation gives."""
+    return getattr(_module(policy), "TABLES", ())
+
+
+def rule_from(policy: Policy) -> RuleFrom | None:
+    """How a method that decides while running starts from what was measured; None of one that plans beforehand.
+
+    Raises:
+        ValueError: A field of the method is for networks whose insides are seen.
+    """
+    module = _module(policy)
+    return module.rule_from(policy) if hasattr(module, "rule_from") else None
+
+
+def blind() -> list[str]:
+    """Methods that can be had on any network: nothing inside is looked at."""
+    return [name for name in available() if not hasattr(import_module(f"{__name__}.{name}"), "WATCHES")]
 
 
 def _module(policy: Policy) -> ModuleType:
