@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NETWORKS = ("transformer", "transformer_2", "unet", "prior", "decoder")
+NETWORKS = ("transformer", "transformer_2", "unet", "prior", "decoder", "controlnet")
 
 
 @dataclass

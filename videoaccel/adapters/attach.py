@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Self
 
+from videoaccel.adapters import sides
 from videoaccel.adapters.agreement import agreement_of
 from videoaccel.adapters.blocks import Blocks, why_not
 from videoaccel.adapters.doors import (
@@ -50,6 +51,7 @@ class Attachment:
         self._pipe, self._observers = pipe, tuple(observers)
         self._rules = rules if isinstance(rules, RuleMaker) else RuleMaker(rules)
         self._networks: dict[str, Any] = {}
+        self._sides: dict[str, Any] = {}
         self._schedulers: list[Any] = []
         self._blocks: dict[str, Blocks] = {}
         self._generation: Generation | None = None
@@ -62,11 +64,11 @@ class Attachment:
         """Come off: the pipeline and its parts are of their own classes again. A second time it does nothing."""
         if self._pipe is None:
             return
-        for part in (*self._networks.values(), *self._schedulers, self._pipe):
+        for part in (*self._networks.values(), *self._sides.values(), *self._schedulers, self._pipe):
             unwatch(part, self)
         for blocks in self._blocks.values():
             blocks.remove()
-        self._pipe, self._networks, self._schedulers, self._blocks = None, {}, [], {}
+        self._pipe, self._networks, self._sides, self._schedulers, self._blocks = None, {}, {}, [], {}
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +115,8 @@ class Attachment:
         generation, name = self._generation, self._name_of(network)
         if generation is None or name is None:
             return plain(*args, **kwargs)
+        if name in sides.NETWORKS:
+            return generation.beside(name, plain, args, kwargs)
         return generation.called(name, plain, args, kwargs)
 
     def entered(self, network: Any, name: str | None) -> None:
@@ -145,6 +149,7 @@ class Attachment:
             wide=self._wide(),
             agree=agreement_of(self._networks.values()),
             blocks=self._blocks,
+            main=next(iter(self._networks)) if len(self._networks) == 1 else None,
         )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
         said = self._rules.note
@@ -166,18 +171,19 @@ class Attachment:
     def _look(self) -> None:
         """Attach to the parts that the pipeline has now, and come off those that it had."""
         networks, schedulers = networks_of(self._pipe), schedulers_of(self._pipe)
-        for name, old in list(self._networks.items()):
-            if networks.get(name) is not old:
-                unwatch(self._networks.pop(name), self)
+        beside = _modules(self._pipe, sides.NETWORKS)
+        for known, present in ((self._networks, networks), (self._sides, beside)):
+            for name, old in list(known.items()):
+                if present.get(name) is not old:
+                    unwatch(known.pop(name), self)
         for old in list(self._schedulers):
             if not any(old is new for new in schedulers):
                 unwatch(old, self)
-        for name, network in networks.items():
-            if name not in self._networks:
-                watch(network, self, network_members if hasattr(network, "cache_context") else plain_network_members)
+        for network in (*networks.values(), *beside.values()):
+            watch(network, self, network_members if hasattr(network, "cache_context") else plain_network_members)
         for scheduler in schedulers:
             watch(scheduler, self, scheduler_members)
-        self._networks, self._schedulers = networks, schedulers
+        self._networks, self._sides, self._schedulers = networks, beside, schedulers
         self._look_inside()
 
     def _look_inside(self) -> None:
@@ -192,7 +198,7 @@ class Attachment:
                 self._blocks[name] = Blocks(network, wanted)
 
     def _name_of(self, network: Any) -> str | None:
-        return next((name for name, known in self._networks.items() if known is network), None)
+        return next((name for name, known in (self._networks | self._sides).items() if known is network), None)
 
     def _standing(self) -> str | None:
         """Why nothing may be forecast in the generation that begins."""
@@ -219,8 +225,12 @@ class Attachment:
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
     """A pipeline's denoisers by name; empty if it has none that are known. One under two names counts once."""
+    return _modules(pipe, NETWORKS)
+
+
+def _modules(pipe: Any, names: Sequence[str]) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
-    for name in NETWORKS:
+    for name in names:
         part = getattr(pipe, name, None)
         if isinstance(part, nn.Module) and all(part is not other for other in found.values()):
             found[name] = part

@@ -1,7 +1,6 @@
 """One generation of somebody else's pipeline: what it calls is computed, or answered from what was computed."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,8 @@ from videoaccel.adapters.outputs import finite, taken_apart
 from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.report import Report, Tally
 from videoaccel.adapters.rule import Ask, Evaluation, Refused, Serve, Space, Stepped, StepRule
-from videoaccel.adapters.streams import Stream, latent_of, signature_of, time_of
+from videoaccel.adapters.sides import STALE, Sides
+from videoaccel.adapters.streams import Stream, Streams, latent_of, time_of
 from videoaccel.adapters.tracker import Tracker
 
 
@@ -32,6 +32,7 @@ class Generation:
         agree: Makes numbers that decisions rest on the same on all ranks.
         wide: By component, channels of its latent if it predicts as many for a variance that the scheduler uses.
         blocks: By component, who listens to its blocks, of those that are listened to.
+        main: The denoiser, if there is but one: calls beside it belong to its evaluations.
     """
 
     def __init__(
@@ -43,22 +44,20 @@ class Generation:
         wide: dict[str, int] | None = None,
         agree: Agree = alone,
         blocks: Mapping[str, Blocks] | None = None,
+        main: str | None = None,
     ) -> None:
-        self.tracker, self.tally, self.clock = Tracker(), Tally(), CallClock()
-        self.computed: list[int] = []
+        self.tracker, self.tally, self.clock, self.sides = Tracker(), Tally(), CallClock(), Sides()
+        self.streams, self.computed = Streams(), list[int]()
         self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
-        self._blocks = blocks or {}
+        self._blocks, self._main = blocks or {}, main
         self._rule, self._agree = rules(), agree
         self._rule.agree = agree
         self.history = History(self._rule.keeps)
-        self._names: dict[str, list[str]] = {}
         self._now: Evaluation | None = None
         self._serve: Serve | None = None
         self._reason: str | None = None
         self._asks = False
         self._space: Space | None = None
-        self._seen: set[Stream] = set()
-        self._alike: Counter[tuple[Any, ...]] = Counter()
         self._steps: list[Stepped] = []
         self._ran = self._served = 0
         self._inside = False
@@ -70,11 +69,7 @@ class Generation:
 
     def entered(self, component: str, name: str | None) -> None:
         """The pipeline names the calls to come; None takes the last name back."""
-        names = self._names.setdefault(component, [])
-        if name is not None:
-            names.append(name)
-        elif names:
-            names.pop()
+        self.streams.entered(component, name)
 
     def scheduled(self, scheduler: Any) -> None:
         """A scheduler has been given its timesteps."""
@@ -89,19 +84,34 @@ class Generation:
             if not self._inside:
                 self.tally.passed["gradients are wanted"] += 1
             return plain(*args, **kwargs)
-        segment = self.tracker.segment
-        begun = self.tracker.called(component, time_of(args, kwargs))
-        if begun is not None:
-            self._close()
-            if self.tracker.segment != segment:
-                self._restart()
-            self._open(begun)
-        stream = self._stream(component, args, kwargs)
+        self._enter(component, time_of(args, kwargs))
+        stream = self.streams.of(component, args, kwargs)
         x = latent_of(args, kwargs)
         made = None if self._serve is None else self._forecast(stream, self._serve, x)
         if made is None:
             made = self._compute(stream, plain, args, kwargs, x)
         return made
+
+    def beside(self, component: str, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A network whose output goes into the denoiser is called."""
+        if self._main is None or self._inside or torch.is_grad_enabled():
+            return plain(*args, **kwargs)
+        self._enter(self._main, time_of(args, kwargs))
+        stream = self.streams.of(component, args, kwargs)
+
+        def call() -> Any:
+            with self.clock.call(latent_of(args, kwargs)):
+                return plain(*args, **kwargs)
+
+        held = None if self._serve is None else self.sides.answer(stream, call)
+        if held is not None:
+            self.tally.served(stream)
+            return held
+        output = call()
+        self.tally.ran(stream, None)
+        if self.forecasts:
+            self.sides.keep(stream, output)
+        return output
 
     def stepped(self, plain: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """The scheduler takes a step, with these arguments by name."""
@@ -125,6 +135,7 @@ class Generation:
         """The pipeline has returned, or raised."""
         self._close()
         self.history.clear()
+        self.sides.clear()
         for observer in self._observers:
             observer.ended(failed=failed)
         return Report(
@@ -137,7 +148,7 @@ class Generation:
             passed=dict(self.tally.passed),
             seconds_in_networks=self.clock.seconds,
             seconds=time.perf_counter() - self._began,
-            stored_bytes=self.history.peak_bytes,
+            stored_bytes=self.history.peak_bytes + self.sides.peak_bytes,
             failed=failed,
             note=note,
         )
@@ -149,9 +160,20 @@ class Generation:
 
     # Evaluations ----------------------------------------------------------------------------------------------------
 
+    def _enter(self, component: str, time: Any) -> None:
+        """A network is called: it may be the first of an evaluation."""
+        segment = self.tracker.segment
+        begun = self.tracker.called(component, time)
+        if begun is not None:
+            self._close()
+            if self.tracker.segment != segment:
+                self._restart()
+            self._open(begun)
+
     def _open(self, now: Evaluation) -> None:
         """An evaluation begins: decide about all of its calls at once."""
-        self._now, self._seen, self._alike, self._steps = now, set(), Counter(), []
+        self.streams.begin()
+        self._now, self._steps = now, []
         self._ran = self._served = 0
         self._serve, self._reason, self._asks = None, None, False
         if not self.forecasts:
@@ -173,32 +195,29 @@ class Generation:
     def _close(self) -> None:
         """The evaluation under way is over."""
         now, self._now = self._now, None
+        self.sides.over()
         if now is None:
             return
         if self._ran:
             self.computed.append(now.number)
         if not self._served:
-            self.history.only(self._seen)
+            self.history.only(self.streams.seen)
         self._rule.ended(now, computed=not self._served, steps=self._steps)
         self._steps = []
 
     def _restart(self) -> None:
         """A new segment: nothing of the last one counts."""
         self.history.clear()
+        self.sides.clear()
         self._rule = self._rules()
         self._rule.agree = self._agree
 
     # Calls ----------------------------------------------------------------------------------------------------------
 
-    def _stream(self, component: str, args: Any, kwargs: Any) -> Stream:
-        names = self._names.get(component)
-        alike = (component, names[-1] if names else None, signature_of(args, kwargs))
-        stream = Stream(*alike, self._alike[alike])
-        self._alike[alike] += 1
-        self._seen.add(stream)
-        return stream
-
     def _compute(self, stream: Stream, plain: Callable[..., Any], args: Any, kwargs: Any, x: Tensor | None) -> Any:
+        args, kwargs, owed, fresh = self.sides.made_up_for(args, kwargs)
+        for one in owed:
+            self.tally.made_up_for(one, self._reason if fresh else STALE)
         blocks = None if self._ran or self._served else self._blocks.get(stream.component)
         self._inside = True
         try:
@@ -285,8 +304,7 @@ class Generation:
             self._reason = "the forecast was not finite"
             return None
         self._served += 1
-        self.tally.forecast[stream] += 1
-        self.tally.refused.setdefault(stream, Counter())
+        self.tally.served(stream)
         output = made.whole()
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=False)

@@ -132,6 +132,16 @@ class Tally:
         if reason is not None:
             told[reason] += 1
 
+    def served(self, stream: Stream) -> None:
+        """A call was answered without the network."""
+        self.forecast[stream] += 1
+        self.refused.setdefault(stream, Counter())
+
+    def made_up_for(self, stream: Stream, reason: str | None) -> None:
+        """One that had been answered was computed after all."""
+        self.forecast[stream] -= 1
+        self.ran(stream, reason)
+
     def streams(self) -> tuple[StreamReport, ...]:
         """What became of each stream."""
         return tuple(

@@ -1,5 +1,6 @@
 """Which calls of a denoiser belong together: those of one network, name, form of arguments, and place among such."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,40 @@ class Stream(NamedTuple):
     context: str | None
     signature: tuple[Any, ...]
     ordinal: int
+
+
+class Streams:
+    """Tells the streams of an evaluation's calls.
+
+    Attributes:
+        seen: Those of the evaluation so far.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[Stream] = set()
+        self._alike: Counter[tuple[Any, ...]] = Counter()
+        self._names: dict[str, list[str]] = {}
+
+    def entered(self, component: str, name: str | None) -> None:
+        """The pipeline names the calls to come; None takes the last name back."""
+        names = self._names.setdefault(component, [])
+        if name is not None:
+            names.append(name)
+        elif names:
+            names.pop()
+
+    def begin(self) -> None:
+        """An evaluation begins."""
+        self.seen, self._alike = set(), Counter()
+
+    def of(self, component: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Stream:
+        """The stream of a call."""
+        names = self._names.get(component)
+        alike = (component, names[-1] if names else None, signature_of(args, kwargs))
+        stream = Stream(*alike, self._alike[alike])
+        self._alike[alike] += 1
+        self.seen.add(stream)
+        return stream
 
 
 def signature_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
