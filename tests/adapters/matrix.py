@@ -14,9 +14,9 @@ from typing import Any
 
 import diffusers
 
-from tests.adapters import image_pipes, more_pipes, video_pipes
+from tests.adapters import further_pipes, image_pipes, more_pipes, picture_pipes, video_pipes
 from tests.adapters.image_pipes import flow, stable_diffusion, stable_diffusion_img2img
-from tests.adapters.tiny import Tiny
+from tests.adapters.tiny import Run, Tiny
 from tests.adapters.video_pipes import wan
 from videoaccel.generation.accelerate import accelerate
 
@@ -50,7 +50,8 @@ class Row:
 
     Attributes:
         exact: Whether computing everything, attached, gave the plain run's bits and random numbers.
-        sound: Whether a run with forecasts was finite, drew the same random numbers, and came off without trace.
+        sound: Whether runs with forecasts were finite, drew the same random numbers, and came off without trace.
+        left: Calls that ``first_block`` left after the first block where nothing is too much of a change, or why none.
     """
 
     pipeline: str
@@ -62,11 +63,12 @@ class Row:
     sound: bool
     computed: int
     refused: str
+    left: str
 
     def __str__(self) -> str:
         cells = (
             self.pipeline, self.scheduler, self.evaluations, self.streams, self.calls,
-            "equal" if self.exact else "DIFFERENT", self.computed, self.refused,
+            "equal" if self.exact else "DIFFERENT", self.computed, self.refused, self.left,
         )  # fmt: skip
         return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -74,7 +76,7 @@ class Row:
 def cases() -> dict[str, Callable[[], Tiny]]:
     """How to make every pipeline with its usual scheduler, and some with many."""
     found: dict[str, Callable[[], Tiny]] = {}
-    for module in (image_pipes, video_pipes, more_pipes):
+    for module in (image_pipes, video_pipes, more_pipes, picture_pipes, further_pipes):
         found |= {name: make for name, make in _makers(module) if name not in found}
     found["skyreels_forcing, frame after frame"] = lambda: more_pipes.skyreels_forcing(ar_step=2)
     for kind, solvers in ((stable_diffusion, SOLVERS), (stable_diffusion_img2img, SOLVERS[8:9]), (wan, FLOWS)):
@@ -95,6 +97,7 @@ def measured(make: Callable[[], Tiny]) -> Row:
             found = tiny()
             report = fast.report()
             sound = found.finite() and found.same_draws(plain) and tiny.calls.total() == report.calls_computed
+        left = _left(tiny, plain)
     return Row(
         pipeline=type(tiny.pipe).__name__.removesuffix("Pipeline"),
         scheduler=type(tiny.pipe.scheduler).__name__.removesuffix("Scheduler"),
@@ -105,12 +108,35 @@ def measured(make: Callable[[], Tiny]) -> Row:
         sound=sound and tiny().equals(plain),
         computed=report.calls_computed,
         refused=", ".join(f"{count} calls: {reason}" for reason, count in report.reasons.items()),
+        left=left,
     )
+
+
+def _left(tiny: Tiny, plain: Run) -> str:
+    """What ``first_block`` leaves."""
+    try:
+        with accelerate(tiny.pipe, "first_block", threshold=1e9) as fast:
+            found = tiny()
+            report = fast.report()
+    except ValueError as error:
+        return next(reason for reason in ("UNet", "no list of blocks") if reason in str(error))
+    assert found.finite() and found.same_draws(plain) and tiny.calls.total() == report.calls_computed
+    return str(report.calls_left) if report.calls_left else "0, likewise"
 
 
 def table(rows: list[Row]) -> str:
     """In Markdown."""
-    head = ("pipeline", "scheduler", "evaluations", "streams", "calls", "all computed", "by `fixed_linear`", "refused")
+    head = (
+        "pipeline",
+        "scheduler",
+        "evaluations",
+        "streams",
+        "calls",
+        "all computed",
+        "by `fixed_linear`",
+        "refused",
+        "left",
+    )
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(str, rows)])
 
 
