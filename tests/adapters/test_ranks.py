@@ -6,7 +6,9 @@ from tests.adapters.rank_work import wan_over_ranks
 from tests.ranks import RankPools
 
 
-@pytest.mark.parametrize(("method", "threshold"), [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None)])
+@pytest.mark.parametrize(
+    ("method", "threshold"), [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None), ("first_block", 0.05)]
+)
 def test_decisions_are_equal_on_all_ranks(ranks: RankPools, method: str, threshold: float | None) -> None:
     results = ranks(2).run(wan_over_ranks, method, threshold)
     for alone, spread, away, agreed in results:

@@ -70,7 +70,7 @@ class Meter:
         leaf = None if parts is None else next((one for one in parts.leaves if isinstance(one, Tensor)), None)
         rows = next((len(signal) for signal in signals.values()), 1)
         found = {TABLES[name]: signal for name, signal in signals.items() if name in TABLES}
-        if leaf is not None:
+        if leaf is not None and MODULATED in signals:
             found["teacache.output"] = self._sampler(leaf, rows)
         for name, value in found.items():
             before = self._before.get(name)
