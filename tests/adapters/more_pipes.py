@@ -103,7 +103,7 @@ def cogview_4(scheduler: Any = None) -> Tiny:
 def allegro(scheduler: Any = None) -> Tiny:
     network = seeded(
         diffusers.AllegroTransformer3DModel,
-        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1,
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=2,
         cross_attention_dim=24, sample_width=8, sample_height=8, sample_frames=8, caption_channels=24,
     )  # fmt: skip
     pipe = made(
@@ -127,7 +127,7 @@ def allegro(scheduler: Any = None) -> Tiny:
 def sana(scheduler: Any = None) -> Tiny:
     network = seeded(
         diffusers.SanaTransformer2DModel,
-        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4,
         num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
         sample_size=32,
     )  # fmt: skip

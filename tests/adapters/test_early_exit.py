@@ -48,12 +48,10 @@ def blocks_run(tiny: Tiny) -> list[str]:
 @pytest.mark.parametrize(
     "make",
     [
-        videos.wan,
         videos.wan_two,
-        pytest.param(videos.ltx_2, marks=pytest.mark.slow),
         images.flux_true_guidance,
         images.z_image,
-        images.dit,
+        *(pytest.param(make, marks=pytest.mark.slow) for make in (videos.wan, videos.ltx_2, images.dit)),
     ],
 )
 def test_a_threshold_of_nothing_is_exact_and_one_of_all_leaves_every_evaluation(make: Callable[[], Tiny]) -> None:
@@ -140,7 +138,10 @@ def test_teacache_adds_up_what_is_to_be_expected() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["model offload", "group offload", "sequential offload", pytest.param("blocks compiled", marks=pytest.mark.slow)],
+    [
+        "sequential offload",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("model offload", "group offload", "blocks compiled")),
+    ],
 )
 def test_before_and_after(change: str) -> None:
     reference = videos.wan()
@@ -334,6 +335,25 @@ def test_blocks_are_found_by_their_size_and_streams_by_their_shape() -> None:
     assert blocks.run(net, (x,), {}, rows=2, leaves=lambda _: True) is LEFT
     blocks.remove()
     assert not any(map(listeners_of, net.modules()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("FluxTransformer2DModel", ["transformer_blocks", "single_transformer_blocks"]),
+        ("HunyuanVideoTransformer3DModel", ["transformer_blocks", "single_transformer_blocks"]),
+        ("Kandinsky5Transformer3DModel", ["visual_transformer_blocks"]),
+        ("Lumina2Transformer2DModel", ["layers"]),
+        ("AuraFlowTransformer2DModel", ["joint_transformer_blocks", "single_transformer_blocks"]),
+        ("WanVACETransformer3DModel", ["blocks", "vace_blocks"]),
+        ("ZImageTransformer2DModel", ["layers"]),
+    ],
+)
+def test_blocks_are_found_at_the_size_of_releases(network: str, names: list[str]) -> None:
+    with torch.device("meta"):
+        net = getattr(diffusers, network)()
+    assert [next(name for name, part in net.named_modules() if part is one) for one in main_lists(net)] == names
 
 
 @torch.no_grad()

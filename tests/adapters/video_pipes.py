@@ -78,7 +78,7 @@ def ltx(scheduler: Any = None) -> Tiny:
     torch.manual_seed(0)
     network = diffusers.LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
-        num_layers=1, caption_channels=32,
+        num_layers=2, caption_channels=32,
     ).eval()  # fmt: skip
     pipe = made(diffusers.LTXPipeline, transformer=network, scheduler=scheduler or flow())
     mask = torch.ones(1, 8)
@@ -145,7 +145,7 @@ def cogvideox(scheduler: Any = None) -> Tiny:
     torch.manual_seed(0)
     network = diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=32,
-        num_layers=1, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, temporal_compression_ratio=4,
+        num_layers=2, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, temporal_compression_ratio=4,
         max_text_seq_length=16,
     ).eval()  # fmt: skip
     pipe = made(
