@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.adapters.rank_work import wan_over_ranks
+from tests.adapters.rank_work import measured_over_ranks, wan_over_ranks
 from tests.ranks import RankPools
 
 
@@ -14,3 +14,10 @@ def test_decisions_are_equal_on_all_ranks(ranks: RankPools, method: str, thresho
     for alone, spread, away, agreed in results:
         assert alone == spread == results[0][1] and len(spread) < 12 and away < 1e-5
         assert agreed == [0.0, 7.0], "the first rank's"
+
+
+@pytest.mark.parametrize("method", ["teacache", "adacache"])
+def test_what_each_rank_has_measured_of_its_part_leads_to_one_decision(ranks: RankPools, method: str) -> None:
+    (one, measured), (two, other) = ranks(2).run(measured_over_ranks, method)
+    assert one == two and 1 < len(one) < 12
+    assert measured != other, "each has a part of the tokens"

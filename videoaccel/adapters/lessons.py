@@ -14,6 +14,7 @@ from typing import Any, Literal
 from weakref import ref
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from videoaccel import __version__
@@ -217,7 +218,7 @@ def _completed(prior: Prior, path: Path) -> Prior:
     """With tables that were measured before for the same evaluations, and not now (a quality curve)."""
     try:
         old = Prior.load(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, SafetensorError):
         return prior
     levels, known = old.tables.get("levels"), prior.tables["levels"]
     if levels is None or levels.shape != known.shape or not torch.allclose(levels, known, rtol=1e-4):

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoaccel.adapters.agreement import alone
 from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.guidance_fit import Fit, fit, terms_of
 from videoaccel.adapters.measured import Measured
@@ -75,7 +74,7 @@ class Meter:
         for name, value in found.items():
             before = self._before.get(name)
             alike = before is not None and before[0] == stream
-            told = relative(value, before[1], alone) if before is not None and alike else [math.nan]
+            told = relative(value, before[1]) if before is not None and alike else [math.nan]
             self._segments[-1].changes.setdefault(name, []).append(sum(told) / len(told))
             self._before[name] = stream, value
 

@@ -3,13 +3,14 @@
 Shape legend: G groups of rows, P positions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from videoaccel.adapters.agreement import Agree, alone
 from videoaccel.policies._trunk import quotients
 
 POSITIONS = 2**20
@@ -47,13 +48,24 @@ def change(now: Tensor, before: Tensor) -> Tensor:
     return torch.stack([(now - before).abs().sum(1), before.abs().sum(1)])
 
 
-def relative(now: Tensor, before: Tensor, agree: Callable[[Tensor], Tensor]) -> list[float]:
+def relative(now: Tensor, before: Tensor) -> list[float]:
     """Relative change of every group; NaN stays NaN.
 
-    >>> relative(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]]), lambda numbers: numbers)
+    >>> relative(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]]))
     [1.0]
     """
-    return quotients(agree(change(now, before)).flatten().tolist())
+    return quotients(change(now, before).flatten().tolist())
+
+
+def agreed(number: float, near: Tensor, agree: Agree) -> float:
+    """The first rank's copy of a number that a decision is made of: each rank sees, and has measured, its own signals.
+
+    Args:
+        number: The decision.
+        near: A tensor on the device that ranks exchange tensors on.
+        agree: How.
+    """
+    return number if agree is alone else float(agree(torch.tensor([number], device=near.device)))
 
 
 def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:

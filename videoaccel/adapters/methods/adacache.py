@@ -12,7 +12,7 @@ from torch import Tensor
 from videoaccel.adapters.blocks import MIDDLE
 from videoaccel.adapters.methods import RuleFrom
 from videoaccel.adapters.rule import Evaluation, Serve, StepRule
-from videoaccel.adapters.signals import change
+from videoaccel.adapters.signals import agreed, change
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies._trunk import quotients
 from videoaccel.policies.adacache import AdaCache, fitted_thresholds, interval, intervals
@@ -63,9 +63,10 @@ class AdaCacheRule(StepRule):
             return None
         if self._sums is not None:
             apart = self.gap * self.measured / now.n
-            changes = [one / apart for one in quotients(self.agree(self._sums).flatten().tolist())]
+            changes = [one / apart for one in quotients(self._sums.flatten().tolist())]
             lengths = intervals(self.fastest, now.n)
-            self.interval = min(interval(one, self.thresholds, lengths) for one in changes)
+            own = min(interval(one, self.thresholds, lengths) for one in changes)
+            self.interval = int(agreed(own, self._sums, self.agree))
             self._sums = None
         return Serve() if now.i < self.last + self.interval else None
 

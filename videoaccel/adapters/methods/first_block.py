@@ -5,7 +5,7 @@ from torch import Tensor
 from videoaccel.adapters.blocks import ADDED
 from videoaccel.adapters.methods import Rules
 from videoaccel.adapters.rule import ASK, Ask, Evaluation, RuleMaker, Serve, StepRule
-from videoaccel.adapters.signals import relative
+from videoaccel.adapters.signals import agreed, relative
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies.first_block import FirstBlock
 
@@ -44,8 +44,9 @@ class FirstBlockRule(StepRule):
         """See :meth:`StepRule.judge`. NaN is too much of a change."""
         if self._now is None or self._before is None or self._now[0] != self._before[0]:
             return None
-        changes = relative(self._now[1], self._before[1], self.agree)
-        return Serve() if all(change <= self.policy.threshold for change in changes) else None
+        changes = relative(self._now[1], self._before[1])
+        serves = all(change <= self.policy.threshold for change in changes)
+        return Serve() if agreed(serves, self._now[1], self.agree) else None
 
     def ended(self, now: Evaluation, *, computed: bool, steps: object) -> None:
         """See :meth:`StepRule.ended`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from videoaccel.adapters.blocks import MODULATED
 from videoaccel.adapters.methods import RuleFrom
 from videoaccel.adapters.rule import ASK, Ask, Evaluation, Refused, Serve, StepRule
-from videoaccel.adapters.signals import relative
+from videoaccel.adapters.signals import agreed, relative
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies.teacache import TeaCache, fit
 
@@ -65,11 +65,12 @@ class TeaCacheRule(StepRule):
         """See :meth:`StepRule.judge`. A number that is none is change enough."""
         if self._now is None or self._before is None or self._now[0] != self._before[0]:
             return None
-        changes = relative(self._now[1], self._before[1], self.agree)
+        changes = relative(self._now[1], self._before[1])
         expected = [self.expected(change) if math.isfinite(change) else math.inf for change in changes]
         before = self.total if len(self.total) == len(expected) else [0.0] * len(expected)
         self.total = [total + more for total, more in zip(before, expected, strict=True)]
-        return Serve() if all(total < self.threshold for total in self.total) else None
+        serves = all(total < self.threshold for total in self.total)
+        return Serve() if agreed(serves, self._now[1], self.agree) else None
 
     def ended(self, now: Evaluation, *, computed: bool, steps: object) -> None:
         """See :meth:`StepRule.ended`."""
