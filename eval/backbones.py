@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from videoaccel.eval.torchscript import is_torchscript, read_torchscript
+
 Made = TypeVar("Made")
 
 
@@ -128,24 +130,15 @@ class Backbones:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a ``.pth`` or ``.pt`` file holds, on the CPU; no code of it is run by Python.
+    """What a ``.pth`` or ``.pt`` file holds, on the CPU; no code of it is run, neither pickled nor TorchScript.
 
     Raises:
         ValueError: It is damaged, or needs code to be read.
     """
     try:
-        if _is_torchscript(path):
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+        if is_torchscript(path):
+            return dict(read_torchscript(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a readable file of weights (damaged?): {first}") from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as file:
-        return any(name.endswith("/constants.pkl") for name in file.namelist())

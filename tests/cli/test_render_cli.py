@@ -71,7 +71,7 @@ def test_a_render_and_its_clips(cli: Cli, render: Render, monkeypatch: pytest.Mo
     jobs[0]["seed"] = 4
     changed = render(jobs=jobs)
     assert changed.code == 0 and "2 of 2 clips done (1 made now" in changed.out and "done blue" not in changed.err
-    assert [row["event"] for row in read_manifests(Path("out/manifest"))].count("done") == 3
+    assert [row["event"] for row in read_manifests(RenderFolder(Path("out")).manifest)].count("done") == 3
 
 
 def test_bad_lines_are_all_told_and_nothing_is_written(render: Render) -> None:
@@ -247,7 +247,7 @@ def test_groups_of_ranks_are_workers(
             pictures = [np.asarray(Image.open(where)).astype(int) for where in (path, folder / name / path.name)]
             assert abs(pictures[0] - pictures[1]).max() <= shared
     assert len(names) == workers
-    assert not list(RenderFolder(Path("out")).leases.iterdir())
+    assert not list(RenderFolder(Path("out")).leases.path.iterdir())
     again = subprocess.run(
         python(
             "-m", "videoaccel", "render", "jobs.jsonl", "-o", "out", "--config", "run.yaml", "--device", "cpu", *flags

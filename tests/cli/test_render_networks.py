@@ -15,8 +15,7 @@ from videoaccel.rendering.leases import Leases
 from videoaccel.rendering.outcome import Rules
 from videoaccel.rendering.renderer import LocalRenderer
 from videoaccel.rendering.run import open_render, work
-from videoaccel.rendering.text_ahead import text_lease
-from videoaccel.text.cache import TextCache
+from videoaccel.rendering.text_ahead import FolderTexts, text_lease
 
 
 @pytest.fixture
@@ -70,12 +69,12 @@ def test_text_that_a_dead_worker_was_to_encode(jobs: Path) -> None:
         if about.get("stage") == "text" and about["done"] == 0 and "job" not in about:
             seen.extend(Leases(render.folder.leases, "x").look())
 
-    renderer = LocalRenderer(TextCache(render.folder.text))
+    renderer = LocalRenderer(FolderTexts(render.folder.text))
     key = renderer.key(render.plan.jobs[0].group.order)
     (render.folder.leases / f"{text_lease(key)}.1.lease").write_text('{"worker": "dead"}')
     (render.folder.workers / "dead.beat").write_text("7 1.0 ? ? ? ? ? ?")
     assert work(render, rules=Rules(stale=1.0), tell=watch).done == 3
-    assert seen == [text_lease(key)] and list(render.folder.leases.iterdir()) == []
+    assert seen == [text_lease(key)] and list(render.folder.leases.path.iterdir()) == []
 
 
 def test_two_workers_encode_text_once(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

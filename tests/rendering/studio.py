@@ -123,7 +123,9 @@ class Studio:
 def events(render: Render, *names: str) -> list[Mapping[str, Any]]:
     """What manifests say, of these events."""
     rows = [
-        json.loads(line) for path in render.folder.manifest.glob("*") for line in path.read_text("utf-8").splitlines()
+        json.loads(line)
+        for path in render.folder.manifest.path.glob("*")
+        for line in path.read_text("utf-8").splitlines()
     ]
     return [row for row in rows if not names or row["event"] in names]
 
@@ -132,7 +134,7 @@ def check_whole(render: Render, jobs: Sequence[Planned] | None = None) -> None:
     """All clips are there once, as an undisturbed run makes them; no lease, nothing half-made."""
     folder, jobs = render.folder, render.plan.jobs if jobs is None else jobs
     assert sorted(folder.finished()) == sorted(job.id for job in jobs)
-    assert len(list(folder.clips.iterdir())) == len(jobs)
+    assert len(list(folder.clips.path.iterdir())) == len(jobs)
     for job in jobs:
         place = folder.clips / job.folder
         assert (place / job.job.file).read_bytes() == contents(job)
@@ -140,5 +142,5 @@ def check_whole(render: Render, jobs: Sequence[Planned] | None = None) -> None:
         assert sorted(path.name for path in place.iterdir()) == sorted(
             [job.job.file, f"{job.job.name}.json", "poster.jpg"]
         )
-    assert list(folder.leases.iterdir()) == []
-    assert list(folder.staging.iterdir()) == []
+    assert list(folder.leases.path.iterdir()) == []
+    assert list(folder.staging.path.iterdir()) == []

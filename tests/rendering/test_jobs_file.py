@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.rendering.studio import Studio
 from videoaccel.common.names import LONGEST, safe_name
 from videoaccel.rendering.job import Job, make_jobs
 from videoaccel.rendering.jobs_file import BadJobsError, read_jobs
@@ -214,3 +215,13 @@ def test_fuzzed_files_give_jobs_or_one_clear_error(tmp_path: Path, name: str, te
 def test_sweeps_are_expanded_lazily_but_counted_first() -> None:
     with pytest.raises(ValueError, match="its sweeps make 10,000,000,000 jobs"):
         expand({"seed": {"from": 1, "to": 100_000}, "steps": {"from": 1, "to": 100_000}})
+
+
+def test_half_a_letter_is_told_with_its_line(studio: Studio) -> None:
+    path = studio.text(
+        '{"prompt": "fine"}\n{"prompt": "a \\ud800 b"}\n{"prompt": "a", "seeds": [-1]}\n', name="j.jsonl"
+    )
+    with pytest.raises(BadJobsError) as caught:
+        studio.open(path=path)
+    assert caught.value.problems[0] == r"line 2: holds \ud800, half of a letter, which no file can hold"
+    assert caught.value.problems[1].startswith("line 3: seeds: -1: input should be greater than or equal to 0")

@@ -86,7 +86,7 @@ def test_workers_that_are_killed_with_clocks_that_differ(
     assert studio.work(render).done == jobs
     check_whole(render)
     assert len(events(render, "taken")) >= 1
-    assert not list(render.folder.workers.glob("*.beat")) or by_counter
+    assert not list(render.folder.workers.path.glob("*.beat")) or by_counter
 
 
 def _started(target: Callable[..., None], *arguments: Any) -> Any:

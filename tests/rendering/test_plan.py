@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.rendering.studio import Studio
 from videoaccel.rendering.hashes import Hashes
+from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.jobs_file import BadJobsError
 from videoaccel.rendering.plan import Planned
 from videoaccel.rendering.run import open_render
@@ -106,15 +107,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(studio: Studio) -> Non
 def test_hashes_are_kept_and_noticed_to_be_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, kept = tmp_path / "file", tmp_path / "hashes.json"
     file.write_text("one")
-    hashes = Hashes(kept)
+    hashes = Hashes(Inside(tmp_path))
     first = hashes(file)
     hashes.save()
     monkeypatch.setattr("videoaccel.rendering.hashes.file_hash", lambda path: "read anew")
-    assert Hashes(kept)(file) == first
+    assert Hashes(Inside(tmp_path))(file) == first
     file.write_text("other")
-    assert Hashes(kept)(file) == "read anew"
+    assert Hashes(Inside(tmp_path))(file) == "read anew"
     kept.write_text("{damaged")
-    assert Hashes(kept)(file) == "read anew"
+    assert Hashes(Inside(tmp_path))(file) == "read anew"
 
 
 def test_jobs_know_their_files(studio: Studio) -> None:

@@ -43,7 +43,7 @@ def test_actors_make_the_clips_that_a_lone_worker_makes(studio: Studio, monkeypa
     outcome = work_on_ray(render, Rules(stale=10.0), workers=2, tell=tell, num_cpus=2)
     assert outcome.done == 8 and not outcome.interrupted and outcome.left == 0
     assert len(events(render, "done")) == 8 and len({row["worker"] for row in events(render, "done")}) >= 2
-    assert list(render.folder.leases.iterdir()) == []
+    assert list(render.folder.leases.path.iterdir()) == []
     alone = studio.open(out=studio.root / "alone")
     work(alone)
     for job in render.plan.jobs:

@@ -15,10 +15,12 @@ from tests.rendering.studio import QUICK, FakeRenderer, Studio, check_whole, con
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.rendering import room as room_module
 from videoaccel.rendering.control import Control
+from videoaccel.rendering.leases import Leases
 from videoaccel.rendering.outcome import Outcome, Rules
 from videoaccel.rendering.plan import Unit
 from videoaccel.rendering.run import Render, cancel, retry, verify_clips
 from videoaccel.rendering.state import read_status
+from videoaccel.rendering.worker import ToldError
 
 
 def counts(render: Render) -> dict[str, int]:
@@ -89,7 +91,7 @@ def test_a_job_that_takes_too_long(studio: Studio) -> None:
     rules = Rules(stale=1.0, timeout=0.05, tries=2)
     outcome = studio.work(render, FakeRenderer(seconds=0.4, steps=8), rules=rules)
     assert list(outcome.gave_up.values()) == ["it was not done after 0.05 s"]
-    assert not render.folder.finished() and not list(render.folder.staging.iterdir())
+    assert not render.folder.finished() and not list(render.folder.staging.path.iterdir())
 
 
 def test_the_ladder_when_memory_runs_out(studio: Studio) -> None:
@@ -163,7 +165,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_clip_or_a_line(
     outcome = studio.work(render, FakeRenderer(before=fill))
     assert outcome.done == 3 and plain_open is os.open
     check_whole(render)
-    for path in render.folder.manifest.iterdir():
+    for path in render.folder.manifest.path.iterdir():
         assert all(json.loads(line) for line in path.read_text().splitlines()), "no half line"
     assert events(render, "failed") == []
 
@@ -197,7 +199,7 @@ def test_told_to_stop_it_finishes_or_gives_back(studio: Studio, grace: float, ma
     stop.control = Control(render.folder.cancelled)
     outcome = studio.work(render, FakeRenderer(seconds=0.2, steps=6), control=stop.control, tell=stop)
     assert outcome.interrupted and outcome.made == made and outcome.left == 3 - made
-    assert list(render.folder.leases.iterdir()) == [] and list(render.folder.staging.iterdir()) == []
+    assert list(render.folder.leases.path.iterdir()) == [] and list(render.folder.staging.path.iterdir()) == []
     assert len(events(render, "released")) == 1 - made
     assert studio.work(render).done == 3
 
@@ -209,7 +211,7 @@ def test_ctrl_c_gives_the_job_back(studio: Studio) -> None:
     render = studio.many(2)
     with pytest.raises(KeyboardInterrupt):
         studio.work(render, FakeRenderer(before=stop))
-    assert list(render.folder.leases.iterdir()) == [] and counts(render) == {"waiting": 2}
+    assert list(render.folder.leases.path.iterdir()) == [] and counts(render) == {"waiting": 2}
 
 
 def test_cancelling_a_job_and_all(studio: Studio) -> None:
@@ -232,7 +234,7 @@ def test_cancelled_while_it_is_made(studio: Studio) -> None:
     slow = FakeRenderer(seconds=30.0, steps=60, before=lambda unit: cancel(render.folder, [unit.jobs[0].id]))
     outcome = studio.work(render, slow)
     assert outcome.cancelled == [render.plan.jobs[0].id] and not outcome.interrupted
-    assert list(render.folder.leases.iterdir()) == []
+    assert list(render.folder.leases.path.iterdir()) == []
 
 
 def test_a_clip_that_another_had_finished_first(studio: Studio) -> None:
@@ -243,7 +245,7 @@ def test_a_clip_that_another_had_finished_first(studio: Studio) -> None:
     def overtaken(unit: Unit) -> None:
         if not outcomes:
             outcomes.append(Outcome())
-            for path in render.folder.leases.iterdir():
+            for path in render.folder.leases.path.iterdir():
                 path.unlink()
             outcomes.append(studio.work(render))
 
@@ -278,13 +280,13 @@ def test_the_dead_are_relieved_and_cleaned_up_after(studio: Studio) -> None:
     outcome = studio.work(render, rules=Rules(stale=0.5))
     assert outcome.done == 2 and len(events(render, "taken")) == 2
     check_whole(render)
-    assert list(render.folder.workers.iterdir()) == []
+    assert list(render.folder.workers.path.iterdir()) == []
 
 
 def test_without_waiting_a_worker_leaves_what_others_are_at(studio: Studio) -> None:
     render = studio.many(2)
     render.folder.prepare()
-    (render.folder.leases / f"{render.plan.jobs[0].id}.1.lease").write_text('{"worker": "far away"}')
+    (render.folder.leases / f"{render.plan.jobs[0].id}.1.lease").write_text('{"worker": "far-away"}')
     outcome = studio.work(render, rules=Rules(wait=False))
     assert outcome.made == 1 and outcome.left == 1
 
@@ -330,3 +332,56 @@ def test_the_status_of_a_render_at_work(studio: Studio) -> None:
 def test_contents_are_what_the_job_says(studio: Studio) -> None:
     first, second = studio.many(2).plan.jobs
     assert contents(first) != contents(second) and QUICK.tries == 3
+
+
+def test_a_clip_that_is_gone_since_the_plan_was_made_is_made_again(studio: Studio) -> None:
+    """What is finished when a plan is made has no texts in it; they are worked out when they are needed after all."""
+    studio.work(studio.many(1))
+    render = studio.many(1)
+    assert render.plan.jobs[0].texts == ()
+    (render.folder.clips / render.plan.jobs[0].folder / render.plan.jobs[0].job.file).write_bytes(b"damaged")
+    assert len(list(verify_clips(render.folder))) == 1
+    texts: list[Any] = []
+    keep = FakeRenderer(before=lambda unit: texts.append(unit.work_order({}).batches[0][0].texts))
+    assert studio.work(render, keep).made == 1 and texts == [("a red circle",)]
+
+
+def test_a_folder_called_index_html_is_no_fault_of_a_clips(studio: Studio) -> None:
+    render = studio.many(2)
+    render.folder.prepare()
+    (studio.out / "index.html").mkdir()
+    with pytest.warns(UserWarning, match="the gallery is not written"):
+        outcome = studio.work(render)
+    assert outcome.done == 2 and events(render, "failed") == [] and counts(render) == {"done": 2}
+
+
+def test_whoever_is_told_fails_and_no_job_does(studio: Studio) -> None:
+    def tell(event: str, about: Any) -> None:
+        if event == "done":
+            raise ZeroDivisionError("in somebody's own code")
+
+    render = studio.many(2)
+    with pytest.raises(ToldError, match="in somebody's own code"):
+        studio.work(render, tell=tell)
+    assert events(render, "failed") == [] and list(render.folder.leases.path.iterdir()) == []
+    assert studio.work(render).done == 2
+
+
+def test_a_worker_that_wakes_leaves_the_others_lease_alone(studio: Studio) -> None:
+    """Its folder was thrown away by whoever took the job over; that is no failure, and the job is not its own."""
+    render = studio.many(1)
+    job = render.plan.jobs[0].id
+
+    def overtaken(unit: Unit) -> None:
+        if not (render.folder.leases / f"{job}.2.lease").exists() and not events(render, "lost"):
+            other = Leases(render.folder.leases, "other")
+            (lease,) = [one for one in other.held_by("w1")]
+            assert other.take(lease) and other.claim(job, other.look()[job])
+            render.folder.sweep("w1")
+            (render.folder.workers / "other.beat").write_text("1 0.5 ? ? ? ? ? ?")
+
+    outcome = studio.work(render, FakeRenderer(before=overtaken), rules=Rules(stale=0.5, wait=False), name="w1")
+    assert outcome.left == 1 and outcome.gave_up == {} and events(render, "failed") == []
+    assert len(events(render, "lost")) == 1
+    assert [path.name for path in render.folder.leases.path.glob("*.lease")] == [f"{job}.2.lease"]
+    assert studio.work(render, rules=Rules(stale=0.5)).done == 1

@@ -28,6 +28,7 @@ from videoaccel.cli import (
 )
 from videoaccel.cli.errors import exit_code
 from videoaccel.cli.options import command
+from videoaccel.cli.terminal import say
 
 DEBUG = "--debug"
 _RESUMED = ("render", "compare", "calibrate", "train-router", "evaluate")
@@ -79,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"videoaccel {__version__}")
+        say(f"videoaccel {__version__}")
         raise typer.Exit
 
 

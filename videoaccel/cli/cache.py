@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 
 _DAY = 86400  # seconds
@@ -34,16 +35,16 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.
     if as_json:
         data: dict[str, Any] = {"folder": str(cache.folder), "entries": [entry._asdict() for entry in entries]}
         data["costs"] = {"folder": str(costs.folder), "entries": [entry._asdict() for entry in timed]}
-        typer.echo(json.dumps(data, indent=2))
+        say(json.dumps(data, indent=2))
         return
     for entry in entries:
         prompt = "(damaged)" if entry.prompt is None else entry.prompt
-        typer.echo(_line(entry.size, entry.age, prompt))
+        say(_line(entry.size, entry.age, prompt))
     total = sum(entry.size for entry in entries) / 2**20
-    typer.echo(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {cache.folder}")
+    say(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {cache.folder}")
     for time in timed:
-        typer.echo(_line(time.size, time.age, _timed(time.key)))
-    typer.echo(f"{counted(len(timed), 'measurement')} of costs in {costs.folder}")
+        say(_line(time.size, time.age, _timed(time.key)))
+    say(f"{counted(len(timed), 'measurement')} of costs in {costs.folder}")
 
 
 def clear() -> None:
@@ -52,8 +53,8 @@ def clear() -> None:
     from videoaccel.text.cache import TextCache
 
     cache, costs = TextCache(), CostsCache()
-    typer.echo(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")
-    typer.echo(f"{counted(costs.clear(), 'measurement')} of costs removed from {costs.folder}")
+    say(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")
+    say(f"{counted(costs.clear(), 'measurement')} of costs removed from {costs.folder}")
 
 
 def _line(size: int, age: float, text: str) -> str:

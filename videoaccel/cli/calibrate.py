@@ -13,6 +13,7 @@ from videoaccel.cli.flags import shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 from videoaccel.settings.calibrate import SHARED, CalibrateSettings
 from videoaccel.settings.config import validate
@@ -57,7 +58,7 @@ def _calibrate(options: dict[str, Any]) -> None:
         calm_libraries(quiet=quiet)
         prior = calibrate(settings, listener=display, note=(lambda text: None) if quiet else display.note)
     if not quiet:
-        typer.echo(_summary(prior, str(prior.path)))
+        say(_summary(prior, str(prior.path)))
 
 
 def _device(settings: CalibrateSettings) -> str:
@@ -85,7 +86,7 @@ def _merge(options: Mapping[str, Any]) -> None:
 
     prior = merge_files(files, out)
     if not options["quiet"]:
-        typer.echo(_summary(prior, out))
+        say(_summary(prior, out))
 
 
 def _summary(prior: Prior, path: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 
 
@@ -35,9 +36,7 @@ def cancel(
             raise ValueError(f"{folder} has no job {name!r}; videoaccel status {folder} --jobs lists them")
         chosen += [job.id for job in fitting if job.state != DONE]
     if jobs and not chosen:
-        typer.echo("nothing to cancel: finished already")
+        say("nothing to cancel: finished already")
         return
     cancel_jobs(place, chosen)
-    typer.echo(
-        f"cancelled {counted(len(chosen), 'job')}" if jobs else f"told {counted(len(found.workers), 'worker')} to stop"
-    )
+    say(f"cancelled {counted(len(chosen), 'job')}" if jobs else f"told {counted(len(found.workers), 'worker')} to stop")

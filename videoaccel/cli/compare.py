@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import STDIN
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
+from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.common.wording import counted
 from videoaccel.settings.layers import Layer, merge
@@ -123,7 +123,7 @@ def compare(options: Options) -> None:
     _show(comparison)
     if comparison.errors:
         count = counted(len(comparison.errors), "setting")
-        typer.echo(f"videoaccel: {count} without a result, see the errors in {comparison.files[0]}", err=True)
+        say(f"videoaccel: {count} without a result, see the errors in {comparison.files[0]}", err=True)
         raise typer.Exit(1)
 
 
@@ -147,7 +147,7 @@ def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
 
 
 def _show(comparison: Comparison) -> None:
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = _WIDTH
     console.print(_results(comparison.results, wide=console.width >= _WIDE))

@@ -17,6 +17,7 @@ import typer
 
 from videoaccel import __version__
 from videoaccel.cli.ranks import require_alone
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, config_names, load_named
 
@@ -38,7 +39,7 @@ def doctor(
         raise ValueError(f"--links takes at least 2 ranks, got {links}")
     found = examine()
     found["links"] = measured_links(links) if links else None
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    say(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
 
 
 def examine() -> dict[str, Any]:

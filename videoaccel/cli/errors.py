@@ -13,6 +13,7 @@ import typer
 
 from videoaccel.cli.flags import spelled
 from videoaccel.cli.ranks import is_rank, rank
+from videoaccel.common.borders import for_terminal
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -76,4 +77,4 @@ def _sentence(error: Exception, *, known: bool) -> str:
 
 def _say(text: str) -> None:
     speaker = f"videoaccel: rank {rank()}" if is_rank() and rank() else "videoaccel"
-    sys.stderr.write(f"{speaker}: {spelled(text)}\n")  # in one piece, for ranks share a terminal
+    sys.stderr.write(f"{speaker}: {for_terminal(spelled(text))}\n")  # in one piece, for ranks share a terminal

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.wording import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def evaluate(
     if found.files:
         _show(found)
     if found.failures:
-        typer.echo(f"videoaccel: {counted(len(found.failures), 'clip')} could not be measured", err=True)
+        say(f"videoaccel: {counted(len(found.failures), 'clip')} could not be measured", err=True)
         raise typer.Exit(1)
     if not found.complete:
         raise typer.Exit(INCOMPLETE)
@@ -82,7 +82,7 @@ def evaluate(
 def _show(found: Evaluation) -> None:
     from videoaccel.evaluation.table import by_reason, lacking_lines
 
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = _WIDTH
     table = Table(title="scores")

@@ -16,6 +16,7 @@ import yaml
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
+from videoaccel.cli.terminal import say
 from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.config import config_folder, config_names, read_yaml
@@ -55,7 +56,7 @@ def _generate(options: dict[str, Any]) -> int:
         if order.settings.vbench is None:  # whose folders are made when it runs
             for path in (path for outputs in order.outputs for path in outputs.all):
                 check_folder(path)
-        typer.echo(_plan(order, job))
+        say(_plan(order, job))
         return 0
     if must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
@@ -72,7 +73,7 @@ def _generate(options: dict[str, Any]) -> int:
 
         def done(clip: Clip) -> None:
             if not options["quiet"]:
-                typer.echo(_summary(clip, origin))
+                say(_summary(clip, origin))
 
         generate(job.settings, listener=display, done=done, origin=origin)
     return 0

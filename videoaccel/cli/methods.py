@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
+from videoaccel.cli.terminal import PlainConsole
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its fields.", metavar="NAME")] = None,
 ) -> None:
     """List acceleration methods, or the fields of one."""
-    from rich.console import Console
     from rich.table import Table
 
     from videoaccel.session.registry import policy_class, policy_names
     from videoaccel.settings.config import config_names
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False)
     if name is None:
         for title in ("method", "knob", "prior", "what it does"):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import videoaccel
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, Part, config_names, load_named
 
@@ -19,18 +20,18 @@ def models(
     """List the models that can run by name."""
     found = [describe_model(name, load_named("models", name, ModelSpec)) for name in config_names("models")]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return
     for model in found:
         d = model["defaults"]
         missing = f"not here: {', '.join(model['missing'])}" if model["missing"] else "ready"
-        typer.echo(f"{model['name']}  ({missing})")
-        typer.echo(f"  {model['description']}")
-        typer.echo(
+        say(f"{model['name']}  ({missing})")
+        say(f"  {model['description']}")
+        say(
             f"  defaults: {d['height']}x{d['width']}, {counted(d['num_frames'], 'frame')}, {d['fps']:g} fps, "
             f"{counted(d['steps'], 'step')}, guidance {d['guidance']:g}, {d['dtype']}\n"
         )
-    typer.echo("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
+    say("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
 
 
 def describe_model(name: str, spec: ModelSpec) -> dict[str, Any]:

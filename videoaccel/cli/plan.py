@@ -14,6 +14,7 @@ from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import as_bytes
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
@@ -70,9 +71,9 @@ def _plan(options: Mapping[str, Any]) -> None:
             draw(report, options["png"])
     if options["json"]:
         data = {} if report is None else report.as_data()
-        typer.echo(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
+        say(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
         return
-    typer.echo("\n\n".join([*([described(report)] if report else []), *([described_mesh(mesh)] if mesh else [])]))
+    say("\n\n".join([*([described(report)] if report else []), *([described_mesh(mesh)] if mesh else [])]))
 
 
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from videoaccel.cli.flags import spelled
 from videoaccel.cli.ranks import rank
+from videoaccel.cli.terminal import PlainConsole
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -48,7 +49,7 @@ class Display(AbstractContextManager["Display"]):
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False, markup=False)
+        self.console = console or PlainConsole(file=sys.stderr)
         self.quiet, self.prefix, self.shown = quiet, "", ""
         self.started = 0.0
         self.bar: Progress | None = None

@@ -21,6 +21,7 @@ from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.render_options import Options
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted, span
 from videoaccel.settings.config import read_yaml
 from videoaccel.settings.layers import Layer, assignments
@@ -58,7 +59,7 @@ def render(options: Options) -> None:
         if options.dry_run:
             if rank() == 0:
                 unchecked = options.no_check or options.no_time
-                typer.echo(plan_text(opened, time=not options.no_time, no_check=unchecked))
+                say(plan_text(opened, time=not options.no_time, no_check=unchecked))
             return
         if not is_rank() or rank() == 0:
             _prepare(opened, again=options.retry, verify=options.verify, note=display.note)
@@ -130,7 +131,7 @@ def _all_told(jobs: str, check: Callable[[], Any]) -> Any:
         return check()
     except BadJobsError as error:
         for problem in error.problems:
-            typer.echo(f"{jobs}, {plain(problem)}", err=True)
+            say(f"{jobs}, {plain(problem)}", err=True)
         raise ValueError(f"{counted(len(error.problems), 'problem')} in {jobs}; nothing was rendered") from None
 
 
@@ -145,7 +146,7 @@ def _publish(opened: Render, *, quiet: bool) -> None:
 
     count = publish(opened.plan, opened.folder)
     if not quiet:
-        typer.echo(f"{counted(count, 'clip')} for VBench in {opened.folder.root / FOLDER}")
+        say(f"{counted(count, 'clip')} for VBench in {opened.folder.root / FOLDER}")
 
 
 def _prepare(opened: Render, *, again: bool, verify: bool, note: Any) -> None:
@@ -285,9 +286,9 @@ def _end(opened: Render, outcome: Outcome, *, quiet: bool) -> None:
         parts += [f"{len(outcome.gave_up)} given up"] if outcome.gave_up else []
         parts += [f"{len(outcome.cancelled)} cancelled"] if outcome.cancelled else []
         parts += [f"{outcome.left} left"] if outcome.left else []
-        typer.echo(f"{', '.join(parts)}; {opened.folder.gallery}")
+        say(f"{', '.join(parts)}; {opened.folder.gallery}")
     for job, why in outcome.gave_up.items():
-        typer.echo(f"given up: {names[job]} ({job}): {plain(why)}", err=True)
+        say(f"given up: {names[job]} ({job}): {plain(why)}", err=True)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.gave_up or outcome.cancelled:

@@ -15,7 +15,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from videoaccel.cli.progress import NAMES, Display
-from videoaccel.common.wording import span
+from videoaccel.common.wording import counted, span
 
 if TYPE_CHECKING:
     from videoaccel.rendering.run import Render
@@ -89,9 +89,10 @@ class Board(AbstractContextManager["Board"]):
             "memory": lambda: f"out of memory with {name}; from now on {about['step']}",
             "paused": lambda: f"paused: {about['why']}; goes on when there is room",
             "resumed": lambda: f"there is room again, after {about['seconds']:.0f} s",
-            "taken": lambda: f"took {name} from {about['dead']}, which is gone",
+            "taken": lambda: f"took {name} from {about['dead'] or 'a worker without a name'}, which is gone",
             "cancelled": lambda: f"cancelled {name}",
             "released": lambda: f"gave {name} back",
+            "lost": lambda: f"lost {name} to another worker, having stood still for long",
         }
         return lines[event]() if event in lines else None
 
@@ -154,6 +155,12 @@ def jobs_table(status: Status) -> Table:
     for job in status.jobs:
         table.add_row(job.id, Text(job.name), job.state, str(job.tries or ""), Text(job.prompt))
     return table
+
+
+def passed_over(status: Status) -> str:
+    """What in the folder is no render's, or damaged."""
+    what = counted(status.passed_over, "name or row")
+    return f"not understood in the folder, and passed over: {what}, the first in {status.first_passed!r}"
 
 
 def plain(message: str) -> str:

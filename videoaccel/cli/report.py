@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from videoaccel.cli.terminal import say
+
 
 def report(
     results: Annotated[
@@ -19,4 +21,4 @@ def report(
     from videoaccel.reporting.report import report as write
 
     for path in write(results, out, title=title):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
-from videoaccel.cli.render_progress import jobs_table, status_table
+from videoaccel.cli.render_progress import jobs_table, passed_over, status_table
+from videoaccel.cli.terminal import PlainConsole, say
 
 _EVERY = 2.0  # seconds
 _WIDTH = 200  # columns, where there is no terminal
@@ -31,15 +32,17 @@ def status(
         raise ValueError("--jobs lists them once; leave out --watch")
     place = RenderFolder(Path(folder).expanduser())
     if as_json:
-        typer.echo(json.dumps(read_status(place).as_data(), indent=2, ensure_ascii=False))
+        say(json.dumps(read_status(place).as_data(), indent=2, ensure_ascii=False))
         return
-    console, found = Console(highlight=False), read_status(place)
+    console, found = PlainConsole(), read_status(place)
     if not watch:
         if not console.is_terminal:
             console.width = _WIDTH
         console.print(status_table(found))
         if jobs:
             console.print(jobs_table(found))
+        if found.passed_over:
+            console.print(Text(passed_over(found)), soft_wrap=True)
         return
     with Live(status_table(found), console=console, auto_refresh=False) as live:
         while found.open and found.workers:

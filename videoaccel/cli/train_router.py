@@ -11,6 +11,7 @@ import typer
 from videoaccel.cli.flags import shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
+from videoaccel.cli.terminal import say
 from videoaccel.settings.calibrate import SHARED, ModelSettings
 from videoaccel.settings.config import validate
 from videoaccel.settings.routers import RouterSettings
@@ -46,7 +47,7 @@ def _train(options: dict[str, Any]) -> None:
         made = train_router(settings, listener=display, note=(lambda text: None) if options["quiet"] else display.note)
     if not options["quiet"]:
         for checked in made.info["checked"]:
-            typer.echo(
+            say(
                 f"  budget {checked['budget']:.2f}: {checked['share']:.2f} of the blocks' FLOPs, "
                 f"squared error of the velocity {checked['velocity']:.4f}"
             )

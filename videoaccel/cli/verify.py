@@ -14,6 +14,7 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
+from videoaccel.cli.terminal import say
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
@@ -62,9 +63,9 @@ def _verify(options: Mapping[str, Any]) -> int:
                 raise SaidError(BAD_INPUT) from error
             raise RankError(error.args[0]) from error
     if options["json"]:
-        typer.echo(json.dumps([as_data(verdict) for verdict in verdicts], indent=2))
+        say(json.dumps([as_data(verdict) for verdict in verdicts], indent=2))
     else:
-        typer.echo(table(verdicts))
+        say(table(verdicts))
     return 0 if all(verdict.holds for verdict in verdicts) else FAILURE
 
 

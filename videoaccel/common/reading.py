@@ -1,12 +1,21 @@
 """Reading what users wrote, text files and YAML; what goes wrong is one sentence."""
 
+import json
 import re
+import stat
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+LARGEST = 256 << 20
+"""Bytes of a text file; a hundred thousand jobs take a tenth of it."""
+
+MOST_VALUES = 10_000_000
+"""Values that a YAML text may stand for."""
+
+_HALF = re.compile("[\ud800-\udfff]")
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -21,10 +30,15 @@ def read_text(path: Path, *, name: str | None = None) -> str:
         FileNotFoundError: There is no such file.
         IsADirectoryError: It is a folder.
         PermissionError: This user may not read it.
-        ValueError: It is not text in UTF-8.
+        ValueError: It is not text in UTF-8, no plain file, or too large.
     """
     name = name or str(path)
     try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ValueError(f"{name} is no plain file (a pipe or a device)")
+        if found.st_size > LARGEST:
+            raise ValueError(f"{name} has {found.st_size:,} bytes; at most {LARGEST:,} are read as text")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{name} does not exist") from None
@@ -63,8 +77,23 @@ def parse_yaml(text: str) -> Any:
         place = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         told = " ".join(part for part in (error.context, error.problem) if part)
         raise ValueError(f"{told}{place}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def half_letter(value: Any) -> str | None:
+    r"""Half of a letter in a text, or in texts within lists and mappings; None if there is none.
+
+    JSON can spell one half of a pair of UTF-16, and the command line hands on bytes that are no UTF-8 as such. No file
+    and no terminal can hold them.
+
+    >>> print(half_letter({"prompt": ["a \ud800 b"]}), half_letter("a b"))
+    \ud800 None
+    """
+    found = _HALF.search(json.dumps(value, ensure_ascii=False, default=str))
+    return None if found is None else ascii(found[0]).strip("'")
 
 
 def parse_bytes(text: int | str) -> int:
@@ -83,7 +112,13 @@ def parse_bytes(text: int | str) -> int:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Takes the last of several equal keys for the slip that it is."""
+    """Takes the last of several equal keys for the slip that it is; a few aliases may stand for billions of values."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_VALUES:,} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -93,3 +128,13 @@ class _StrictLoader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, those of aliases counted wherever they stand."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # what it finds if it stands within itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        below = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] = 1 + sum(_values(one, known) for one in below)
+    return known[id(node)]

@@ -5,15 +5,14 @@ A method's quality at a speed-up is read off its own measured points, straight b
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from videoaccel.common.borders import csv_text
 from videoaccel.common.wording import counted
 from videoaccel.comparison.settings import EXACT, OFF, Setting
 
@@ -170,13 +169,11 @@ def to_csv(results: Sequence[Result]) -> str:
     """A line a result; attributes of the demo world are columns of their own."""
     attributes = list(dict.fromkeys(name for result in results for name in result.world))
     names = [item.name for item in fields(Result) if item.name != "world"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *(f"world_{name}" for name in attributes)])
+    rows: list[list[Any]] = [[*names, *(f"world_{name}" for name in attributes)]]
     for result in results:
         values = asdict(result)
-        writer.writerow([*(values[name] for name in names), *(result.world.get(name) for name in attributes)])
-    return out.getvalue()
+        rows.append([*(values[name] for name in names), *(result.world.get(name) for name in attributes)])
+    return csv_text(rows)
 
 
 def _result(setting: Setting, rows: Sequence[Row], *, exact_flops: float | None) -> Result:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from videoaccel.common.borders import for_page as escape
+from videoaccel.common.borders import for_script, policy
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation.clips import ClipFile, read_clip
@@ -100,7 +100,8 @@ def report_page(
         _player(sets),
     ]  # fmt: skip
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>VideoAccel evaluation</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{policy(f"<script>{_PLAYER}</script>")}'
+        f"<title>VideoAccel evaluation</title>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
 
@@ -232,13 +233,13 @@ def _player(sets: Sequence[tuple[ClipFile, Frames | None, Frames | None]]) -> st
     ]
     if not pairs:
         return ""
-    data = json.dumps(pairs).replace("</", "<\\/")
     return (
         "<h2>Blind comparison</h2><p>One side is the evaluated clip, the other its reference; sides are drawn by lot."
         " Which looks better?</p><div class=ab><figure><img id=a><figcaption>A</figcaption></figure>"
         "<figure><img id=b><figcaption>B</figcaption></figure></div>"
         "<p><button id=vote-a>A</button> <button id=vote-b>B</button> <button id=vote-same>no difference</button></p>"
-        f'<p id=said></p><script type="application/json" id=pairs>{data}</script><script>{_PLAYER}</script>'
+        f'<p id=said></p><script type="application/json" id=pairs>{for_script(pairs)}</script>'
+        f"<script>{_PLAYER}</script>"
     )
 
 

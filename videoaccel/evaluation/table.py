@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.borders import csv_text
 from videoaccel.common.wording import counted
 from videoaccel.eval.fidelity import CEILING
 from videoaccel.eval.metric import set_score
@@ -167,13 +166,8 @@ def official_results(rows: Mapping[str, Sequence[Row]], paths: Mapping[str, Path
 
 def to_csv(results: Sequence[MetricResult]) -> str:
     """One line a metric."""
-    text = io.StringIO()
     names = list(MetricResult.__dataclass_fields__)
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        writer.writerow({name: "" if value is None else value for name, value in asdict(result).items()})
-    return text.getvalue()
+    return csv_text([names, *([asdict(result)[name] for name in names] for result in results)])
 
 
 def _official(metric: str, value: float) -> float | bool:

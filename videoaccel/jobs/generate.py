@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,8 @@ class Run:
                 **told_of_ranks(order, mesh),
             }
             record = describe(order, batch, row, made=made)
-            atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            with _or_no_clip(outputs.clip):
+                atomic_write_text(outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             if outputs.sheet is not None:
                 atomic_write_bytes(outputs.sheet, files[row].sheet())
             for path, explanation in zip(outputs.explained, explained, strict=True):
@@ -234,6 +236,20 @@ class Run:
             if outputs.poster is not None:
                 atomic_write_bytes(outputs.poster, files[row].poster())
             yield Clip(outputs, record)
+
+
+@contextmanager
+def _or_no_clip(clip: str) -> Iterator[None]:
+    """A clip of which nobody could tell how it was made does not stay."""
+    try:
+        yield
+    except BaseException:
+        path = Path(clip)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def requested(

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from videoaccel.rendering.inside import Inside
 
 ALL = "all-"
 """How the names of files begin that cancel a whole render; those that cancel a job are its identity."""
@@ -39,7 +40,7 @@ class Control:
         stopping: Whether the worker is to stop.
     """
 
-    cancelled: Path
+    cancelled: Inside
     timeout: float | None = None
     now: Callable[[], float] = time.monotonic
     stopping: bool = False
@@ -104,14 +105,14 @@ class Control:
 
     def is_cancelled(self, job: str) -> bool:
         """Whether this job was cancelled."""
-        return (self.cancelled / job).exists()
+        return self.cancelled.exists(job)
 
     def cancelled_all(self) -> bool:
         """Whether everything was cancelled since this worker began."""
         return bool(self._marks() - self._before)
 
     def _marks(self) -> set[str]:
-        return {path.name for path in self.cancelled.glob(f"{ALL}*")}
+        return {name for name in self.cancelled.names() if name.startswith(ALL)}
 
     def _left(self, stage: str, done: int, total: int, now: float) -> float:
         """Seconds that the job will still take, as far as its steps tell; before any it is as good as not begun."""

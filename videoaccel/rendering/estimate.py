@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from videoaccel.generation.references import frames_of
 from videoaccel.preview.preview import plan as plan_method
+from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.plan import Group, Plan, Planned
 from videoaccel.rendering.run import Render
+from videoaccel.rendering.said import mapping, number
 
 MEASURED, PREDICTED, UNKNOWN = "measured", "predicted", "unknown"
 
@@ -55,27 +55,30 @@ def estimate(render: Render, *, time: bool = True) -> list[Estimate]:
     """
     finished = render.folder.finished()
     left = [job for job in render.plan.jobs if job.id not in finished]
-    records = list(_records(finished.values(), render.plan))
+    records = list(_records(render.folder, render.plan))
     groups: dict[str, list[Planned]] = {}
     for job in left:
         groups.setdefault(job.group.key, []).append(job)
-    return [_of_group(jobs, [r for r in records if r["job"]["group"] == key[:16]], time=time)
+    return [_of_group(jobs, [r for r in records if r["group"] == key[:16]], time=time)
             for key, jobs in groups.items()]  # fmt: skip
 
 
-def _records(folders: Sequence[Path] | Any, plan: Plan) -> Iterator[Mapping[str, Any]]:
-    """Some sidecars of every group."""
+def _records(place: RenderFolder, plan: Plan) -> Iterator[Mapping[str, Any]]:
+    """Some sidecars of every group, with what is asked of them in the types that it has to have."""
     group_of = {job.folder: job.group.key for job in plan.jobs}
     counts: dict[str, int] = {}
-    for folder in folders:
+    for folder in place.finished().values():
         # Clips that the job file does not ask for any more may be of the same settings, too.
         key = group_of.get(folder.name, "")
         if counts.get(key, 0) < _READ:
             counts[key] = counts.get(key, 0) + 1
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads((folder / f"{folder.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
-                if record["job"]["group"] and record["seconds"] and record["output"]:
-                    yield record | {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
+            record = place.record(folder.name)
+            took = {stage: number(seconds) for stage, seconds in mapping(record.get("seconds")).items()}
+            group, memory = mapping(record.get("job")).get("group"), number(record.get("peak_memory_bytes"))
+            if isinstance(group, str) and took and None not in took.values() and memory is not None:
+                with suppress(OSError):
+                    size = place.clips.folder(folder.name).size()
+                    yield {"group": group, "seconds": took, "peak_memory_bytes": round(memory), "bytes": size}
 
 
 def _of_group(jobs: Sequence[Planned], records: Sequence[Mapping[str, Any]], *, time: bool) -> Estimate:

@@ -10,17 +10,22 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from videoaccel.common.files import PART_SUFFIX, check_creatable, told
+from videoaccel.rendering.inside import Inside, is_identity, is_worker
 from videoaccel.rendering.plan import LETTERS
+from videoaccel.rendering.said import MIB, mapping, read_said
 
 MARK = "videoaccel render, format 1\n"
+GALLERY = "index.html"
+"""Name of the gallery's page."""
+
+_SIDECAR = 64 * MIB  # at most; an explanation of every step and module is a few
 
 
 class RenderFolder:
@@ -31,12 +36,11 @@ class RenderFolder:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.clips, self.manifest, self.work = root / "clips", root / "manifest", root / ".render"
-        self.leases, self.workers, self.staging = self.work / "leases", self.work / "workers", self.work / "staging"
-        self.text, self.plans, self.cancelled = self.work / "text", self.work / "plans", self.work / "cancelled"
-        self.hashes = self.work / "hashes.json"
-        self.gallery = root / "index.html"
+        self.root, self.top = root, Inside(root)
+        self.clips, self.manifest, self.work = (self.top.folder(name) for name in ("clips", "manifest", ".render"))
+        self.leases, self.workers, self.staging = (self.work.folder(name) for name in ("leases", "workers", "staging"))
+        self.text, self.plans, self.cancelled = (self.work.folder(name) for name in ("text", "plans", "cancelled"))
+        self.gallery = root / GALLERY
 
     def check(self) -> None:
         """Make sure that a render may be written here: the folder is new, empty, or holds one.
@@ -51,7 +55,8 @@ class RenderFolder:
         if not self.root.is_dir():
             raise NotADirectoryError(f"cannot render into {self.root}: it is not a folder")
         # What another worker has just begun to make is no stranger's.
-        names = (path.name for path in self.root.iterdir() if path != self.work and not path.name.endswith(PART_SUFFIX))
+        ours = self.work.parts[-1]
+        names = (path.name for path in self.root.iterdir() if path.name != ours and path.suffix != PART_SUFFIX)
         other = min(names, default=None)
         if other is not None and not self.is_one():
             raise ValueError(
@@ -61,7 +66,7 @@ class RenderFolder:
 
     def is_one(self) -> bool:
         """Whether a render is here."""
-        return (self.work / "format").is_file()
+        return self.work.is_file("format")
 
     def prepare(self) -> None:
         """Make all folders.
@@ -73,40 +78,48 @@ class RenderFolder:
         self.check()
         with told(self.root):
             self.root.mkdir(exist_ok=True)
-            self.work.mkdir(exist_ok=True)
-            mark = self.work / "format"
-            if not mark.exists():  # before all else: another worker may be looking
-                mark.write_text(MARK)
+            self.work.make()
+            self.work.create("format", MARK.encode())  # before all else: another worker may be looking
             parts = (self.leases, self.workers, self.staging, self.text, self.plans, self.cancelled)
-            for path in (self.clips, self.manifest, *parts):
-                path.mkdir(exist_ok=True)
-        if (found := mark.read_text()) not in (MARK, ""):
-            raise ValueError(f"{self.root} is a render of another version ({found.strip()}); choose a new folder")
+            for place in (self.clips, self.manifest, *parts):
+                place.make()
+        if (found := self.work.read("format", limit=MIB).decode(errors="replace")) not in (MARK, ""):
+            raise ValueError(f"{self.root} is a render of another version ({found.strip()!r:.80}); choose a new folder")
 
     def finished(self) -> dict[str, Path]:
         """By identity the folder of every clip that is there whole."""
         found = {}
-        with suppress(FileNotFoundError), os.scandir(self.clips) as entries:
-            for entry in entries:
-                name, _, identity = entry.name.rpartition("-")
-                if name and len(identity) == LETTERS and _whole(entry.path, name):
-                    found[identity] = self.clips / entry.name
+        for entry in self.clips.names():
+            name, _, identity = entry.rpartition("-")
+            if name and len(identity) == LETTERS and is_identity(identity) and self.has(entry):
+                found[identity] = self.clips / entry
         return found
 
     def has(self, name: str) -> bool:
         """Whether the clip of this folder name is there whole."""
-        return _whole(str(self.clips / name), name.rpartition("-")[0])
+        # Made by one rename it is whole; only a copy that was broken off, or a person, can have made it less.
+        try:
+            names = self.clips.folder(name).names()
+        except OSError:
+            return False
+        short = name.rpartition("-")[0]
+        return f"{short}.json" in names and any(other in names for other in clip_files(short))
 
-    def stage(self, worker: str) -> Path:
+    def record(self, name: str) -> Mapping[str, Any]:
+        """The sidecar of the clip of this folder name; empty if it cannot be read."""
+        return mapping(read_said(self.clips.folder(name), f"{name.rpartition('-')[0]}.json", limit=_SIDECAR))
+
+    def stage(self, worker: str) -> Inside:
         """A new folder for a worker to make clips in."""
-        path = self.staging / worker / secrets.token_hex(4)
-        with told(path):
-            while not path.is_dir():
+        own, token = self.staging.folder(worker), secrets.token_hex(4)
+        place = own.folder(token)
+        with told(place.path):
+            while not own.is_folder(token):
                 with suppress(FileNotFoundError):  # another has just put the empty folder away
-                    path.mkdir(parents=True)
-        return path
+                    place.make()
+        return place
 
-    def commit(self, made: Path, name: str) -> bool:
+    def commit(self, made: Inside, name: str) -> bool:
         """Let a finished clip appear, whole.
 
         Args:
@@ -119,59 +132,55 @@ class RenderFolder:
         Raises:
             OSError: It cannot be moved.
         """
-        place = self.clips / name
-        _sync(made)
+        made.sync()
+        worker, token = Inside(made.root, made.parts[:-1]), made.parts[-1]
         try:
-            os.rename(made, place)
+            worker.rename(token, name, into=self.clips)
         except OSError:
-            if not place.is_dir():
+            if not self.clips.exists(name):
                 raise
-            if not self.has(name):  # half of a copy of this render, or somebody took files out
-                broken = self.staging / f"broken-{secrets.token_hex(4)}"
-                os.rename(place, broken)
-                os.rename(made, place)
-                shutil.rmtree(broken, ignore_errors=True)
+            if not self.has(name):  # half of a copy of this render, or somebody took files out, or put a link there
+                broken = f"broken-{secrets.token_hex(4)}"
+                self.clips.rename(name, broken, into=self.staging)
+                worker.rename(token, name, into=self.clips)
+                self.staging.remove(broken)
                 return True
-            shutil.rmtree(made, ignore_errors=True)
+            worker.remove(token)
             return False
-        _sync(self.clips)
+        self.clips.sync()
         return True
 
     def sweep(self, worker: str) -> None:
         """Throw away what a worker that is gone has left half-made."""
-        shutil.rmtree(self.staging / worker, ignore_errors=True)
+        if is_worker(worker):
+            self.staging.remove(worker)
+
+    def forget_texts(self) -> None:
+        """Throw away text states, which are large."""
+        for name in self.text.names():
+            if name.endswith(".safetensors") or name.endswith(PART_SUFFIX):
+                with suppress(OSError):
+                    self.text.unlink(name)
 
     def sweep_parts(self) -> None:
         """Throw away files that were never finished; only while nobody else is at work."""
-        found = [path for folder in (self.leases, self.workers, self.text) for path in folder.glob(f".*{PART_SUFFIX}")]
-        for path in [*found, *self.root.glob(f".{self.gallery.name}.*{PART_SUFFIX}")]:
-            path.unlink(missing_ok=True)
+        for place in (self.leases, self.workers, self.text, self.top):
+            start = f".{GALLERY}." if place == self.top else "."
+            for name in place.names():
+                if name.startswith(start) and name.endswith(PART_SUFFIX):
+                    with suppress(OSError):  # a folder of that name is none of ours
+                        place.unlink(name)
 
     def left_behind(self) -> Iterator[str]:
-        """Workers that have something half-made; what is empty goes."""
-        for path in self.staging.iterdir():
-            try:
-                path.rmdir()
-            except OSError:
-                yield path.name
+        """Workers that have something half-made; what is empty goes. What is not a worker's stays where it is."""
+        for name in self.staging.names():
+            if is_worker(name):
+                try:
+                    self.staging.rmdir(name)
+                except OSError:
+                    yield name
 
 
-def _whole(folder: str, name: str) -> bool:
-    # Made by one rename it is whole; only a copy that was broken off, or a person, can have made it less.
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return False
-    return f"{name}.json" in names and any(
-        other in names for other in (f"{name}.mp4", f"{name}.gif", f"{name}.png", name)
-    )
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder's entries to the disk: else a power cut could leave the name without the files."""
-    with suppress(OSError):  # not every file system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def clip_files(name: str) -> tuple[str, ...]:
+    """What the file of a clip of this name may be called; the last is a folder of frames."""
+    return f"{name}.mp4", f"{name}.gif", f"{name}.png", name

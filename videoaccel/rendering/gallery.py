@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import html
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from videoaccel.common.files import atomic_write_text
-from videoaccel.rendering.folder import RenderFolder
+from videoaccel.common.borders import fill, for_page, for_script
+from videoaccel.rendering.folder import GALLERY, RenderFolder, clip_files
 from videoaccel.rendering.plan import POSTER
+from videoaccel.rendering.said import mapping, number, text, whole
 
 _EVERY = 5.0  # seconds between two writings, at least
 _SHARE = 200  # times as long as a writing takes, at least: half a percent of the time goes into it
@@ -46,46 +44,58 @@ class Gallery:
         if not now and began < self._next:
             return
         for identity, path in self.folder.finished().items():
-            if identity not in self._entries and (entry := read_entry(path)) is not None:
+            if identity not in self._entries and (entry := read_entry(self.folder, path.name)) is not None:
                 self._entries[identity] = entry
-        text = page(self.folder.root.absolute().name, list(self._entries.values()))
+        shown = page(self.folder.root.absolute().name, list(self._entries.values()))
         with suppress(FileNotFoundError):
-            atomic_write_text(self.folder.gallery, text)
+            self.folder.top.write(GALLERY, shown.encode(errors="replace"))
         took = time.monotonic() - began
         self._next = time.monotonic() + max(_EVERY, _SHARE * took)
 
 
-def read_entry(path: Path) -> dict[str, Any] | None:
-    """What the page shows of a clip; None if its sidecar cannot be read."""
-    name = path.name.rpartition("-")[0]
-    try:
-        record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
-        s, out = record["settings"], record["output"]
-        shown = {key: s[key] for key in SHOWN if s.get(key) not in (None, "")}
-        base = f"clips/{quote(path.name)}"
-        return {
-            "id": record["job"]["id"],
-            "name": name,
-            "prompt": record["prompt"],
-            "seed": record["seed"],
-            "file": f"{base}/{quote(out['file'])}",
-            "kind": "frames" if out["file"].endswith("/") else out["file"].rpartition(".")[2],
-            "poster": f"{base}/{POSTER}",
-            "sidecar": f"{base}/{quote(name)}.json",
-            "width": out["width"],
-            "height": out["height"],
-            "created": record["created"],
-            "seconds": round(sum(record["seconds"].values()), 1),
-            "memory": record["job"]["memory"]["steps"],
-            "settings": shown,
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def read_entry(folder: RenderFolder, place: str) -> dict[str, Any] | None:
+    """What the page shows of a clip; None if its sidecar cannot be read.
+
+    Args:
+        folder: Of the render.
+        place: Name of the clip's folder.
+    """
+    name, _, identity = place.rpartition("-")
+    record = folder.record(place)
+    out, job = mapping(record.get("output")), mapping(record.get("job"))
+    kind = next((file for file in clip_files(name) if out.get("file") in (file, f"{file}/")), None)
+    if kind is None:
         return None
+    base = f"clips/{quote(place)}"
+    frames = kind == name
+    return {
+        "id": identity,
+        "name": name,
+        "prompt": text(record.get("prompt"), most=20_000) or "",
+        "seed": whole(record.get("seed")),
+        "file": f"{base}/{quote(kind)}{'/' * frames}",
+        "kind": "frames" if frames else kind.rpartition(".")[2],
+        "poster": f"{base}/{POSTER}",
+        "sidecar": f"{base}/{quote(name)}.json",
+        "width": whole(out.get("width")) or 0,
+        "height": whole(out.get("height")) or 0,
+        "created": text(record.get("created")) or "",
+        "seconds": round(sum(number(took) or 0.0 for took in mapping(record.get("seconds")).values()), 1),
+        "memory": _memory(mapping(job.get("memory")).get("steps")),
+        "settings": {key: shown for key in SHOWN if (shown := _shown(record.get("settings"), key)) is not None},
+    }
+
+
+def _memory(steps: object) -> list[str]:
+    return [said for step in steps if (said := text(step))] if isinstance(steps, list) else []
+
+
+def _shown(settings: object, key: str) -> str | float | None:
+    value = mapping(settings).get(key)
+    return (text(value) or None) if isinstance(value, str) else number(value)
 
 
 def page(title: str, entries: list[Mapping[str, Any]]) -> str:
     """The page's text."""
     template = (files("videoaccel") / "assets" / "pages" / "gallery.html").read_text(encoding="utf-8")
-    # "<" would let a prompt end the script.
-    data = json.dumps(entries, ensure_ascii=False).replace("<", "\\u003c")
-    return template.replace("@TITLE@", html.escape(title)).replace("@DATA@", data)
+    return fill(template, {"TITLE": for_page(title), "DATA": for_script(entries)})

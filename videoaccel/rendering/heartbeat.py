@@ -7,18 +7,20 @@ observer's monotonic time, or, on the same machine, as soon as its process is go
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.files import atomic_write_text
+from videoaccel.rendering.inside import Inside, is_worker
+from videoaccel.rendering.said import PassedOver
 
 STALE = 60.0
 """Seconds for which a counter stands still before its worker is taken for dead."""
@@ -26,11 +28,19 @@ STALE = 60.0
 BEATS = 6
 """Times that a counter is raised in that while."""
 
+LONGEST = 86400.0
+"""Seconds: what a worker says of its own patience counts up to a day."""
+
+BEAT = ".beat"
+"""How the names of counters end."""
+
+_LIMIT = 1 << 10  # bytes of a counter
+
 
 def new_worker() -> str:
     """A name that no other worker has, anywhere: machine, process, and a random part."""
-    host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:24] or "host"
-    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    node = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in platform.node())
+    return f"{node[:24].lstrip('-') or 'host'}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Heartbeat:
@@ -45,8 +55,8 @@ class Heartbeat:
         watch: Called at every beat, and at least once a second: whoever watches over the worker's time.
     """
 
-    def __init__(self, folder: Path, worker: str, *, stale: float = STALE, watch: Callable[[], None] | None = None):  # noqa: ANN204
-        self.beat, self.about = folder / f"{worker}.beat", folder / f"{worker}.json"
+    def __init__(self, folder: Inside, worker: str, *, stale: float = STALE, watch: Callable[[], None] | None = None):  # noqa: ANN204
+        self.folder, self.beat, self.about = folder, f"{worker}{BEAT}", f"{worker}.json"
         self.stale, self.watch = stale, watch
         self.counter = 0
         self.said: Mapping[str, Any] = {}
@@ -62,9 +72,9 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        for path in (self.beat, self.about):
+        for name in (self.beat, self.about):
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                self.folder.unlink(name)
 
     def say(self, said: Mapping[str, Any]) -> None:
         """What the worker is at, for the status; written with the next beat."""
@@ -85,15 +95,11 @@ class Heartbeat:
         text = f"{self.counter:020d} {self.stale:020.3f} {_process()}"
         with suppress(OSError):
             # Opened anew each time: that is when a network disk brings it to the others.
-            handle = os.open(self.beat, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, text.encode())
-            finally:
-                os.close(handle)
+            self.folder.overwrite(self.beat, text.encode())
         shown = json.dumps(dict(self.said), ensure_ascii=False)
         if shown != self._shown:
             with suppress(OSError):
-                atomic_write_text(self.about, shown)
+                self.folder.write(self.about, shown.encode(errors="replace"))
                 self._shown = shown
 
 
@@ -107,38 +113,64 @@ class Observer:
         now: A clock that only goes forward.
     """
 
-    folder: Path
+    folder: Inside
     stale: float = STALE
     now: Callable[[], float] = time.monotonic
     _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
 
-    def dead(self, worker: str) -> bool:
-        """Whether a worker is dead, as far as was seen from here. The first look at it only starts the clock."""
-        try:
-            text = (self.folder / f"{worker}.beat").read_bytes() if worker else b""
-        except OSError:
-            text = b""
-        now = self.now()
-        counter, since = self._seen.get(worker, (b"", now))
-        if worker not in self._seen or counter != text:
+    def dead(self, worker: str, *, lease: str = "") -> bool:
+        """Whether a worker is dead, as far as was seen from here. The first look at it only starts the clock.
+
+        Args:
+            worker: Its name; empty where a lease says none.
+            lease: Which lease that is.
+        """
+        text = read_beat(self.folder, worker)
+        now, key = self.now(), worker or f"{lease}."
+        counter, since = self._seen.get(key, (b"", now))
+        if key not in self._seen or counter != text:
             since = now
-            self._seen[worker] = (text, now)
+            self._seen[key] = (text, now)
         return gone(text) or now - since >= max(self.stale, _own_stale(text))
 
     def forget(self, worker: str) -> None:
         """Remove the files of a dead worker."""
         self._seen.pop(worker, None)
-        for suffix in (".beat", ".json"):
-            with suppress(OSError):
-                (self.folder / f"{worker}{suffix}").unlink(missing_ok=True)
+        for suffix in (BEAT, ".json"):
+            with suppress(OSError, ValueError):
+                self.folder.unlink(f"{worker}{suffix}")
+
+
+def read_beat(folder: Inside, worker: str) -> bytes:
+    """A worker's counter; empty if there is none."""
+    try:
+        return folder.read(f"{worker}{BEAT}", limit=_LIMIT) if is_worker(worker) else b""
+    except OSError:
+        return b""
+
+
+def with_beats(folder: Inside, *, passed: PassedOver | None = None) -> Iterator[str]:
+    """Names of the workers that have a counter.
+
+    Args:
+        folder: Where workers' files are.
+        passed: Counts what ends like one and has no worker's name.
+    """
+    for name in folder.names():
+        worker = name.removesuffix(BEAT)
+        if worker != name and is_worker(worker):
+            yield worker
+        elif passed is not None and not name.startswith(".") and not is_worker(name.removesuffix(".json")):
+            passed.add(f"workers/{name}")
 
 
 def _own_stale(text: bytes) -> float:
     """The time that a worker itself says: one with rare beats is not to be judged by one with frequent ones."""
     try:
-        return float(text.split()[1])
+        said = float(text.split()[1])
     except (IndexError, ValueError):
         return 0.0
+    return min(said, LONGEST) if math.isfinite(said) else 0.0
 
 
 def _process(pid: int | None = None) -> str:

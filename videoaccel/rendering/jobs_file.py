@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from videoaccel.common.reading import parse_yaml, read_text
+from videoaccel.common.reading import half_letter, parse_yaml, read_text
 from videoaccel.common.wording import counted
 
 SUFFIXES = (".jsonl", ".csv", ".yaml", ".yml", ".txt")
@@ -83,6 +83,8 @@ def read_jobs(path: Path) -> JobsFile:
             problems.append(f"line {number}: {entry}")
         elif not isinstance(entry, Mapping) or not all(isinstance(name, str) for name in entry):
             problems.append(f"line {number}: a job is names with values, got {_short(entry)}")
+        elif odd := half_letter(entry):
+            problems.append(f"line {number}: holds {odd}, half of a letter, which no file can hold")
         else:
             lines.append(Line(number, entry))
     if not (lines or problems):

@@ -8,19 +8,20 @@ appears by a rename that succeeds once.
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from videoaccel.common.files import atomic_write_text
+from videoaccel.rendering.inside import Inside, is_worker
+from videoaccel.rendering.said import PassedOver, mapping, parsed, read_said, text
 
-_NAME = re.compile(r"([0-9a-z]+)\.(\d+)\.(lease|failed|dead-[0-9a-f]+)")
+_NAME = re.compile(r"([0-9a-z]{1,40})\.([0-9]{1,9})\.(lease|failed|dead-[0-9a-f]{1,32})")
+_LIMIT = 64 << 10  # bytes of a lease, or of what a failed try says
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Lease:
     Attributes:
         job: Identity of the unit of work.
         number: Of the try, counted from 1.
-        worker: Who holds it; empty if the file is still being written.
+        worker: Who holds it; empty if the file is still being written, or does not say it as a worker would.
     """
 
     job: str
@@ -54,8 +55,9 @@ class Tries:
 
     @property
     def next(self) -> int:
-        """Number of the next try."""
-        return 1 + max([*self.failed, *self.dead], default=0)
+        """Number of the next try: the first that there is nothing of."""
+        tried = {*self.failed, *self.dead}
+        return next(number for number in itertools.count(1) if number not in tried)
 
 
 class Leases:
@@ -66,20 +68,25 @@ class Leases:
         worker: Its name, which no other has.
     """
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    def __init__(self, folder: Inside, worker: str) -> None:
         self.folder, self.worker = folder, worker
 
-    def look(self) -> dict[str, Tries]:
-        """All jobs that are held, or were tried before. One look into the folder."""
+    def look(self, *, passed: PassedOver | None = None) -> dict[str, Tries]:
+        """All jobs that are held, or were tried before. One look into the folder.
+
+        Args:
+            passed: Counts names that are no lease's.
+        """
         found: dict[str, Tries] = {}
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                if name := _NAME.fullmatch(entry.name):
-                    tries, number = found.setdefault(name[1], Tries()), int(name[2])
-                    if name[3] == "lease":
-                        tries.held = number
-                    else:
-                        (tries.failed if name[3] == "failed" else tries.dead).append(number)
+        for entry in self.folder.names():
+            if name := _NAME.fullmatch(entry):
+                tries, number = found.setdefault(name[1], Tries()), int(name[2])
+                if name[3] == "lease":
+                    tries.held = max(number, tries.held or 0)
+                else:
+                    (tries.failed if name[3] == "failed" else tries.dead).append(number)
+            elif passed is not None and not entry.startswith("."):
+                passed.add(f"leases/{entry}")
         return found
 
     def claim(self, job: str, tries: Tries | None = None) -> Lease | None:
@@ -89,74 +96,108 @@ class Leases:
             OSError: The folder cannot be written.
         """
         lease = Lease(job, (tries or Tries()).next, self.worker)
-        try:
-            handle = os.open(self._path(lease), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            return None
-        try:
-            os.write(handle, json.dumps({"worker": self.worker}).encode())
-        except BaseException:
-            self.release(lease)
-            raise
-        finally:
-            os.close(handle)
-        return lease
+        made = self.folder.create(_file(lease), json.dumps({"worker": self.worker}).encode())
+        return lease if made else None
 
-    def holder(self, job: str, number: int) -> Lease | None:
-        """Who holds a try; None if nobody does any more."""
-        path = self.folder / f"{job}.{number}.lease"
+    def holder(self, job: str, number: int, *, passed: PassedOver | None = None) -> Lease | None:
+        """Who holds a try; None if nobody does any more.
+
+        Args:
+            job: Identity of the unit of work.
+            number: Of the try.
+            passed: Counts a lease that names nobody who could be a worker.
+        """
+        lease, worker = Lease(job, number, ""), None
         try:
-            said = json.loads(path.read_text(encoding="utf-8") or "{}")
-            return Lease(job, number, str(said.get("worker", "")))
+            data = self.folder.read(_file(lease), limit=_LIMIT)
+            worker = mapping(parsed(data)).get("worker") if data else ""
         except FileNotFoundError:
             return None
-        except (ValueError, AttributeError):
-            return Lease(job, number, "")
+        except (OSError, ValueError):
+            pass
+        if worker != "" and not is_worker(worker):
+            if passed is not None:
+                passed.add(f"leases/{_file(lease)}")
+            return lease
+        return Lease(job, number, str(worker))
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether a lease of this worker is still its own: others take it from one whose counter stands still."""
+        now = self.holder(lease.job, lease.number)
+        return now is not None and now.worker == self.worker != ""
+
+    def held_by(self, worker: str) -> Iterator[Lease]:
+        """All leases of a worker."""
+        for job, tries in self.look().items():
+            held = None if tries.held is None else self.holder(job, tries.held)
+            if held is not None and held.worker == worker:
+                yield held
 
     def take(self, lease: Lease) -> bool:
         """Take a job from a worker that is dead, so that it can be claimed; False if another was faster."""
         now = self.holder(lease.job, lease.number)
         if now is None or now.worker != lease.worker:
             return False
-        path = self._path(lease)
         try:
-            os.rename(path, path.with_name(f"{lease.job}.{lease.number}.dead-{secrets.token_hex(6)}"))
+            self.folder.rename(_file(lease), f"{lease.job}.{lease.number}.dead-{secrets.token_hex(6)}")
         except FileNotFoundError:
             return False
         return True
 
-    def release(self, lease: Lease) -> None:
-        """Give a job back untouched."""
-        self._path(lease).unlink(missing_ok=True)
+    def release(self, lease: Lease) -> bool:
+        """Give a job back untouched; False if the lease was not this worker's any more, and then it stays."""
+        if not self.holds(lease):
+            return False
+        self.folder.unlink(_file(lease))
+        return True
 
-    def fail(self, lease: Lease, said: Mapping[str, Any]) -> None:
-        """End a try that failed.
+    def fail(self, lease: Lease, said: Mapping[str, Any], *, times: int = 1) -> bool:
+        """End a try of this worker that failed.
 
         Args:
             lease: The try.
             said: Why, for people and the status.
+            times: Count it as so many tries: there is no hope for the others.
+
+        Returns:
+            False if the lease was not this worker's any more: then nothing is said.
 
         Raises:
             OSError: The disk is full.
         """
-        path = self._path(lease)
-        atomic_write_text(path.with_suffix(".failed"), json.dumps(dict(said), ensure_ascii=False))
-        path.unlink(missing_ok=True)
+        if not self.holds(lease):
+            return False
+        data = json.dumps(dict(said), ensure_ascii=False).encode(errors="replace")
+        for number in range(lease.number, lease.number + max(1, times)):
+            self.folder.write(f"{lease.job}.{number}.failed", data)
+        self.folder.unlink(_file(lease))
+        return True
 
-    def why(self, job: str) -> dict[str, Any] | None:
-        """What the last failed try at a job said; None if none failed."""
-        found = sorted(self.folder.glob(f"{job}.*.failed"), key=lambda path: int(path.name.split(".")[1]))
-        for path in reversed(found):
-            with suppress(OSError, ValueError):
-                said = json.loads(path.read_text(encoding="utf-8"))
-                return said if isinstance(said, dict) else None
+    def why(self, job: str) -> str | None:
+        """What the last failed try at a job said; None if none failed, or said anything."""
+        found = (_NAME.fullmatch(name) for name in self.folder.names() if name.startswith(f"{job}."))
+        for name in sorted((one for one in found if one and one[3] == "failed"), key=lambda one: -int(one[2])):
+            said = mapping(read_said(self.folder, name[0], limit=_LIMIT)).get("error")
+            if isinstance(said, str):
+                return text(said)
         return None
 
-    def forget(self, job: str) -> None:
-        """Remove all that is kept of a job: it is done, or shall be tried anew."""
-        for path in self.folder.glob(f"{job}.*"):
-            if _NAME.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+    def forget(self, job: str, *, done: bool = False) -> None:
+        """Remove what is kept of a job.
 
-    def _path(self, lease: Lease) -> Path:
-        return self.folder / f"{lease.job}.{lease.number}.lease"
+        Args:
+            job: Identity of the unit of work.
+            done: Its clips are there, so that whoever else is at it may stop: a lease that another holds goes, too.
+        """
+        for entry in self.folder.names():
+            name = _NAME.fullmatch(entry)
+            if name and name[1] == job:
+                if name[3] == "lease" and not done:
+                    self.release(Lease(job, int(name[2]), self.worker))
+                else:
+                    with suppress(OSError):
+                        self.folder.unlink(entry)
+
+
+def _file(lease: Lease) -> str:
+    return f"{lease.job}.{lease.number}.lease"

@@ -86,8 +86,8 @@ def take_stock(
         if tries.held is None and any(control.is_cancelled(job) for job in open_):
             outcome.cancelled += open_
         elif tries.held is None and rules.given_up(tries):
-            said = (leases.why(unit.id) or {}).get("error", f"its worker died {len(tries.dead)} times")
-            outcome.gave_up |= dict.fromkeys(open_, str(said))
+            said = leases.why(unit.id) or f"its worker died {len(tries.dead)} times"
+            outcome.gave_up |= dict.fromkeys(open_, said)
         else:
             outcome.left += len(open_)
     return outcome

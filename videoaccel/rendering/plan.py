@@ -74,7 +74,8 @@ class Planned:
         id: The identity's first `LETTERS` letters.
         job: As it was asked for.
         group: What it shares with others.
-        texts: Ready for the tokenizer, one a loop; empty if its clip was finished when the plan was made.
+        texts: Ready for the tokenizer, one a loop; empty if its clip was finished when the plan was made. They are
+            worked out when they are needed all the same, since the clip may have been taken away meanwhile.
     """
 
     id: str
@@ -93,7 +94,8 @@ class Planned:
         if into is not None:
             beside = pictures(into, job.name, job.settings)
             outputs = Outputs(f"{into}/{job.file}", into / f"{job.name}.json", poster=into / POSTER, **beside)
-        return Sample(prompt=job.prompt, texts=self.texts, seed=job.settings.seed, outputs=outputs)
+        texts = self.texts or resolve(_stand_in(job, [job.prompt])).batches[0][0].texts
+        return Sample(prompt=job.prompt, texts=texts, seed=job.settings.seed, outputs=outputs)
 
 
 @dataclass(frozen=True)

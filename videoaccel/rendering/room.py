@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from videoaccel.common.files import atomic_file
 from videoaccel.rendering.control import Control
 from videoaccel.rendering.folder import RenderFolder
 
@@ -92,12 +91,10 @@ class Room:
         need = 2 * self.clip
         if shutil.disk_usage(self.folder.root).free < need:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        path = self.folder.staging / self.worker / "probe"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:  # a quota is not seen otherwise
-            for _ in range(-(-min(need, _PROBE) // MIB)):
-                file.write(b"\0" * MIB)
-        path.unlink()
+        place = self.folder.staging.folder(self.worker)
+        place.make()
+        place.write("probe", bytes(min(need, _PROBE)))  # a quota is not seen otherwise
+        place.unlink("probe")
 
 
 def is_full(error: BaseException | None) -> bool:

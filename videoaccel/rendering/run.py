@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from videoaccel.common.files import atomic_write_text
 from videoaccel.common.names import safe_name
-from videoaccel.jobs.sidecar import file_hash
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.rendering.control import ALL, Control
-from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.folder import GALLERY, RenderFolder, clip_files
 from videoaccel.rendering.gallery import Gallery
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.heartbeat import new_worker
+from videoaccel.rendering.inside import Inside, is_identity
 from videoaccel.rendering.job import make_jobs
 from videoaccel.rendering.jobs_file import read_jobs
 from videoaccel.rendering.leases import Leases
@@ -28,11 +27,13 @@ from videoaccel.rendering.outcome import Outcome, Rules, take_stock
 from videoaccel.rendering.plan import Plan, Unit, make_plan
 from videoaccel.rendering.ranks_renderer import RanksRenderer
 from videoaccel.rendering.renderer import LocalRenderer, Renderer
+from videoaccel.rendering.said import mapping
 from videoaccel.rendering.suite import check_suite, read_suite
-from videoaccel.rendering.text_ahead import TextAhead
+from videoaccel.rendering.text_ahead import FolderTexts, TextAhead
 from videoaccel.rendering.worker import Tell, Worker
 from videoaccel.settings.layers import Layer
-from videoaccel.text.cache import TextCache
+
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def open_render(
         raise ValueError(f"at least 1 job is made at once, got {batching}")
     path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
     folder.check()
-    hashes = Hashes(folder.hashes)
+    hashes = Hashes(folder.work)
     file = read_suite(path) if suite else read_jobs(path)
     made, problems = make_jobs(file, defaults=defaults, overrides=overrides)
     plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished(), known=problems)
@@ -150,7 +151,7 @@ def work(
     folder.prepare()
     keep_plan(render)
     control = control or Control(folder.cancelled, rules.timeout)
-    renderer = renderer or LocalRenderer(TextCache(folder.text), device=device)
+    renderer = renderer or LocalRenderer(FolderTexts(folder.text), device=device)
     local = renderer.local if isinstance(renderer, RanksRenderer) else renderer
 
     def encode(worker: Worker, units: Sequence[Unit]) -> None:
@@ -169,7 +170,7 @@ def work(
         if tell is not None:
             tell(event, about)
         if event == "done":
-            worker.room.patiently(gallery.update)
+            _write_gallery(worker, gallery)
 
     worker = Worker(
         render.plan,
@@ -184,12 +185,20 @@ def work(
     try:
         outcome = worker.run()
     finally:
-        if worker.outcome.made or not folder.gallery.exists():
+        if worker.outcome.made or not folder.top.exists(GALLERY):
             with suppress(OSError):
                 gallery.update(now=True)
     if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):
-        TextCache(folder.text).clear()  # states of long prompts are large, and nobody needs them any more
+        folder.forget_texts()  # nobody needs them any more
     return outcome
+
+
+def _write_gallery(worker: Worker, gallery: Gallery) -> None:
+    """A page that cannot be written, since something else has its name, is no fault of the clip's."""
+    try:
+        worker.room.patiently(gallery.update)
+    except OSError as error:
+        warnings.warn(f"the gallery is not written: {' '.join(str(error).split())}", stacklevel=2)
 
 
 def work_with_ranks(
@@ -216,7 +225,7 @@ def work_with_ranks(
         RankError: A rank is gone, or out of step. What was at work is given back, or taken over by a later run.
     """
     mesh.require_alike({"jobs": [unit.id for unit in render.plan.units]})
-    local = LocalRenderer(TextCache(render.folder.text), mesh=mesh)
+    local = LocalRenderer(FolderTexts(render.folder.text), mesh=mesh)
     renderer = RanksRenderer(local, mesh, render.plan)
     own: Outcome | None = None
     if mesh.leads:
@@ -248,9 +257,8 @@ def keep_plan(render: Render) -> None:
         ],
     }
     mark = hashlib.sha256(str(render.jobs.absolute()).encode()).hexdigest()[:8]
-    atomic_write_text(
-        render.folder.plans / f"{safe_name(render.jobs.name)}-{mark}.json", json.dumps(data, ensure_ascii=False)
-    )
+    text = json.dumps(data, ensure_ascii=False).encode(errors="replace")
+    render.folder.plans.write(f"{safe_name(render.jobs.name)}-{mark}.json", text)
 
 
 def count_outcome(render: Render, rules: Rules) -> Outcome:
@@ -261,27 +269,47 @@ def count_outcome(render: Render, rules: Rules) -> Outcome:
 def verify_clips(folder: RenderFolder) -> Iterator[tuple[str, str]]:
     """Hash every finished clip, and remove those that are not as their sidecars say; yields these with the reason."""
     for path in folder.finished().values():
-        try:
-            record = json.loads((path / f"{path.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
-            same = file_hash(path / record["output"]["file"]) == record["output"]["sha256"]
-            why = None if same else "its bytes are not those that were written"
-        except (OSError, ValueError, KeyError, TypeError):
-            why = "its sidecar cannot be read"
-        if why is not None:
-            shutil.rmtree(path)
-            yield path.name, why
+        out = mapping(folder.record(path.name).get("output"))
+        name = path.name.rpartition("-")[0]
+        file = next((file for file in clip_files(name) if out.get("file") in (file, f"{file}/")), None)
+        why = "its sidecar cannot be read"
+        if file is not None:
+            why = "its bytes are not those that were written"
+            with suppress(OSError):
+                if _hash(folder.clips.folder(path.name), file) == out.get("sha256"):
+                    continue
+        folder.clips.remove(path.name)
+        yield path.name, why
+
+
+def _hash(place: Inside, name: str) -> str:
+    """As `videoaccel.jobs.sidecar.file_hash`, of plain files alone."""
+    digest = hashlib.sha256()
+    if place.is_folder(name):
+        frames = place.folder(name)
+        for one in frames.names():
+            digest.update(f"{one} {_hash(frames, one)}\n".encode())
+        return digest.hexdigest()
+    with place.reading(name) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def cancel(folder: RenderFolder, jobs: Sequence[str] = ()) -> None:
     """Cancel jobs by identity, or all that is at work now.
 
     Raises:
+        ValueError: What is given is no identity.
         OSError: The folder cannot be written.
     """
+    if wrong := [job for job in jobs if not is_identity(job)]:
+        raise ValueError(f"{wrong[0]!r} is no identity of a job")
+    folder.cancelled.make()
     for job in jobs:
-        atomic_write_text(folder.cancelled / job, "")
+        folder.cancelled.write(job, b"")
     if not jobs:
-        atomic_write_text(folder.cancelled / f"{ALL}{new_worker()}", "")
+        folder.cancelled.write(f"{ALL}{new_worker()}", b"")
 
 
 def retry(render: Render) -> int:
@@ -291,11 +319,11 @@ def retry(render: Render) -> int:
         looked = leases.look()
     count = 0
     for unit in render.plan.units:
-        marks = [path for job in unit.jobs if (path := render.folder.cancelled / job.id).exists()]
+        marks = [job.id for job in unit.jobs if render.folder.cancelled.exists(job.id)]
         tries = looked.get(unit.id)
         if tries is not None and tries.held is None:
             leases.forget(unit.id)
-        for path in marks:
-            path.unlink(missing_ok=True)
+        for mark in marks:
+            render.folder.cancelled.unlink(mark)
         count += bool(marks) or (tries is not None and tries.held is None)
     return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.rendering.folder import RenderFolder
-from videoaccel.rendering.heartbeat import gone
-from videoaccel.rendering.leases import Leases
+from videoaccel.rendering.heartbeat import gone, read_beat, with_beats
+from videoaccel.rendering.inside import is_identity, is_worker
+from videoaccel.rendering.leases import Leases, Tries
 from videoaccel.rendering.manifest import read_manifests
+from videoaccel.rendering.said import MIB, PassedOver, mapping, read_said, text, whole
+
+_PLAN = 512 * MIB  # at most; a hundred thousand jobs take some 40
 
 DONE, RUNNING, WAITING, FAILED, CANCELLED = "done", "running", "waiting", "failed", "cancelled"
 
@@ -51,11 +54,15 @@ class Status:
         jobs: All that the job files last asked for.
         workers: By name what each is at; empty if it does not say.
         per_hour: Clips an hour of the workers that are at work; None before the first.
+        passed_over: Names, files and rows in the folder that are no render's, or damaged.
+        first_passed: The first of them.
     """
 
     jobs: tuple[JobState, ...]
     workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     per_hour: float | None = None
+    passed_over: int = 0
+    first_passed: str | None = None
 
     def count(self, state: str) -> int:
         """Jobs in this state."""
@@ -77,6 +84,7 @@ class Status:
             "counts": {state: self.count(state) for state in (DONE, RUNNING, WAITING, FAILED, CANCELLED)},
             "clips_per_hour": self.per_hour,
             "seconds_left": self.seconds_left,
+            "passed_over": self.passed_over,
             "workers": {name: dict(said) for name, said in self.workers.items()},
             "jobs": [{**vars(job), "folder": None if job.folder is None else str(job.folder)} for job in self.jobs],
         }
@@ -95,63 +103,76 @@ def read_status(folder: RenderFolder, *, tries: int = 3, deaths: int = 5) -> Sta
     """
     if not folder.is_one():
         raise ValueError(f"{folder.root} holds no render; videoaccel render makes one")
-    finished, leases = folder.finished(), Leases(folder.leases, "")
-    looked = leases.look()
+    finished, leases, passed = folder.finished(), Leases(folder.leases, ""), PassedOver()
+    looked = leases.look(passed=passed)
     jobs = []
-    for job in _planned(folder):
-        about = {"id": job["id"], "name": job["name"], "prompt": job["prompt"]}
-        found = looked.get(job["unit"])
-        count = 0 if found is None else len(found.failed) + len(found.dead)
+    for job in _planned(folder, passed):
+        found = looked.get(job["unit"], Tries())
+        error = leases.why(job["unit"]) if found.failed else None
+        worker: str | None = None
         if job["id"] in finished:
-            jobs.append(JobState(**about, state=DONE, folder=finished[job["id"]], tries=count))
-            continue
-        error = None
-        if found is not None and found.failed:
-            error = (leases.why(job["unit"]) or {}).get("error")
-        if (folder.cancelled / job["id"]).exists():
-            jobs.append(JobState(**about, state=CANCELLED, tries=count, error=error))
-        elif found is not None and found.held is not None:
-            holder = leases.holder(job["unit"], found.held)
-            jobs.append(
-                JobState(
-                    **about, state=RUNNING, tries=count, error=error, worker=None if holder is None else holder.worker
-                )
-            )
-        elif found is not None and (len(found.failed) >= tries or len(found.dead) >= deaths):
-            error = error or f"its worker died {len(found.dead)} times"
-            jobs.append(JobState(**about, state=FAILED, tries=count, error=error))
+            state, error = DONE, None
+        elif folder.cancelled.exists(job["id"]):
+            state = CANCELLED
+        elif found.held is not None:
+            state, holder = RUNNING, leases.holder(job["unit"], found.held, passed=passed)
+            worker = None if holder is None else holder.worker
+        elif len(found.failed) >= tries or len(found.dead) >= deaths:
+            state, error = FAILED, error or f"its worker died {len(found.dead)} times"
         else:
-            jobs.append(JobState(**about, state=WAITING, tries=count, error=error))
-    workers = dict(_workers(folder))
-    return Status(tuple(jobs), workers, clips_per_hour(_of(folder, workers)))
+            state = WAITING
+        count, place = len(found.failed) + len(found.dead), finished.get(job["id"])
+        jobs.append(JobState(job["id"], job["name"], job["prompt"], state, place, count, error, worker))
+    workers = dict(_workers(folder, passed))
+    per_hour = clips_per_hour(_of(folder, workers, passed))
+    for name in folder.staging.names():
+        if not is_worker(name):
+            passed.add(f"staging/{name}")
+    return Status(tuple(jobs), workers, per_hour, passed.count, passed.first)
 
 
-def _planned(folder: RenderFolder) -> Iterator[dict[str, Any]]:
+def _planned(folder: RenderFolder, passed: PassedOver) -> Iterator[dict[str, str]]:
+    """Every job of every plan once; what is no plan, or no job, is passed over."""
     seen: set[str] = set()
-    for path in sorted(folder.plans.glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]:
-                if job["id"] not in seen:
-                    seen.add(job["id"])
-                    yield job
+    for file in folder.plans.names():
+        if file.startswith(".") or not file.endswith(".json"):
+            continue
+        rows = mapping(read_said(folder.plans, file, limit=_PLAN)).get("jobs")
+        if not isinstance(rows, list):
+            passed.add(f"plans/{file}")
+            continue
+        for row in map(mapping, rows):
+            job = {name: text(row.get(name)) for name in ("id", "unit", "name", "prompt")}
+            if None in job.values() or not is_identity(job["id"]) or not is_identity(job["unit"]):
+                passed.add(f"plans/{file}")
+            elif str(job["id"]) not in seen:
+                seen.add(str(job["id"]))
+                yield {name: str(value) for name, value in job.items()}
 
 
-def _workers(folder: RenderFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+def _workers(folder: RenderFolder, passed: PassedOver) -> Iterator[tuple[str, dict[str, Any]]]:
     """Workers that have a counter, but for those of this machine whose process is gone."""
-    for path in sorted(folder.workers.glob("*.beat")):
-        with suppress(OSError):
-            if gone(path.read_bytes()):
-                continue
-            try:
-                said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                said = {}
-            yield path.stem, said if isinstance(said, dict) else {}
+    for worker in with_beats(folder.workers, passed=passed):
+        if not gone(read_beat(folder.workers, worker)):
+            yield worker, _at(mapping(read_said(folder.workers, f"{worker}.json")))
 
 
-def _of(folder: RenderFolder, workers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _at(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker says it is at, as far as it can be understood."""
+    found: dict[str, Any] = {name: text(said.get(name), most=200) for name in ("job", "name", "stage")}
+    found |= {name: whole(said.get(name)) for name in ("done", "total")}
+    if isinstance(said.get("batch"), list):
+        found["batch"] = [job for job in said["batch"] if is_identity(job)]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of(folder: RenderFolder, workers: Mapping[str, Any], passed: PassedOver) -> Iterator[dict[str, Any]]:
     """What the workers that are there have written down; where none is, all."""
-    return (row for row in read_manifests(folder.manifest) if not workers or str(row.get("worker")) in workers)
+    return (
+        row
+        for row in read_manifests(folder.manifest, passed=passed)
+        if not workers or str(row.get("worker")) in workers
+    )
 
 
 def clips_per_hour(rows: Iterable[Mapping[str, Any]]) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 from collections import defaultdict
 from pathlib import Path
 
+from videoaccel.common.files import PART_SUFFIX
 from videoaccel.jobs.resolve import suite_prompts
 from videoaccel.rendering.folder import RenderFolder
+from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.jobs_file import JobsFile, Line
 from videoaccel.rendering.plan import Plan
 
@@ -51,25 +53,27 @@ def publish(plan: Plan, folder: RenderFolder) -> int:
     seeds: defaultdict[str, set[int]] = defaultdict(set)
     for job in plan.jobs:
         seeds[job.job.prompt].add(job.job.settings.seed)
-    finished, into = folder.finished(), folder.root / FOLDER
-    into.mkdir(exist_ok=True)
+    finished, into = folder.finished(), folder.top.folder(FOLDER)
+    into.make()
     count = 0
     for job in plan.jobs:
-        if job.id not in finished:
+        clip = folder.clips.folder(finished[job.id].name) if job.id in finished else None
+        if clip is None or not clip.is_file(job.job.file):
             continue
         index = sorted(seeds[job.job.prompt]).index(job.job.settings.seed)
-        _link(finished[job.id] / job.job.file, into / f"{job.job.prompt}-{index}.mp4")
+        _link(clip, job.job.file, into, f"{job.job.prompt}-{index}.mp4")
         count += 1
     return count
 
 
-def _link(clip: Path, name: Path) -> None:
+def _link(clip: Inside, file: str, into: Inside, name: str) -> None:
     """Several workers may do so at once."""
-    if name.exists() and os.path.samefile(clip, name):
+    if into.is_file(name) and os.path.samefile(clip / file, into / name):
         return
-    part = name.with_name(f".{os.getpid()}.{abs(hash(name.name))}.part")
+    part = f".{os.getpid()}.{secrets.token_hex(4)}{PART_SUFFIX}"
     try:
-        os.link(clip, part)
+        clip.link(file, part, into=into)
     except OSError:
-        shutil.copy2(clip, part)
-    os.replace(part, name)
+        with clip.reading(file) as source:
+            into.write(part, source.read())
+    into.rename(part, name)

@@ -12,11 +12,27 @@ from videoaccel.jobs.parts import texts_needed
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.rendering.control import Control
 from videoaccel.rendering.heartbeat import Observer
+from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.leases import Leases
 from videoaccel.rendering.plan import Unit
 from videoaccel.rendering.renderer import LocalRenderer
 from videoaccel.text.cache import TextCache, TextKey
 from videoaccel.text.encoder import PromptStates
+
+
+class FolderTexts(TextCache):
+    """Text states in a render's folder, which is opened as all its folders are.
+
+    Args:
+        place: The folder; it is there.
+    """
+
+    def __init__(self, place: Inside) -> None:
+        super().__init__(place.path)
+        self.place = place
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.place.write(name, data)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,10 @@ class TextAhead:
         """
         orders: dict[tuple[TextKey, bool], list[WorkOrder]] = {}
         for unit in units:
-            order = unit.work_order({})
+            try:
+                order = unit.work_order({})
+            except (ValueError, OSError):  # it has no texts; when its turn comes, it fails alone and says why
+                continue
             orders.setdefault((self.renderer.key(order), order.settings.text_cache), []).append(order)
         for (key, _), some in orders.items():
             self._encode_all(key, some)
@@ -64,7 +83,7 @@ class TextAhead:
             tries = self.leases.look().get(job)
             if tries is not None and tries.held is not None:
                 holder = self.leases.holder(job, tries.held)
-                if holder is not None and self.observer.dead(holder.worker):
+                if holder is not None and self.observer.dead(holder.worker, lease=f"{job}.{tries.held}"):
                     self.leases.take(holder)
                 else:
                     time.sleep(min(0.5, self.observer.stale / 10))

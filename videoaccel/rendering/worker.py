@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.files import atomic_write_text
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.parallel.comm import RankError
 from videoaccel.rendering.control import CancelledError, Control, StoppedError, TimedOutError
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.heartbeat import Heartbeat, Observer
+from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.leases import Lease, Leases, Tries
 from videoaccel.rendering.manifest import Manifest
 from videoaccel.rendering.outcome import Outcome, Rules, take_stock
 from videoaccel.rendering.plan import Plan, Planned, Unit
+from videoaccel.rendering.relief import Relief
 from videoaccel.rendering.renderer import Renderer
 from videoaccel.rendering.room import Room, is_full
 
@@ -27,6 +28,17 @@ INTERRUPTED, HUNG = 130, 75
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 """Told of (event, what it is about), see `videoaccel.rendering.manifest.EVENTS`."""
+
+
+_LOOK = 1.0  # seconds between looks whether a lease is still this worker's
+
+
+class LostError(Exception):
+    """Another has taken this job, since this worker seemed dead; nothing that it could say of it would be true."""
+
+
+class ToldError(Exception):
+    """Whoever is told of events failed; that is no job's fault."""
 
 
 class Worker:
@@ -57,13 +69,17 @@ class Worker:
     ) -> None:
         self.plan, self.folder, self.renderer, self.name, self.rules = plan, folder, renderer, name, rules
         self.control, self.before = control, before
-        self.tell: Tell = tell or (lambda event, about: None)
+        self._listener = tell
         self.leases, self.manifest = Leases(folder.leases, name), Manifest(folder.manifest, name)
         self.observer = Observer(folder.workers, rules.stale)
+        self.relief = Relief(folder, self.leases, self.observer, self._taken)
         self.heart = Heartbeat(folder.workers, name, stale=rules.stale, watch=self._watch)
         self.outcome = Outcome()
         self._todo: list[Unit] = []
+        self._units = {unit.id: unit for unit in plan.units}
         self._at: tuple[Unit, Lease] | None = None
+        self._idle = 0.0  # seconds of the last wait for others; longer each time, lest they do nothing but look
+        self._into: dict[str, Inside] = {}  # the folders in which the job at hand is made
         self.room = Room(folder, name, rules.pause, control, self._disk)
 
     def run(self) -> Outcome:
@@ -71,7 +87,8 @@ class Worker:
 
         Raises:
             OSError: The folder cannot be used any more, for another reason than a full disk.
-            KeyboardInterrupt: Ctrl-C; the job at hand was given back.
+            ToldError: ``tell`` raised; the job at hand was given back.
+            KeyboardInterrupt: Ctrl-C; likewise.
         """
         began = time.monotonic()
         finished: Mapping[str, Path] = {}
@@ -93,13 +110,13 @@ class Worker:
                     raise
             finally:
                 self.folder.sweep(self.name)
-                finished = self.folder.finished() if self.manifest.path.exists() else finished
-                self._tidy(finished)
+                finished = self.folder.finished() if self.manifest.begun() else finished
+                self.relief.tidy(self.plan.units, finished)
                 stock = take_stock(self.plan, self.folder, self.rules, self.control, finished=finished)
                 stock.made, stock.interrupted = self.outcome.made, self.outcome.interrupted
                 stock.seconds = time.monotonic() - began
                 self.outcome = stock
-                if self.manifest.path.exists():
+                if self.manifest.begun():
                     self._event("ended", interrupted=self.outcome.interrupted)
         return self.outcome
 
@@ -114,75 +131,59 @@ class Worker:
     def _next(self) -> bool:
         """Do one unit, or wait for others; False if nothing is left for this worker."""
         looked = self.room.patiently(self.leases.look)
-        fresh = (unit for unit in self._todo if unit.id not in looked)
+        fresh = [unit for unit in self._todo if unit.id not in looked]
         again = sorted((unit for unit in self._todo if unit.id in looked), key=lambda u: len(looked[u.id].failed))
-        held = False
-        for unit in [*self._first(fresh), *again]:
+        free = [unit for unit in again if looked[unit.id].held is None]
+        for unit in [*fresh, *free]:
             tries = looked.get(unit.id)
-            if self._settled(unit, tries):
+            if self._settled(unit, tries):  # others have done much meanwhile: no new look for each
                 self._todo.remove(unit)
-                return True
-            if tries is not None and tries.held is not None:
-                held = not self._took(unit, tries) or held
                 continue
             lease = self.room.patiently(lambda unit=unit, tries=tries: self.leases.claim(unit.id, tries))  # type: ignore[misc]
+            self._idle = 0.0
             if lease is not None:
                 self._hold(unit, lease)
             return True  # taken by us, or under our nose: look again
-        if held and not self.rules.wait:
-            return False
-        if held:
-            time.sleep(min(0.5, self.rules.stale / 10))
-        return True
+        return self._watched([unit for unit in again if looked[unit.id].held is not None], looked)
 
-    @staticmethod
-    def _first(units: Iterator[Unit]) -> list[Unit]:
-        one = next(units, None)
-        return [] if one is None else [one]
+    def _watched(self, held: Sequence[Unit], looked: Mapping[str, Tries]) -> bool:
+        """Others are at all that is left: wait for them, and take over from the dead; False if it is not waited for."""
+        freed = False
+        for unit in self.relief.watched(held):
+            if self._settled(unit, looked[unit.id]):
+                self._todo.remove(unit)
+                freed = True
+            else:
+                freed = self.relief.took(unit.id, looked[unit.id].held or 0) or freed
+        if held and not freed:
+            if not self.rules.wait:
+                return False
+            self._idle = min(self.rules.stale / 10, 2 * self._idle or 0.5)
+            time.sleep(self._idle)
+        else:
+            self._idle = 0.0
+        return True
 
     def _settled(self, unit: Unit, tries: Tries | None) -> bool:
         """Whether nothing is to be done about a unit: it is finished, cancelled, or was given up."""
         if all(self.folder.has(job.folder) for job in unit.jobs):
-            if tries is not None:  # whoever had it died before it could put the lease away
-                self.leases.forget(unit.id)
+            if tries is not None:  # whoever had it died before it could put the lease away, or is late
+                self.leases.forget(unit.id, done=True)
             return True
         if any(self.control.is_cancelled(job.id) for job in unit.jobs):
             return True
         held = tries is not None and tries.held is not None
         return tries is not None and not held and self.rules.given_up(tries)
 
-    def _took(self, unit: Unit, tries: Tries) -> bool:
-        """Take a unit from a dead worker, so that it can be claimed."""
-        assert tries.held is not None
-        lease = self.leases.holder(unit.id, tries.held)
-        if lease is None:
-            return True  # it has just been finished or given back
-        if lease.worker == self.name or not self.observer.dead(lease.worker):
-            return False
-        if self.leases.take(lease):
+    def _taken(self, lease: Lease) -> None:
+        if (unit := self._units.get(lease.job)) is not None:
             self._event("taken", unit, dead=lease.worker)
-            self.folder.sweep(lease.worker)
-            self.observer.forget(lease.worker)
-        return True
-
-    def _tidy(self, finished: Mapping[str, Path]) -> None:
-        """Put away what workers have left that died when there was nothing more to take over from them."""
-        looked = self.leases.look()
-        for unit in self.plan.units if looked else ():
-            if unit.id in looked and all(job.id in finished for job in unit.jobs):
-                self.leases.forget(unit.id)
-        for worker in {*self.folder.left_behind(), *(path.stem for path in self.folder.workers.glob("*.beat"))}:
-            if worker != self.name and self.observer.dead(worker):
-                self.folder.sweep(worker)
-                self.observer.forget(worker)
-        if {path.stem for path in self.folder.workers.glob("*.beat")} <= {self.name}:
-            self.folder.sweep_parts()
 
     # One unit
 
     def _hold(self, unit: Unit, lease: Lease) -> None:
         if all(self.folder.has(job.folder) for job in unit.jobs):  # finished between the look and the claim
-            self.leases.forget(unit.id)
+            self.leases.forget(unit.id, done=True)
             self._todo.remove(unit)
             return
         self._at = (unit, lease)
@@ -190,15 +191,19 @@ class Worker:
             self._event("claimed", unit, number=lease.number)
             with self.control.job(tuple(job.id for job in unit.jobs)):
                 self._try(unit, lease)
+        except LostError:
+            self.leases.release(lease)  # should it still be ours, only what was made was taken away
+            self._event("lost", unit)
         except CancelledError:
             self._event("cancelled", unit)
             self.leases.forget(unit.id)
-        except (StoppedError, KeyboardInterrupt, SystemExit):
-            self.leases.release(lease)
-            self._event("released", unit)
+        except (StoppedError, ToldError, KeyboardInterrupt, SystemExit) as error:
+            event = "released" if self.leases.release(lease) else "lost"
+            if not isinstance(error, ToldError):
+                self._event(event, unit)
             raise
         finally:
-            self._at = None
+            self._at, self._into = None, {}
             self.folder.sweep(self.name)
             self.heart.say({})
 
@@ -208,7 +213,7 @@ class Worker:
             try:
                 self._make(unit, lease, eased)
                 return
-            except (StoppedError, CancelledError):
+            except (StoppedError, CancelledError, LostError, ToldError):
                 raise
             except RankError as error:  # nothing can be made any more, and this job may be why
                 self._failed(unit, lease, error)
@@ -228,26 +233,33 @@ class Worker:
             self.folder.sweep(self.name)
 
     def _make(self, unit: Unit, lease: Lease, eased: Sequence[Mapping[str, str]]) -> None:
-        began = time.monotonic()
+        began = looked = time.monotonic()
         missing = [job for job in unit.jobs if not self.folder.has(job.folder)]
         self.room.check()
         into = {job.id: self.folder.stage(self.name) for job in missing}
+        self._into = dict(into)
 
         def listen(stage: str, done: int, total: int) -> None:
+            nonlocal looked
             self.heart.say(_about(unit) | {"stage": stage, "done": done, "total": total})
             self.tell("step", _about(unit) | {"stage": stage, "done": done, "total": total})
             self.control.check(stage, done, total)
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                if not self.leases.holds(lease):
+                    raise LostError
 
-        for job, clip in self.renderer.make(unit, into, listener=listen):
+        paths = {job: place.path for job, place in into.items()}
+        for job, clip in self.renderer.make(unit, paths, listener=listen):
             record = {**clip.record, "job": self._job_record(unit, job, lease, eased)}
-            atomic_write_text(into[job.id] / f"{job.job.name}.json", _json(record))
-            size = _size(into[job.id])
-            new = self.folder.commit(into[job.id], job.folder)
+            into[job.id].write(f"{job.job.name}.json", _json(record).encode(errors="replace"))
+            size = into[job.id].size()
+            new = self.folder.commit(self._into.pop(job.id), job.folder)
             took = round(time.monotonic() - began, 3)
             self.room.clip = max(self.room.clip, size)
             self.outcome.made += new
             self._event("done" if new else "there", unit, one=job, seconds=took, bytes=size)
-        self.leases.forget(unit.id)
+        self.leases.forget(unit.id, done=True)
         self._todo.remove(unit)
 
     def _job_record(self, unit: Unit, job: Planned, lease: Lease, eased: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -265,12 +277,14 @@ class Worker:
         """One try less. What is wrong with the input stays wrong: such a job is given up at once."""
         said = _sentence(error)
         hopeless = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, ArithmeticError)
-        tries = self.room.patiently(self.leases.look).get(unit.id, Tries())
-        numbers = range(lease.number, self.rules.tries + 1) if hopeless else [lease.number]
-        for number in numbers or [lease.number]:
-            again = Lease(lease.job, number, lease.worker)
-            self.room.patiently(lambda again=again: self.leases.fail(again, {"error": said, "worker": self.name}))  # type: ignore[misc]
-        count = self.rules.tries if hopeless else len(tries.failed) + 1
+        before = len(self.room.patiently(self.leases.look).get(unit.id, Tries()).failed)
+        times = max(1, self.rules.tries - before) if hopeless else 1
+        about = {"error": said, "worker": self.name}
+        # Who thought that this worker was dead has thrown away what it was making, and that is what went wrong.
+        swept = any(not place.path.is_dir() for place in self._into.values())
+        if swept or not self.room.patiently(lambda: self.leases.fail(lease, about, times=times)):
+            raise LostError
+        count = before + times
         self._event("failed", unit, error=said, number=lease.number)
         if count >= self.rules.tries:
             self._event("gave_up", unit, error=said)
@@ -284,13 +298,14 @@ class Worker:
         if at is None:
             return
         if self.control.overdue(0):
-            self.leases.release(at[1])
-            self._last_words("released", at[0])
+            self._last_words("released" if self.leases.release(at[1]) else "lost", at[0])
             os._exit(INTERRUPTED)
         if self.control.late(margin):
             said = f"it hung: no step was done for long after its {self.control.timeout:g} s"
-            self.leases.fail(at[1], {"error": said, "worker": self.name})
-            self._last_words("failed", at[0], error=said, number=at[1].number)
+            if self.leases.fail(at[1], {"error": said, "worker": self.name}):
+                self._last_words("failed", at[0], error=said, number=at[1].number)
+            else:
+                self._last_words("lost", at[0])
             os._exit(HUNG)
 
     def _last_words(self, event: str, unit: Unit, **fields: Any) -> None:
@@ -301,6 +316,20 @@ class Worker:
             self.observer.forget(self.name)
 
     # Keeping others informed
+
+    def tell(self, event: str, about: Mapping[str, Any]) -> None:
+        """Tell whoever wants to know.
+
+        Raises:
+            ToldError: They failed.
+        """
+        if self._listener is not None:
+            try:
+                self._listener(event, about)
+            except (StoppedError, CancelledError):
+                raise
+            except Exception as error:
+                raise ToldError(_sentence(error)) from error
 
     def _disk(self, event: str, about: Mapping[str, Any]) -> None:
         """A full disk takes no line in the manifest until there is room again."""
@@ -330,7 +359,3 @@ def _sentence(error: Exception) -> str:
 
 def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -35,7 +35,7 @@ def both(draw: Callable[[Any, float], None], *, salt: str, heights: tuple[float,
     found = {}
     for name, width, height in (("wide", WIDE, heights[0]), ("narrow", NARROW, heights[1])):
         rules = {"svg.fonttype": "none", "svg.hashsalt": f"{salt}-{name}", "font.family": "sans-serif"}
-        with matplotlib.rc_context(rules):
+        with matplotlib.rc_context({**rules, "text.parse_math": False}):  # a "$" in a name is no formula
             figure = Figure(figsize=(width, height), layout="constrained")
             draw(figure, width)
             data = io.StringIO()

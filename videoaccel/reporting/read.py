@@ -89,10 +89,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _sidecars(folder: RenderFolder) -> Iterator[Mapping[str, Any]]:
     for path in folder.finished().values():
-        with suppress(OSError, ValueError):
-            record = json.loads((path / f"{path.name.rpartition('-')[0]}.json").read_text(encoding="utf-8"))
-            if isinstance(record, dict) and {"seconds", "settings", "output", "machine"} <= record.keys():
-                yield record | {"folder": str(path)}
+        record = folder.record(path.name)
+        if all(isinstance(record.get(key), dict) for key in ("seconds", "settings", "output", "machine")):
+            yield {**record, "folder": str(path)}
 
 
 def _prior(path: Path) -> Source:

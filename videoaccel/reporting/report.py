@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import html
 import importlib.util
-import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.borders import csv_text, fill, for_page
 from videoaccel.common.files import atomic_write_text, check_creatable
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import counted
@@ -96,32 +94,30 @@ def make_page(data: Mapping[str, Any]) -> str:
     parts.append(_section("Hardware and versions", "", *map(_machine, data["machines"])))
     parts.append(_section("Made from", "", _list([f"{one['kind']}: {one['path']}" for one in data["sources"]])))
     template = (files("videoaccel") / "assets" / "pages" / "report.html").read_text(encoding="utf-8")
-    return template.replace("@TITLE@", _text(data["title"])).replace("@BODY@", "\n".join(filter(None, parts)))
+    return fill(template, {"TITLE": _text(data["title"]), "BODY": "\n".join(filter(None, parts))})
 
 
 def to_csv(data: Mapping[str, Any]) -> str:
     """One line a number: where from, what of, which, value."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["source", "what", "quantity", "value"])
+    rows: list[list[Any]] = [["source", "what", "quantity", "value"]]
     for one in data["comparisons"]:
         for row in one["rows"]:
             name = f"{row['method']} {row['setting']}".strip()
             plain = {key: value for key, value in row.items() if isinstance(value, int | float | str)}
             for key in ("error", *(key for key in plain if key not in ("method", "setting", "error", "control"))):
                 if row.get(key) not in (None, ""):
-                    writer.writerow([one["path"], name, key, row[key]])
+                    rows.append([one["path"], name, key, row[key]])
     for one in data["renders"]:
         for group in one["groups"]:
-            writer.writerow([one["path"], group["label"], "clips", group["clips"]])
+            rows.append([one["path"], group["label"], "clips", group["clips"]])
             for stage, spread in {**group["stages"], "clip": group["seconds"]}.items():
-                writer.writerows([one["path"], group["label"], f"{stage}_s_{at}", took] for at, took in spread.items())
-            writer.writerow([one["path"], group["label"], "peak_memory_bytes", group["peak_memory"]])
+                rows.extend([one["path"], group["label"], f"{stage}_s_{at}", took] for at, took in spread.items())
+            rows.append([one["path"], group["label"], "peak_memory_bytes", group["peak_memory"]])
     for one in data["evaluations"]:
-        writer.writerows([one["path"], "score", row["metric"], row["score"]] for row in one["scores"])
+        rows.extend([one["path"], "score", row["metric"], row["score"]] for row in one["scores"])
     for line in data["scaling"]:
-        writer.writerows(["", line["label"], f"denoise_s_{p['ranks']}_ranks", p["seconds"]] for p in line["points"])
-    return out.getvalue()
+        rows.extend(["", line["label"], f"denoise_s_{p['ranks']}_ranks", p["seconds"]] for p in line["points"])
+    return csv_text(rows)
 
 
 _WORST = (
@@ -178,8 +174,8 @@ def _worst(item: Mapping[str, Any]) -> str:
     faster = f", {item['speedup']:.2f}x faster" if item["speedup"] else ""
     told = f"<b>{_text(item['method'])}</b> {_text(item['setting'])}{faster}: {_number(item['psnr'])} dB"
     return (
-        f'<div class="card"><img src="{item["picture"]}" alt="exact, {_text(item["method"])}, difference">'
-        f"<p>{told}<br><span>{_text(item['prompt'])} (seed {item['seed']})</span></p></div>"
+        f'<div class="card"><img src="{_text(item["picture"])}" alt="exact, {_text(item["method"])}, difference">'
+        f"<p>{told}<br><span>{_text(item['prompt'])} (seed {_text(item['seed'])})</span></p></div>"
     )
 
 
@@ -188,7 +184,7 @@ def _render(one: Mapping[str, Any]) -> str:
     for group in one["groups"]:
         seconds, peak = group["seconds"], group["peak_memory"]
         cells = [
-            _text(group["label"]), str(group["clips"]), f"{seconds['median']:.2f}",
+            _text(group["label"]), _text(group["clips"]), f"{seconds['median']:.2f}",
             f"{seconds['low']:.2f} to {seconds['high']:.2f}", "" if peak is None else f"{peak / 2**30:.2f}",
             *([_text(", ".join(group["memory_steps"]))] if saved else []),
         ]  # fmt: skip
@@ -221,7 +217,7 @@ def _score(row: Mapping[str, Any]) -> str:
     score = "withheld" if row["score"] is None else f"{_number(row['score'])} {_text(row['unit'])}"
     worst = "" if row["worst"] is None else f"{_text(row['worst'])} ({_number(row['worst_value'])})"
     return (
-        f"<tr><td>{_text(row['title'])}</td><td>{score}</td><td>{row['measured']}</td><td>{row['failed']}</td>"
+        f"<tr><td>{_text(row['title'])}</td><td>{score}</td><td>{_text(row['measured'])}</td><td>{_text(row['failed'])}</td>"
         f"<td>{worst}</td></tr>"
     )
 
@@ -244,4 +240,4 @@ def _number(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return for_page(value)

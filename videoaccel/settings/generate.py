@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from videoaccel.common.reading import parse_bytes
+from videoaccel.common.reading import half_letter, parse_bytes
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import Config
 from videoaccel.settings.sizes import resolve_frames, resolve_size
@@ -121,19 +121,19 @@ class GenerateSettings(Config):
         "1x to 16x) mean 51, 102, 204, 408, 816 frames, whatever the fps.",
     )  # fmt: skip
     fps: float | None = _option(None, _SIZE, "Frames per second.", gt=0, le=1000, allow_inf_nan=False)
-    loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1)
+    loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1, le=1000)
     condition_latents: int | None = _option(
         None, _SIZE, "Latent frames that a loop, or an extension, takes over from the clip it goes on from.", ge=1
     )
     condition_edit: float = _option(0.0, _SIZE, "How freely a loop may change these: 0 keeps them.", ge=0, le=1)
 
-    steps: int | None = _option(None, _SAMPLING, "Denoising steps.", ge=1)
+    steps: int | None = _option(None, _SAMPLING, "Denoising steps.", ge=1, le=1_000_000)
     guidance: float | None = _option(
         None, _SAMPLING, "Guidance scale; 1 runs the conditional branch only.", ge=0, allow_inf_nan=False
     )
     seed: int = _option(0, _SAMPLING, "Of the first sample of every prompt; sample k has seed + k.", ge=0, le=2**63 - 1)
-    samples: int = _option(1, _SAMPLING, "Clips of every prompt.", ge=1)
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = _option(
+    samples: int = _option(1, _SAMPLING, "Clips of every prompt.", ge=1, le=100_000)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...], BeforeValidator(_numbers)] = _option(
         (), _SAMPLING, "A seed for every clip instead, comma-separated.", metavar="N,N,..."
     )
     batch_size: int = _option(1, _SAMPLING, "Clips made at once. Changes a clip's last bits.", ge=1)
@@ -235,6 +235,9 @@ class GenerateSettings(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for name, value in vars(self).items():
+            if odd := half_letter(value):
+                raise ValueError(f"`{name}` holds {odd}, half of a letter, which no file can hold")
         if problem := next((text for wrong, text in self._problems() if wrong), None):
             raise ValueError(problem)
         return self

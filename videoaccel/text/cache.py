@@ -95,10 +95,13 @@ class TextCache:
             found = f"{list(states.mask.shape)} in {states.states.dtype}"
             raise ValueError(f"states of [1, {key.max_length}] tokens in {key.dtype} belong here; got {found}")
         tensors = {"states": states.states.cpu().contiguous(), "mask": states.mask.cpu().contiguous()}
+        metadata = _metadata(prompt, key) | {"cut": str(states.cut[0])}
+        self._write(self._path(prompt, key).name, save(tensors, metadata=metadata))
+
+    def _write(self, name: str, data: bytes) -> None:
         with told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        metadata = _metadata(prompt, key) | {"cut": str(states.cut[0])}
-        atomic_write_bytes(self._path(prompt, key), save(tensors, metadata=metadata))
+        atomic_write_bytes(self.folder / name, data)
 
     def entries(self) -> list[CacheEntry]:
         """What is kept, the newest first."""
