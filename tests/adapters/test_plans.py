@@ -16,7 +16,9 @@ from videoaccel.adapters import call_setting
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.guidance_fit import fit
 from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.methods import soda
 from videoaccel.adapters.rule import StepRule
+from videoaccel.planning import prior as priors
 from videoaccel.planning.prior import setting_of
 from videoaccel.policies._soda_errors import ErrorProbe
 
@@ -225,7 +227,7 @@ def test_calibrating_needs_calls_of_one_kind() -> None:
 def test_a_network_is_looked_at_again_where_its_weights_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = images.flux()
     looks: list[Any] = []
-    monkeypatch.setattr(call_setting, "fingerprint", lambda network: str(looks.append(network) or len(looks)))
+    monkeypatch.setattr(priors, "_hashed", lambda *sample: str(looks.append(sample) or len(looks)))
     known = call_setting.Identities()
     first = known.of(tiny.pipe)
     assert known.of(tiny.pipe) == first and len(looks) == 1
@@ -233,10 +235,22 @@ def test_a_network_is_looked_at_again_where_its_weights_changed(monkeypatch: pyt
     tiny.pipe.register_modules(transformer=compiled)
     assert known.of(tiny.pipe) == first and len(looks) == 1
     with torch.no_grad():
-        next(compiled.parameters()).add_(1)
+        next(compiled.parameters()).data += 1  # as adapters are merged
     assert known.of(tiny.pipe) != first and len(looks) == 2
 
 
 def test_weights_that_are_elsewhere_have_an_identity_too() -> None:
     network = images.flux_network().to("meta")
-    assert call_setting._identity(network) == call_setting._identity(images.flux_network().to("meta"))
+    known = call_setting.Fingerprints()
+    assert call_setting._identity(network, known) == call_setting._identity(images.flux_network().to("meta"), known)
+
+
+def test_a_plan_is_made_once(monkeypatch: pytest.MonkeyPatch, quiet: None) -> None:
+    made: list[int] = []
+    plain = soda.schedule
+    monkeypatch.setattr(soda, "schedule", lambda policy, tables, n: made.append(n) or plain(policy, tables, n))
+    tiny = images.flux()
+    with accelerate(tiny.pipe, "soda", speedup=2.0, calibrate=1) as fast:
+        for steps in (12, 12, 12, 16, 16, 12):
+            tiny(steps=steps)
+        assert made == [12, 16] and len(fast.computed) == 6

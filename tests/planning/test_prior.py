@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.models.networks import tiny_stdit
-from videoaccel.planning.prior import PART, Prior, find_prior, fingerprint, merge, resample, setting_of
+from videoaccel.planning.prior import PART, Fingerprints, Prior, find_prior, fingerprint, merge, resample, setting_of
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 
 SETTING: dict[str, Any] = {
@@ -179,3 +179,13 @@ def test_settings_say_what_a_prior_holds_for() -> None:
     assert made["dtype"] == "float32" and made["size"] == [64, 64] and "base_size" in made["scheduler"]
     other = setting_of(model, RectifiedFlowScheduler(base_size=64), **fields)  # type: ignore[arg-type]
     assert made["scheduler"] != other["scheduler"] and made["model"] == other["model"]
+
+
+def test_fingerprints_that_are_remembered_are_those_of_the_weights() -> None:
+    model, known = tiny_stdit(), Fingerprints()
+    model.register_buffer("empty", torch.empty(0, 4))
+    first = known.of(model)
+    assert first == known.of(model) == fingerprint(model) == fingerprint(deepcopy(model).bfloat16())
+    with torch.no_grad():
+        next(model.parameters()).data[0] += 1  # behind autograd's back, as adapters are merged
+    assert known.of(model) == fingerprint(model) != first

@@ -7,7 +7,7 @@ from typing import Any
 
 from videoaccel.adapters.attach import networks_of, schedulers_of
 from videoaccel.adapters.swap import original
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.prior import Fingerprints
 
 FREE = frozenset(
     {
@@ -24,33 +24,32 @@ FATAL = ("model", "scheduler", "dtype")
 
 
 class Identities:
-    """Who a pipeline's networks are, looked at again only where parameters were replaced or written to.
+    """Who a pipeline's networks are, hashed anew only where a sample of the weights differs.
 
-    A hash over all parameters takes a while on a device, and a pipeline is called often.
+    Hashing takes a while, and a pipeline is called often. Counters of writes do not do: adapters are merged through
+    ``.data``, which counts nothing.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Any, str]] = {}
+        self._prints = Fingerprints()
 
     def of(self, pipe: Any) -> str:
         """One hash for all networks: names, classes, weights."""
         whole = hashlib.sha256()
         for name, network in networks_of(pipe).items():
             plain = getattr(network, "_orig_mod", network)  # a compiled one holds it
-            state = tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in plain.parameters())
-            if self._known.get(name, (None, ""))[0] != state:
-                self._known[name] = state, _identity(plain)
-            whole.update(f"{name} {original(type(plain)).__name__} {self._known[name][1]}\n".encode())
+            identity = _identity(plain, self._prints)
+            whole.update(f"{name} {original(type(plain)).__name__} {identity}\n".encode())
         return whole.hexdigest()
 
 
-def _identity(network: Any) -> str:
+def _identity(network: Any, prints: Fingerprints) -> str:
     """Of a network's weights; by its configuration and shapes where the weights are not there to be looked at.
 
     Offloaded ones may be elsewhere until they are needed, and quantised ones may be of types that cannot be sampled.
     """
     try:
-        return fingerprint(network)
+        return prints.of(network)
     except (RuntimeError, NotImplementedError, TypeError):
         config = {**(getattr(network, "config", None) or {})}
         shapes = [(name, list(parameter.shape)) for name, parameter in sorted(network.named_parameters())]

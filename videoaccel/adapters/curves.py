@@ -13,16 +13,30 @@ Schedule = Callable[[Mapping[str, Tensor], int], Sequence[Step]]
 """From tables for n evaluations, and n, to what becomes of each."""
 
 
-def rule_of(schedule: Schedule, tables: Mapping[str, Tensor], names: Sequence[str]) -> StepRule:
+Plans = dict[tuple[float, ...], OutputPlan | Refused]
+"""By noise levels (timesteps, where the scheduler has none), the plans that have been made."""
+
+
+def rule_of(
+    schedule: Schedule, tables: Mapping[str, Tensor], names: Sequence[str], *, plans: Plans | None = None
+) -> StepRule:
     """The rule of a segment, planned from tables in its second evaluation, when its course is known.
 
     Args:
         schedule: Plans.
         tables: As measured, see :meth:`videoaccel.adapters.measured.Measured.tables`.
         names: Of the networks, by their number in the table ``component``.
+        plans: Those of the same schedule, tables and names; a new one is put among them.
     """
+    made = {} if plans is None else plans
 
     def plan(now: Evaluation) -> OutputPlan | Refused:
+        levels = now.course.sigmas or now.course.times
+        if levels not in made:
+            made[levels] = anew(now)
+        return made[levels]
+
+    def anew(now: Evaluation) -> OutputPlan | Refused:
         try:
             here = for_course(tables, now.course)
             steps = schedule(here, now.n)

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from videoaccel import __version__
 from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call
+from videoaccel.adapters.curves import Plans
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
 from videoaccel.common.wording import counted
 from videoaccel.planning.prior import KINDS, PIPELINE, Prior, cache_folder, priors_on_shelf
 
-MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str]], StepRule]
+MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str], Plans], StepRule]
 """See :class:`Lessons`."""
 
 Of = Literal["denoiser", "all"]
@@ -42,6 +43,7 @@ class Lesson:
         tables: Of the generations measured so far.
         networks: Names of the networks, in the order of the table ``component``.
         shares: Of each, the networks' share of the whole time.
+        plans: That have been made from the prior.
     """
 
     setting: Mapping[str, Any]
@@ -49,6 +51,7 @@ class Lesson:
     tables: list[dict[str, Tensor]] = field(default_factory=list)
     networks: tuple[str, ...] = ()
     shares: list[float] = field(default_factory=list)
+    plans: Plans = field(default_factory=dict)
 
 
 class Lessons(RuleMaker):
@@ -57,7 +60,7 @@ class Lessons(RuleMaker):
     Args:
         pipe: The pipeline.
         rule: Makes a segment's rule from tables and networks' names, given the networks' share of the time (None if
-            that is not known).
+            that is not known) and the plans that have been made from the same.
         prior: Use this one; it has to fit.
         foreign: Take a prior that was measured for other arguments of the call.
         clips: How many generations are measured where there is no prior; 0 refuses instead.
@@ -109,7 +112,7 @@ class Lessons(RuleMaker):
         share = prior.info.get("share")
         if missing := [name for name in self._needs if name not in prior.tables]:
             return Computed(f"the measured generations tell nothing of {missing[0]}")
-        return self._rule(share, prior.tables, prior.info["networks"])
+        return self._rule(share, prior.tables, prior.info["networks"], lesson.plans)
 
     def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
         """See :meth:`RuleMaker.ends`."""

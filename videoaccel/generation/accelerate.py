@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videoaccel.adapters.attach import Attachment, attach, detach, networks_of, takes_attachments
 from videoaccel.adapters.blocks import why_not
-from videoaccel.adapters.curves import rule_of
+from videoaccel.adapters.curves import Plans, rule_of
 from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
 from videoaccel.adapters.rule import Computed, StepRule
@@ -139,13 +139,14 @@ def _measured_rule(policy: Policy, *, whole: bool) -> MeasuredRule:
     if adaptive is None:
         schedule_of(policy)
 
-    def make(share: float | None, tables: Mapping[str, Tensor], names: Sequence[str]) -> StepRule:
+    def make(share: float | None, tables: Mapping[str, Tensor], names: Sequence[str], known: Plans) -> StepRule:
         if adaptive is not None:
             try:
                 return adaptive(tables)
             except ValueError as error:
                 return Computed(str(error))
-        return rule_of(schedule_of(policy if share is None or not whole else of_all(policy, share)), tables, names)
+        wanted = policy if share is None or not whole else of_all(policy, share)
+        return rule_of(schedule_of(wanted), tables, names, plans=known)
 
     return make
 
