@@ -254,3 +254,11 @@ def test_a_plan_is_made_once(monkeypatch: pytest.MonkeyPatch, quiet: None) -> No
         for steps in (12, 12, 12, 16, 16, 12):
             tiny(steps=steps)
         assert made == [12, 16] and len(fast.computed) == 6
+
+
+def test_a_plan_that_computes_all_keeps_nothing_from_where_it_is_made(quiet: None) -> None:
+    tiny = images.flux()
+    with accelerate(tiny.pipe, "soda", speedup=1.0, calibrate=1) as fast:
+        plain = tiny()
+        assert tiny().equals(plain) and len(fast.computed) == 12
+        assert fast.report().stored_bytes == 64 * 4 * 4 // 4, "the output of the first evaluation"

@@ -117,6 +117,7 @@ class Planned(StepRule):
             return None
         if not isinstance(self._plan, OutputPlan | Refused):
             self._plan = self._plan(now)
+            self.keeps = self._plan.keeps if isinstance(self._plan, OutputPlan) else self.keeps
         plan = self._plan
         if isinstance(plan, Refused):
             return plan
