@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         read_clip,
     )
     from videoaccel.jobs.explanation import explain
-    from videoaccel.jobs.generate import generate
+    from videoaccel.outside.generate import generate
     from videoaccel.parallel.degrees import choose_degrees
     from videoaccel.parallel.mesh import Mesh, ranks_here
     from videoaccel.planning.prior import Prior
@@ -98,7 +98,7 @@ _HOMES = (
         "References continue_clip edit_clip first_and_last_frame first_frame lead_to_clip read_clip",
     ),
     ("jobs.explanation", "explain"),
-    ("jobs.generate", "generate"),
+    ("outside.generate", "generate"),
     ("parallel.degrees", "choose_degrees"),
     ("parallel.mesh", "Mesh ranks_here"),
     ("planning.prior", "Prior"),

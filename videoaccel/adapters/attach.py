@@ -25,6 +25,7 @@ from videoaccel.adapters.observer import Observer
 from videoaccel.adapters.report import Report
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.adapters.swap import listeners_of, original, unwatch, watch
+from videoaccel.planning.prior import Prior
 
 NETWORKS = (
     "transformer", "transformer_2", "transformer_3", "unconditional_transformer", "unet", "prior", "decoder", "model",
@@ -57,6 +58,7 @@ class Attachment:
         self._generation: Generation | None = None
         self._thread: int | None = None
         self._last: Report | None = None
+        self._prior: Prior | None = None
         self._look()
         watch(pipe, self, pipeline_members)
 
@@ -92,6 +94,15 @@ class Attachment:
     def computed(self) -> list[int]:
         """Evaluations of the last generation in which a network ran."""
         return [] if self._last is None else list(self._last.computed)
+
+    @property
+    def prior(self) -> Prior | None:
+        """The measured errors that the last generation was planned from; None if it was not."""
+        return self._prior
+
+    def observe(self, observer: Observer) -> None:
+        """Have one more told of everything, from the next generation on."""
+        self._observers = (*self._observers, observer)
 
     def report(self) -> Report:
         """What happened in the last generation.
@@ -152,7 +163,7 @@ class Attachment:
             main=next(iter(self._networks)) if len(self._networks) == 1 else None,
         )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
-        said = self._rules.note
+        said, self._prior = self._rules.note, self._rules.prior
         try:
             yield others
             failed = False

@@ -8,7 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from weakref import ref
@@ -124,8 +124,7 @@ class Lessons(RuleMaker):
             info = {**lesson.prior.info, "share": lesson.shares[-1]}
             lesson.prior = Prior(lesson.prior.setting, lesson.prior.tables, lesson.prior.samples, info)
         elif len(lesson.tables) >= self._clips:
-            lesson.prior = made(lesson.setting, lesson.tables, lesson.networks, share=_mean(lesson.shares))
-            keep(lesson.prior)
+            lesson.prior = keep(made(lesson.setting, lesson.tables, lesson.networks, share=_mean(lesson.shares)))
 
     @property
     def note(self) -> str | None:
@@ -139,6 +138,11 @@ class Lessons(RuleMaker):
         if lesson.prior is not None:
             return "computed whole to see what share of the time is the networks'"
         return f"computed whole and measured, {len(lesson.tables) + 1} of {self._clips}; then it is planned"
+
+    @property
+    def prior(self) -> Prior | None:
+        """See :meth:`RuleMaker.prior`."""
+        return self._now.prior if self._now is not None and self._ready(self._now) else None
 
     def _ready(self, lesson: Lesson) -> bool:
         return lesson.prior is not None and not (self._needs_share and lesson.prior.info.get("share") is None)
@@ -206,8 +210,12 @@ def made(
     return Prior(dict(setting), whole, dict.fromkeys(whole, len(tables)), info)
 
 
-def keep(prior: Prior) -> None:
-    """Write a prior to the user's cache, where it is found by its setting; a folder that cannot be written is said."""
+def keep(prior: Prior) -> Prior:
+    """Write a prior to the user's cache, where it is found by its setting; a folder that cannot be written is said.
+
+    Returns:
+        The prior, with the path where it is now.
+    """
     path = kept_at(prior.setting)
     prior = _completed(prior, path)
     try:
@@ -215,6 +223,8 @@ def keep(prior: Prior) -> None:
         prior.save(path)
     except OSError as error:
         warnings.warn(f"what was measured is not kept for next time: {error}", stacklevel=2)
+        return prior
+    return replace(prior, path=path)
 
 
 def _completed(prior: Prior, path: Path) -> Prior:

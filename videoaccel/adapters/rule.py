@@ -13,6 +13,7 @@ from torch import Tensor
 
 from videoaccel.adapters.agreement import Agree, alone
 from videoaccel.adapters.streams import Stream
+from videoaccel.planning.prior import Prior
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ class RuleMaker:
     @property
     def note(self) -> str | None:
         """What to say of the generation under way in its report."""
+        return None
+
+    @property
+    def prior(self) -> Prior | None:
+        """The measured errors that the generation under way is planned from; None if it is not."""
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,14 @@ def command() -> Callable[..., int]:
 
 def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
+    from videoaccel.outside.find import find_outside
+
+    found = find_outside(job.settings)
+    if options["dry_run"] and found is not None:
+        from videoaccel.cli.outside import dry_run
+
+        typer.echo("\n".join([dry_run(job.settings, found), *([f"# {_difference(job)}"] if job.changed else [])]))
+        return 0
     if options["dry_run"]:
         from videoaccel.common.files import check_folder
         from videoaccel.jobs.resolve import resolve
@@ -58,13 +66,13 @@ def _generate(options: dict[str, Any]) -> int:
                 check_folder(path)
         say(_plan(order, job))
         return 0
-    if must_start(job.settings):
+    if found is None and must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
         from videoaccel.jobs.generate import check_files  # torch and all
 
         return start("generate", job.settings, options=again, check=check_files)
     with shown_progress(quiet=options["quiet"] or rank() > 0) as display:
-        from videoaccel.jobs.generate import generate  # torch and all
+        from videoaccel.outside.generate import generate  # torch and all
 
         calm_libraries(quiet=options["quiet"] or rank() > 0)
         if job.changed and not options["quiet"] and rank() == 0:
@@ -111,7 +119,9 @@ def gather(options: Mapping[str, Any]) -> Job:
     if options["config"]:
         path = config_path(options["config"])
         layers.append(Layer(read_yaml(path), lambda name: f"{path}: {name}"))
-    given = {name: options[name] for name in GenerateSettings.model_fields if options.get(name) not in (None, [], ())}
+    given = typed(options, GenerateSettings.model_fields)
+    if "args" in given:
+        given["args"] = _together(layers, given["args"])
     if prompts := list(_prompts(options)):
         given["prompt"] = prompts
     layers.append(Layer(given, flag))
@@ -123,13 +133,33 @@ def gather(options: Mapping[str, Any]) -> Job:
     return Job(settings, origin, changed=tuple(name for name in now if now[name] != was[name]))
 
 
+def typed(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What options of this command were given, by setting.
+
+    Raises:
+        ValueError: An ``--arg`` is no assignment.
+    """
+    given = {name: options[name] for name in names if options.get(name) not in (None, [], ())}
+    if "args" in given:
+        given["args"] = assignments(given["args"], of="--arg")
+    return given
+
+
+def _together(layers: Sequence[Layer], args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a pipeline from all places: each is replaced by itself, not all of them together."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        found |= layer.values.get("args") or {}
+    return {**found, **args}
+
+
 def shared_values(options: Mapping[str, Any], *, shared: Sequence[str], command: str) -> dict[str, Any]:
     """What a command that shares some of these options was told by them, its ``--set`` and its file of prompts.
 
     Raises:
         ValueError: A file or a value is wrong, or ``--set`` names a setting that is not shared.
     """
-    given = {name: options[name] for name in shared if options.get(name) not in (None, [], ())}
+    given = typed(options, shared)
     set_ = assignments(options["set_"] or [])
     if wrong := [name for name in set_ if name not in shared]:
         raise ValueError(f"--set {wrong[0]}: {command} takes {', '.join(shared)}")
@@ -152,9 +182,9 @@ def parameter(name: str) -> inspect.Parameter:
     annotation: Any = str | None
     if field.annotation is bool:
         annotation, flags = bool | None, [f"{flag(name)}/--no-{flag(name)[2:]}"]
-    elif field.default == () and name != "seeds":
+    elif field.default in ((), {}) and name != "seeds":
         annotation = list[str] | None
-    default = field.default if field.default not in (None, (), False, True) else None
+    default = field.default if field.default not in (None, (), {}, False, True) else None
     text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"
     # Everything arrives as text; the settings turn it into values, and say what is wrong with it in one way.
     option = typer.Option(*flags, help=text, metavar=_metavar(name), rich_help_panel=str(look["panel"]))
@@ -253,6 +283,10 @@ def _difference(job: Job) -> str:
 
 def _summary(clip: Clip, origin: Sidecar | None) -> str:
     record, out = clip.record, clip.record["output"]
+    if "pipeline" in record:
+        from videoaccel.cli.outside import summary
+
+        return "\n".join([summary(record), *_as_before(out, origin)])
     seconds = ", ".join(f"{name} {took:.1f} s" for name, took in record["seconds"].items())
     lines = [
         f"{out['file']}  {counted(out['frames'], 'frame')}, {out['height']}x{out['width']}, {out['fps']:g} fps, "
@@ -262,9 +296,12 @@ def _summary(clip: Clip, origin: Sidecar | None) -> str:
     ]
     if (done := record.get("acceleration")) is not None:
         lines.append(f"  {_accelerated(done, steps=record['settings']['steps'])}")
-    if origin is not None:
-        lines.append(f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_as_before(out, origin)])
+
+
+def _as_before(out: Mapping[str, Any], origin: Sidecar | None) -> list[str]:
+    """Whether a clip that was made again is the same."""
+    return [] if origin is None else [f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}"]
 
 
 def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:

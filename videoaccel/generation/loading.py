@@ -18,6 +18,7 @@ from videoaccel.models.protocols import Transformer
 from videoaccel.sampling.ddim import DDIMSchedule
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 from videoaccel.settings.config import Config, Defaults, ModelSpec, Part, config_names, load_named, validate
+from videoaccel.settings.pipeline_folder import foreign_pipeline
 
 RELEASE = "opensora-v1.2"
 OPEN_SORA: Mapping[str, str] = MappingProxyType({"transformer": "stdit.STDiT3", "vae": "video_vae.VideoAutoencoder"})
@@ -86,6 +87,11 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             return _whole(Source(name, folder, spec), vae, text_encoder)
     elif path.is_dir() and (released_as := _release_in(path, specs)):
         spec = released_as
+    elif path.is_dir() and (kind := foreign_pipeline(path)):
+        raise ValueError(
+            f"{name} is a {kind} of diffusers; generate, calibrate, plan and doctor take it, what was asked for is for "
+            f"this project's own models"
+        )
     elif path.is_dir() and (path / "model_index.json").is_file():
         spec = ModelSpec(description=name, defaults=_defaults_of(path))
         return _whole(Source(name, path, spec), vae, text_encoder)

@@ -24,7 +24,7 @@ from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names
 from videoaccel.settings.config import Defaults, config_names
-from videoaccel.settings.generate import NONE, TARGETS, GenerateSettings
+from videoaccel.settings.generate import NONE, OUTSIDE, TARGETS, GenerateSettings
 from videoaccel.settings.sizes import resolve_size
 
 BEST = "soda"
@@ -125,9 +125,10 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         ValueError: A value does not fit the model, the machine or the other values.
         FileNotFoundError: An input is not there.
     """
+    _refuse_outside(settings)
     source = find_model(settings.model, vae=settings.vae, text_encoder=settings.text_encoder)
     settings = _filled(settings, source.spec.defaults)
-    policy = _policy(settings)
+    policy = policy_of(settings)
     degrees = choose_ranks(settings, policy)
     if degrees.ranks > 1:
         told = {"dp": degrees.data, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
@@ -152,6 +153,13 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
     check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
+
+
+def _refuse_outside(s: GenerateSettings) -> None:
+    """Refuse what only pipelines of diffusers can be told."""
+    fields = type(s).model_fields
+    if given := [f"`{name}`" for name in OUTSIDE if getattr(s, name) != fields[name].get_default()]:
+        raise ValueError(f"{' and '.join(given)} is for pipelines of diffusers, and {s.model} is one of our own models")
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -309,7 +317,7 @@ def _outputs(clip: str, s: GenerateSettings, sidecars: Path | None) -> Outputs:
     return Outputs(clip, sidecar, **pictures(path.parent, name, s))
 
 
-def _policy(s: GenerateSettings) -> Policy | None:
+def policy_of(s: GenerateSettings) -> Policy | None:
     """The method that the settings name, with its fields.
 
     Raises:

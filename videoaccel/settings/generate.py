@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
@@ -66,8 +66,9 @@ TARGETS = ("speedup", "flops_ratio", "anchors", "min_psnr", "max_lpips")
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 _Score = float | Literal["none"] | None
-_WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
+_WHAT, _OUTSIDE, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
     "What",
+    "Pipelines of diffusers",
     "Size and length",
     "Sampling",
     "Given frames",
@@ -76,6 +77,12 @@ _WHAT, _SIZE, _SAMPLING, _GIVEN, _ACCEL, _RANKS, _MACHINE, _OUT = (
     "Machine",
     "Output",
 )
+
+
+OUTSIDE = (
+    "args", "pipeline_class", "variant", "trust_remote_code", "group_offload", "measure_first", "speedup_of",
+)  # fmt: skip
+"""What only pipelines of diffusers can be told."""
 
 
 class RefusedError(ValueError):
@@ -94,6 +101,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
+    later: ClassVar[tuple[str, ...]] = OUTSIDE
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
     vbench: str | None = _option(
@@ -101,13 +109,36 @@ class GenerateSettings(Config):
         "expect.", metavar="FILE",
     )  # fmt: skip
     negative_prompt: str | None = _option(None, _WHAT, "What to stay away from, in place of the null text.")
-    model: str = _option("demo", _WHAT, "Name (see videoaccel models), pipeline folder or hub id.", metavar="NAME")
+    model: str = _option(
+        "demo", _WHAT, "Name (see videoaccel models), folder or hub id; also of any pipeline of diffusers.",
+        metavar="NAME",
+    )  # fmt: skip
     vae: str | None = _option(None, _WHAT, "VAE in place of the released model's: folder or hub id.")
     text_encoder: str | None = _option(None, _WHAT, "T5 in place of the released model's: folder or hub id.")
     aes: _Score = _option(None, _WHAT, "Aesthetic score put behind prompts; none for none.", metavar="SCORE")
     flow: _Score = _option(None, _WHAT, "Motion score, likewise.", metavar="SCORE")
     camera_motion: str | None = _option(None, _WHAT, "Camera motion, likewise, such as 'pan left'.")
     clean_prompt: bool = _option(True, _WHAT, "Clean prompts like the captions the models were trained on.")
+
+    args: dict[str, Any] = _option(
+        {}, _OUTSIDE, "Argument of the pipeline's call, such as true_cfg_scale=4; the value is YAML, @FILE a picture or "
+        "clip.", flag="--arg", metavar="NAME=VALUE",
+    )  # fmt: skip
+    pipeline_class: str | None = _option(
+        None, _OUTSIDE, "Class to load the model as, such as WanVideoToVideoPipeline; of a single file it has to be "
+        "said.", metavar="NAME",
+    )  # fmt: skip
+    variant: str | None = _option(None, _OUTSIDE, "Variant of the weights' files, such as fp16.", metavar="NAME")
+    trust_remote_code: bool = _option(False, _OUTSIDE, "Run code that comes with the model.")
+    group_offload: bool = _option(False, _OUTSIDE, "Keep on the GPU only the layers at work: slower than --offload.")
+    measure_first: int | None = _option(
+        None, _OUTSIDE, "Where errors were not measured yet: how many clips are made whole for that, 0 refuses. "
+        "Default: 4.", ge=0,
+    )  # fmt: skip
+    speedup_of: Literal["denoiser", "all"] | None = _option(
+        None, _OUTSIDE, "Whose time --speedup is of: the denoiser's (default), or all of a call's.",
+        metavar="denoiser|all",
+    )  # fmt: skip
 
     size: Annotated[str | None, BeforeValidator(_size)] = _option(
         None, _SIZE, "Pixels; height first, here and in aspects.", metavar="HEIGHTxWIDTH"
@@ -280,6 +311,9 @@ class GenerateSettings(Config):
             (self.keep is not None and self.keep >= count,
              f"`keep` must be below the number of clips, {count}, got {self.keep}"),
             (len(targets) > 1, f"give one target, not {' and '.join(targets)}"),
+            (self.offload and self.group_offload, "give `offload` or `group_offload`, not both"),
+            (self.speedup_of is not None and self.speedup is None,
+             "`speedup_of` says whose time a `speedup` is of; give one"),
             (self.loops == 1 and self.condition_edit > 0, "`condition_edit` is for `loops` above 1"),
             (self.loops == 1 and self.condition_latents is not None and (self.video is None or self.edit is not None
              or self.mask_strategy is not None),

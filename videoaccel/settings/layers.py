@@ -29,6 +29,8 @@ _REPLACES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("keep", "vbench"),
     "vbench": ("prompt", "keep", "seeds", "contact_sheet", "explain"),
     "gpus": ("dp", "cfg_parallel", "sp"),
+    "offload": ("group_offload",),
+    "group_offload": ("offload",),
 }
 
 
@@ -77,8 +79,14 @@ def unknown(name: str, known: Sequence[str]) -> str:
     return f"unknown option {name!r}{f'{guess}?' if guess else ';'} videoaccel generate --help lists all"
 
 
-def assignments(items: Sequence[str]) -> dict[str, Any]:
+def assignments(items: Sequence[str], *, of: str = "--set") -> dict[str, Any]:
     """The values of ``a=1``, ``a.b=c``: YAML behind the equals sign, dots for values inside values.
+
+    What begins with @ is a text, as the name of a file.
+
+    Args:
+        items: As typed.
+        of: The option that they were given to, for messages.
 
     Raises:
         ValueError: There is no equals sign, or the value is not YAML.
@@ -90,16 +98,16 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         path, equals, text = item.partition("=")
         if not (equals and path.strip()):
-            raise ValueError(f"--set takes name=value, got {item!r}")
+            raise ValueError(f"{of} takes name=value, got {item!r}")
         try:
-            value = parse_yaml(text)
+            value = text if text.startswith("@") else parse_yaml(text)
         except ValueError as error:
-            raise ValueError(f"--set {path}: {text!r} is not valid YAML ({error}); put quotes around a text") from None
+            raise ValueError(f"{of} {path}: {text!r} is not valid YAML ({error}); put quotes around a text") from None
         *parents, last = path.strip().split(".")
         inside = values
         for parent in parents:
             inside = inside.setdefault(parent, {})
             if not isinstance(inside, dict):
-                raise ValueError(f"--set {path}: {parent} has a value already, {inside!r}")
+                raise ValueError(f"{of} {path}: {parent} has a value already, {inside!r}")
         inside[last] = value
     return values

@@ -1,0 +1,332 @@
+"""The whole job, for any model: settings in, files and their sidecars out.
+
+Our own models go to :mod:`videoaccel.jobs.generate`; here pipelines of diffusers are loaded, accelerated and called.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videoaccel.adapters.attach import Attachment, attach, takes_attachments
+from videoaccel.adapters.rule import Evaluation, Stepped, StepRule
+from videoaccel.adapters.streams import Stream
+from videoaccel.common.devices import cpu_threads
+from videoaccel.common.files import atomic_write_text, check_creatable, make_clip_folders, make_folder
+from videoaccel.common.stages import Listener, StageClock, peak_memory
+from videoaccel.generation.accelerate import accelerate
+from videoaccel.jobs import generate as ours
+from videoaccel.jobs.generate import Clip
+from videoaccel.jobs.sidecar import Sidecar, file_hash
+from videoaccel.media.reader import read_image, read_video
+from videoaccel.media.sound import ENDING, write_wav
+from videoaccel.media.writer import Writer, check_writable
+from videoaccel.outside.arguments import Arguments, File
+from videoaccel.outside.find import find_outside
+from videoaccel.outside.loading import folder_of, load
+from videoaccel.outside.order import OutsideOrder, Sample, check_ending, ending_of, fps_of, resolve_outside
+from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken
+from videoaccel.outside.sidecar import acceleration, describe, identity, network, recipe
+from videoaccel.settings.generate import GenerateSettings
+
+Done = Callable[[Clip], None]
+
+
+def generate(
+    settings: GenerateSettings,
+    *,
+    listener: Listener | None = None,
+    done: Done | None = None,
+    origin: Sidecar | None = None,
+) -> list[Path]:
+    """Make clips, and a sidecar beside each; of pipelines of diffusers pictures and sound, too.
+
+    Args:
+        settings: What to make.
+        listener: Told how far the work is, see :func:`videoaccel.jobs.generate.generate`. Of a pipeline of diffusers
+            the stages are ``load``, ``check``, ``denoise`` (the whole call, by steps of the scheduler), ``write`` and
+            ``clip``.
+        done: Called after each clip that has been written.
+        origin: The sidecar that the settings are from: its clip must be able to come out again.
+
+    Where there are several ranks, all call this with the same settings.
+
+    Returns:
+        The clips' paths, prompt by prompt and sample by sample; of ranks that make clips side by side, those of this
+        rank's group, and none but on its first rank, which writes them.
+
+    Raises:
+        ValueError: Settings or files do not fit; says which.
+        FileNotFoundError: An input or the output's folder is not there.
+        OSError: An output cannot be written.
+        FloatingPointError: The clip came out as not-a-number.
+        OutOfMemoryError: Memory ran out.
+    """
+    found = find_outside(settings)
+    if found is None:
+        return ours.generate(settings, listener=listener, done=done, origin=origin)
+    order = resolve_outside(settings, found)
+    check_files(order)
+    paths = []
+    for clip in make(order, listener=listener, origin=origin):
+        paths.append(Path(clip.outputs.clip))
+        if done is not None:
+            done(clip)
+    return paths
+
+
+def check_files(order: OutsideOrder) -> None:
+    """Make sure that everything can be written, before the work; the folders of a VBench run are made.
+
+    Raises:
+        OSError: Something cannot be written.
+        ValueError: No file of this kind can be written.
+    """
+    if order.settings.vbench is not None:
+        first = order.samples[0].outputs
+        make_clip_folders(Path(first.clip).parent, first.sidecar.parent)
+    for sample in order.samples:
+        make_folder(sample.outputs.clip)
+        if ending_of(sample.outputs.clip) == ENDING:
+            check_creatable(sample.outputs.clip)
+        else:
+            check_writable(sample.outputs.clip)
+        check_creatable(sample.outputs.sidecar)
+
+
+def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidecar | None = None) -> Iterator[Clip]:
+    """Load a pipeline, and generate all samples of an order.
+
+    Raises:
+        ValueError: The pipeline does not load, or refuses its arguments.
+        FloatingPointError: What came out is not-a-number.
+        OSError: An output cannot be written.
+    """
+    s = order.settings
+    clock = StageClock(listener, device=str(s.device))
+    with cpu_threads(s.threads), torch.no_grad():
+        with clock.stage("load"):
+            pipe = load(order.found, order.kind, s)
+            arguments = order.told(pipe)
+            if order.found.modular:
+                check_ending(str(s.output), medium_of_blocks(pipe))
+        if ending_of(str(s.output)) == ENDING and sampling_rate(pipe) is None:
+            raise ValueError(f"nothing in a {type(pipe).__name__} says how many samples of sound a second has")
+        with clock.stage("check"):
+            files = [*arguments.files, *([Path(s.prior)] if s.prior else [])]
+            known = identity(order, folder=folder_of(order.found), inputs=files)
+            _compare(origin, known)
+        with accelerated(pipe, order, _Steps(listener)) as fast:
+            run = Run(order, pipe, arguments, fast, known, clock.seconds)
+            for number, sample in enumerate(order.samples):
+                if listener is not None and len(order.samples) > 1:
+                    listener("clip", number, len(order.samples))
+                yield run.make(sample, listener=listener)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A loaded pipeline at work on an order.
+
+    Attributes:
+        order: What is made.
+        pipe: The pipeline.
+        arguments: Of its calls.
+        fast: What watches it; None of a pipeline whose networks are not known.
+        identity: For sidecars: ``model`` and ``inputs`` with their hashes.
+        seconds: What stages before took, for sidecars.
+    """
+
+    order: OutsideOrder
+    pipe: Any
+    arguments: Arguments
+    fast: Attachment | None
+    identity: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+    def make(self, sample: Sample, *, listener: Listener | None) -> Clip:
+        """Generate one clip and write it.
+
+        Args:
+            sample: Which.
+            listener: Told how far the work is.
+        """
+        order, s = self.order, self.order.settings
+        device = str(s.device)
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        clock = StageClock(listener, device=device)
+        call = called_with(self.arguments, sample.prompt, seed=sample.seed)
+        with clock.stage("denoise", total=s.steps or 1), seeded(sample.seed):
+            result = taken(self.pipe(**call))
+        with clock.stage("write"):
+            output = self._write(result, sample)
+        settings = recipe(order, sample, self.fast)
+        took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
+        made = {
+            "pipeline": {"class": type(self.pipe).__name__, "arguments": _plain(self.arguments.of(sample.prompt))},
+            "output": output,
+            **self._identity(settings),
+            "network": network(self.fast),
+            "acceleration": acceleration(order, self.fast),
+            "seconds": took,
+            "peak_memory_bytes": peak_memory(device),
+        }
+        record = describe(order, sample, made=made, settings=settings)
+        atomic_write_text(sample.outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return Clip(sample.outputs, record)
+
+    def _write(self, result: Taken, sample: Sample) -> dict[str, Any]:
+        """Write the file, and what there is of sound beside it; returns what the sidecar says of them."""
+        clip, rate = sample.outputs.clip, sampling_rate(self.pipe)
+        if ending_of(clip) == ENDING:
+            if result.sound is None or rate is None:
+                raise ValueError(f"no sound came out for {clip}")
+            write_wav(clip, result.sound, rate=rate)
+            about = {"seconds": result.sound.shape[1] / rate, "channels": len(result.sound), "rate": rate}
+            return {"file": clip, "sha256": file_hash(Path(clip)), **about}
+        if result.frames is None:
+            raise ValueError(f"sound came out, which {clip} cannot hold; write {ENDING}")
+        fps = fps_of(self.order.settings, self.arguments.signature)
+        check_ending(clip, "clip", frames=len(result.frames))
+        with Writer(clip, fps=fps) as writer:
+            writer.write(result.frames)
+        frames, height, width, _ = result.frames.shape
+        found = {"file": clip, "sha256": file_hash(Path(clip)), "frames": frames, "height": height, "width": width}
+        if result.sound is not None and rate is not None:
+            beside = Path(clip.rstrip("/")).with_suffix(ENDING)
+            write_wav(beside, result.sound, rate=rate)
+            found["sound"] = {"file": str(beside), "sha256": file_hash(beside), "rate": rate}
+        return {**found, "fps": fps}
+
+    def _identity(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Hashes; the file of measured errors is one of the inputs, also where it was found and not given."""
+        found = dict(self.identity)
+        if (prior := settings["prior"]) is not None and prior not in found["inputs"]:
+            found["inputs"] = {**found["inputs"], prior: file_hash(Path(prior))}
+        return found
+
+
+def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[str, Any]:
+    """The arguments of one call: files read, and the random numbers of a seed.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    call = {name: _read(value) for name, value in arguments.of(prompt).items()}
+    names = arguments.signature.defaults
+    if "generator" in names:
+        # On the CPU, so that a seed means the same on every device; diffusers moves what it draws.
+        call["generator"] = torch.Generator().manual_seed(seed)
+    elif "seed" in names:
+        call["seed"] = seed
+    return call
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Give pipelines that draw from global generators the numbers of a seed; afterwards these are as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def accelerated(pipe: Any, order: OutsideOrder, observer: Any) -> Iterator[Attachment | None]:
+    """Attach the method of an order, or a watch that computes everything; None of a pipeline that cannot be watched.
+
+    Raises:
+        ValueError: The method cannot be had on this pipeline.
+    """
+    s, policy = order.settings, order.policy
+    fast: Attachment | None = None
+    if policy is not None:
+        fast = accelerate(
+            pipe,
+            policy.name,
+            prior=s.prior,
+            foreign_prior=s.allow_foreign_prior,
+            calibrate=True if s.measure_first is None else s.measure_first,
+            of=s.speedup_of or "denoiser",
+            **{name: getattr(policy, name) for name in policy.model_fields_set},
+        )
+    elif takes_attachments(pipe):
+        try:
+            fast = attach(pipe, StepRule, method="off")
+        except ValueError:  # nothing to watch calls by, and nothing was asked for
+            fast = None
+    if fast is None:
+        yield None
+        return
+    fast.observe(observer)
+    with fast:
+        yield fast
+
+
+class _Steps:
+    """Tells a listener of every step of the scheduler."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+
+    def began(self) -> None:
+        """See :class:`videoaccel.adapters.generation.Observer`."""
+
+    def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
+        """See :class:`videoaccel.adapters.generation.Observer`."""
+
+    def stepped(self, now: Evaluation | None, step: Stepped) -> None:
+        """See :class:`videoaccel.adapters.generation.Observer`."""
+        if self._listener is not None and now is not None:
+            self._listener("denoise", now.i + 1, max(now.n, now.i + 1))
+
+    def ended(self, *, failed: bool) -> None:
+        """See :class:`videoaccel.adapters.generation.Observer`."""
+
+
+def _read(value: Any) -> Any:
+    """Pictures of PIL in place of files; a clip is a list of these."""
+    if isinstance(value, list):
+        return [_read(item) for item in value]
+    if not isinstance(value, File):
+        return value
+    frames = read_video(value.path)[0] if value.moves else read_image(value.path)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    return pictures if value.moves else pictures[0]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as JSON has them."""
+    return {name: _plain_value(value) for name, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, File):
+        return f"@{value.path}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain_value(item) for item in value]
+    return value
+
+
+def _compare(origin: Sidecar | None, known: Mapping[str, Any]) -> None:
+    """Refuse to make again what cannot come out the same; warn of what may not."""
+    if origin is None:
+        return
+    for difference in origin.check(model=known["model"]["files"], inputs=known["inputs"]):
+        warnings.warn(f"it may differ from that of {origin.path}: {difference}", stacklevel=2)

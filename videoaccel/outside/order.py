@@ -1,0 +1,245 @@
+"""From settings to what a run on a pipeline of diffusers does: everything decided and checked but for the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
+from videoaccel.media.sound import ENDING
+from videoaccel.media.writer import Writer
+from videoaccel.outside.arguments import Arguments, arguments_of
+from videoaccel.outside.find import Found
+from videoaccel.outside.loading import pipeline_class
+from videoaccel.outside.outputs import Medium, medium_of
+from videoaccel.outside.signature import Signature, signature_of
+from videoaccel.parallel.mesh import ranks_here
+from videoaccel.sampling.noise import sample_seeds
+from videoaccel.session.policy import Policy
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.sizes import resolve_size
+
+FPS = 24.0
+"""Of clips whose pipeline says no rate, neither in its call nor in the example of its documentation."""
+
+DEFAULTS: Mapping[str | None, str] = MappingProxyType({"clip": "out.mp4", "picture": "out.png", "sound": "out.wav"})
+
+ONLY_OURS = (
+    "vae", "text_encoder", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
+    "condition_edit", "batch_size", "keep", "extend", "edit", "references", "mask_strategy", "cache_memory", "gpus",
+    "dp", "cfg_parallel", "sp", "sequence_parallel", "provider", "patience", "attention", "text_cache", "explain",
+    "contact_sheet",
+)  # fmt: skip
+"""Settings that say something about this project's own models alone."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip, picture or sound to make.
+
+    Attributes:
+        prompt: As given; None for a pipeline that reads none.
+        seed: Of all random numbers.
+        outputs: What is written.
+    """
+
+    prompt: str | None
+    seed: int
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class OutsideOrder:
+    """A whole run.
+
+    Attributes:
+        settings: Nothing in them is left to this machine; what they leave to the pipeline stays with it.
+        found: Where the pipeline is.
+        kind: Its class.
+        medium: What it makes; None if that is not known before it is made.
+        arguments: Of its calls; None of a modular pipeline, whose blocks have to be there.
+        policy: Acceleration; None for none.
+        samples: What is made, one by one.
+    """
+
+    settings: GenerateSettings
+    found: Found
+    kind: type
+    medium: Medium | None
+    arguments: Arguments | None
+    policy: Policy | None
+    samples: tuple[Sample, ...]
+
+    def told(self, pipe: Any) -> Arguments:
+        """The arguments of the calls of the loaded pipeline.
+
+        Raises:
+            ValueError: They do not fit.
+        """
+        if self.arguments is not None:
+            return self.arguments
+        from videoaccel.outside.signature import signature_of_blocks
+
+        return arguments_of(self.settings, signature_of_blocks(pipe), index=self.found.index)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is known to be read, but for the model's."""
+        return [] if self.arguments is None else self.arguments.files
+
+
+def resolve_outside(settings: GenerateSettings, found: Found) -> OutsideOrder:
+    """Check what can be checked early, and fill in what is this machine's. Writes nothing.
+
+    Raises:
+        ValueError: A value does not fit the pipeline, the machine or the other values.
+        FileNotFoundError: An input is not there.
+    """
+    kind = pipeline_class(found, trusted=settings.trust_remote_code)
+    _refuse_ours(settings, kind)
+    known = not found.modular and not found.code
+    signature = signature_of(kind) if known else None
+    medium = medium_of(kind) if known else None
+    s = _filled(settings, medium, signature)
+    arguments = None if signature is None else arguments_of(s, signature, index=found.index)
+    policy = policy_of(s)
+    if policy is not None:
+        schedule_of(policy) if plans(policy) else rules_of(policy)  # what is wrong with it is said now
+    if policy is None and (s.measure_first is not None or s.speedup_of is not None):
+        raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
+    order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s))
+    _check_outputs(order)
+    return order
+
+
+def fps_of(settings: GenerateSettings, signature: Signature) -> float:
+    """Frames per second of a clip: as asked, or as the call is told by default, or as its documentation's example."""
+    if settings.fps is not None:
+        return settings.fps
+    told = [settings.args.get(name, signature.defaults.get(name)) for name in ("fps", "frame_rate")]
+    return next((float(rate) for rate in told if isinstance(rate, int | float) and rate > 0), signature.fps or FPS)
+
+
+def ending_of(output: str) -> str:
+    """What a name's end says: the suffix, or "/" for a folder.
+
+    >>> ending_of("a/out.MP4"), ending_of("frames/")
+    ('.mp4', '/')
+    """
+    return "/" if output.endswith("/") else Path(output).suffix.lower()
+
+
+def check_ending(output: str, medium: Medium | None, *, frames: int | None = None) -> None:
+    """Make sure that a file of this name can hold what is made.
+
+    Args:
+        output: The file.
+        medium: What is made; None if that is not known yet.
+        frames: How many there are; None if that is not known.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    sound = ending_of(output) == ENDING
+    if medium == "sound" and not sound:
+        raise ValueError(f"{output} cannot hold sound; write {ENDING}")
+    if sound:
+        if medium in ("clip", "picture"):
+            raise ValueError(f"{output} can hold sound only; write .mp4, .gif, .png or a folder ending in '/'")
+        return
+    writer = Writer(output, fps=1)
+    if medium is None:
+        return
+    if writer.kind == ".png" and (frames or 1) > 1:
+        raise ValueError(f"{output} can hold one frame only, not {frames}; write .mp4, .gif or a folder ending in '/'")
+
+
+def _refuse_ours(s: GenerateSettings, kind: type) -> None:
+    usual = {name: field.get_default() for name, field in type(s).model_fields.items()}
+    if given := [f"`{name}`" for name in ONLY_OURS if getattr(s, name) != usual[name]]:
+        raise ValueError(f"{', '.join(given)}: that is for this project's own models, not for a {kind.__name__}")
+    if ranks_here() > 1:
+        raise ValueError(f"a {kind.__name__} runs on one rank; start it without torchrun")
+    if s.aspect is not None and s.resolution is None:
+        raise ValueError("`aspect` is one of a named `resolution`; give that too, or a `size`")
+
+
+def _filled(s: GenerateSettings, medium: Medium | None, signature: Signature | None) -> GenerateSettings:
+    device = pick_device(s.device)
+    if (s.offload or s.group_offload) and device.type != "cuda":
+        name = "offload" if s.offload else "group_offload"
+        raise ValueError(f"`{name}` keeps a GPU's memory free; it needs a CUDA device, got {str(device)!r}")
+    size = s.size
+    if s.resolution is not None:
+        size = "x".join(map(str, resolve_size(resolution=s.resolution, aspect=s.aspect)))
+    model = Path(s.model).expanduser()
+    return s.model_copy(
+        update={
+            "model": str(model.absolute()) if model.exists() else s.model,
+            "size": size,
+            "resolution": None,
+            "aspect": None,
+            "images": tuple(str(Path(path).expanduser().absolute()) for path in s.images),
+            "video": s.video and str(Path(s.video).expanduser().absolute()),
+            "args": {name: _absolute(value) for name, value in s.args.items()},
+            "prior": s.prior and str(Path(s.prior).expanduser().absolute()),
+            "dtype": s.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
+            "device": str(device),
+            "threads": s.threads or torch.get_num_threads(),
+            "vbench": s.vbench and str(Path(s.vbench).expanduser().absolute()),
+            "output": _output(s, medium),
+        }
+    )
+
+
+def _output(s: GenerateSettings, medium: Medium | None) -> str:
+    if s.vbench is None:
+        return s.output or DEFAULTS[medium or "clip"]
+    if medium not in ("clip", None):
+        raise ValueError("`vbench` is of clips, and this pipeline makes none")
+    folder = s.output or "vbench/"
+    if Path(folder).suffix and not folder.endswith("/"):
+        raise ValueError(f"`vbench` fills a folder with clips; `output` must name one, got {folder!r}")
+    return f"{folder.rstrip('/')}/"
+
+
+def _absolute(value: Any) -> Any:
+    """Files' names that mean the same from any folder."""
+    if isinstance(value, list | tuple):
+        return [_absolute(item) for item in value]
+    if isinstance(value, str) and value.startswith("@") and not value.startswith("@@"):
+        return f"@{Path(value[1:]).expanduser().absolute()}"
+    return value
+
+
+def _samples(s: GenerateSettings) -> tuple[Sample, ...]:
+    prompts: tuple[str | None, ...] = s.prompt if s.vbench is None else suite_prompts(s.vbench)
+    prompts = prompts or (None,)
+    seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(prompts), samples=s.samples)
+    assert s.output is not None
+    if s.vbench is not None:
+        names = [f"{s.output}{prompt}-{k}.mp4" for prompt in prompts for k in range(s.samples)]
+        sidecars = Path(f"{s.output.rstrip('/')}-sidecars")
+    else:
+        names, sidecars = numbered(s.output, len(seeds)), None
+    found = []
+    for number, (name, seed) in enumerate(zip(names, seeds, strict=True)):
+        path = Path(name)
+        stem = path.name if name.endswith("/") else path.stem
+        outputs = Outputs(name, (sidecars or path.parent) / f"{stem}.json", None)
+        found.append(Sample(prompts[number // s.samples], seed, outputs))
+    return tuple(found)
+
+
+def _check_outputs(order: OutsideOrder) -> None:
+    s, inputs = order.settings, {path.resolve() for path in order.inputs}
+    for sample in order.samples:
+        check_ending(sample.outputs.clip, order.medium, frames=s.frames if order.medium == "clip" else None)
+        if over := [path for path in sample.outputs.all if Path(path).resolve() in inputs]:
+            raise ValueError(f"{over[0]} would be written over the file that is read; choose another output")
