@@ -59,7 +59,7 @@ def build_app() -> typer.Typer:
     app.command("verify")(verify.command())
     app.command("models")(models.models)
     app.command("methods")(methods.methods)
-    app.command("doctor")(doctor.doctor)
+    app.command("doctor")(doctor.command())
     app.add_typer(cache.build(), name="cache")
     return app
 

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videoaccel.cli.flags import shown
-from videoaccel.cli.generate import keyword, parameter, shared_values
+from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.generate import keyword, parameter, shared_values, typed
+from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
 from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
-from videoaccel.settings.calibrate import SHARED, CalibrateSettings
+from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.config import validate
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.layers import Layer, merge
 
 if TYPE_CHECKING:
+    from videoaccel.outside.find import Found
     from videoaccel.planning.prior import Prior
 
 PANEL = "Calibration"
+_OURS = ("first", "replay_samples", "methods", "memory", "backbones")
 _OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "backbones", "output")
 
 
@@ -35,7 +40,7 @@ def command() -> Callable[..., None]:
         """
         _calibrate(options)
 
-    shared = [parameter(name) for name in SHARED if shown(name)["flag"] != "-"]
+    shared = [parameter(name) for name in (*SHARED, *MORE) if shown(name)["flag"] != "-"]
     parameters = [_files(), *shared, *map(_own, _OWN), *_others()]
     calibrate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     calibrate.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -45,6 +50,9 @@ def command() -> Callable[..., None]:
 def _calibrate(options: dict[str, Any]) -> None:
     if options["merge"] or options["files"]:
         _merge(options)
+        return
+    if (found := _found(options)) is not None:
+        _outside(found, options)
         return
     settings = _settings(options)
     if (ranks := options["gpus"] or 1) > 1 and not is_rank():
@@ -59,6 +67,51 @@ def _calibrate(options: dict[str, Any]) -> None:
         prior = calibrate(settings, listener=display, note=(lambda text: None) if quiet else display.note)
     if not quiet:
         say(_summary(prior, str(prior.path)))
+
+
+def _found(options: Mapping[str, Any]) -> Found | None:
+    """The pipeline of diffusers that is to be measured; None if it is one of our own models.
+
+    Raises:
+        ValueError: One of our own is, and something is told that is for the others.
+    """
+    given = typed(options, ("model", *MORE))
+    found = found_by(merge([Layer(given, flag)]), command="calibrate")
+    if found is None and options["curve"] is not None:
+        raise ValueError("--curve is for pipelines of diffusers; of our own models --replay-samples says on how many")
+    return found
+
+
+def _outside(found: Found, options: Mapping[str, Any]) -> None:
+    """Measure a pipeline of diffusers."""
+    own = [name for name in _OURS if options[name] is not None]
+    if own or options["gpus"] is not None:
+        raise ValueError(f"--{(own or ['gpus'])[0].replace('_', '-')} is for calibrating our own models")
+    values = shared_values(options, shared=(*SHARED, *MORE, "seed"), command="calibrate")
+    prompts = values.pop("prompts", PROMPTS)
+    kept = {name: value for name, value in values.items() if value is not None}
+    with shown_progress(quiet=options["quiet"]) as display:
+        from videoaccel.calibration.pipeline_job import calibrate_model  # torch and all
+        from videoaccel.outside.order import reads_text
+
+        calm_libraries(quiet=options["quiet"])
+        told = {"prompt": tuple(prompts)} if options["prompts"] or reads_text(found) else {}
+        prior = calibrate_model(
+            GenerateSettings(**kept, **told),
+            found,
+            samples=_number(options["samples"], 10),
+            out=options["output"],
+            curve=_number(options["curve"], 2),
+            listener=display,
+        )
+    if not options["quiet"]:
+        typer.echo(_summary(prior, str(prior.path)))
+
+
+def _number(given: int | None, usual: int) -> int:
+    if given is not None and given < 0:
+        raise ValueError(f"a number of samples is wanted, got {given}")
+    return usual if given is None else given
 
 
 def _device(settings: CalibrateSettings) -> str:
@@ -91,8 +144,9 @@ def _merge(options: Mapping[str, Any]) -> None:
 
 def _summary(prior: Prior, path: str) -> str:
     tables = ", ".join(f"{name} ({prior.samples[name]})" for name in sorted(prior.tables))
+    samples = len(prior.info.get("samples", [])) or max(prior.samples.values(), default=0)
     lines = [
-        f"{path}  {counted(len(prior.info.get('samples', [])), 'sample')}, {Path(path).stat().st_size / 2**20:.2f} MiB",
+        f"{path}  {counted(samples, 'sample')}, {Path(path).stat().st_size / 2**20:.2f} MiB",
         f"  tables, each with its samples: {tables}",
     ]
     if (found := prior.info.get("influence_correlation")) is not None:
@@ -126,8 +180,10 @@ def _others() -> list[inspect.Parameter]:
 
     return [
         option("prompts", str | None, "Prompts from a file, one a line, in place of those in the box.", metavar="FILE"),
+        option("curve", int | None, "Samples on which the quality at fewer calls is measured (pipelines of diffusers).",
+               metavar="N"),
         option("gpus", int | None, "Ranks to start on this machine; samples are dealt out to them.", metavar="N"),
         option("merge", bool, "Add up what several runs or machines measured, instead of measuring."),
         option("set_", list[str] | None, "Any setting, a.b=c; the value is YAML.", of="--set", metavar="NAME=VALUE"),
         option("quiet", bool, "Print nothing but warnings and errors."),
-    ]
+    ]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +17,16 @@ from typing import Annotated, Any
 import typer
 
 from videoaccel import __version__
+from videoaccel.cli.flags import flag
+from videoaccel.cli.generate import keyword, parameter, typed
+from videoaccel.cli.outside import tested
+from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, config_names, load_named
+from videoaccel.settings.layers import Layer, merge
 
 CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
 """What PyAV needs to write each kind of file."""
@@ -27,19 +34,68 @@ CODECS: Mapping[str, str] = MappingProxyType({"libx264": "mp4", "gif": "gif"})
 OPTIONAL = ("xformers", "flash-attn", "sageattention", "decord", "accelerate", "torchmetrics", "matplotlib", "ray")
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    links: Annotated[
-        int | None, typer.Option("--links", help="Also start so many ranks and time what they exchange.", metavar="N")
-    ] = None,
-) -> None:
-    """Say what this machine has: torch, devices, attention kernels, codecs, caches, models."""
+PIPELINE = (
+    "model", "negative_prompt", "args", "pipeline_class", "variant", "trust_remote_code", "group_offload", "size",
+    "frames", "steps", "guidance", "seed", "images", "video", "dtype", "device", "threads", "offload",
+)  # fmt: skip
+"""Settings of a generation that a pipeline's self-test takes, too."""
+
+
+def command() -> Callable[..., int]:
+    """The command, with the options of generate that the self-test of a pipeline takes."""
+
+    def doctor(**options: Any) -> int:
+        """Say what this machine has: torch, devices, attention kernels, codecs, caches, models.
+
+        With --model, whether methods hold on that pipeline of diffusers: a short run that computes everything is
+        compared with a plain one, bit by bit.
+        """
+        return _doctor(options)
+
+    def own(name: str, kind: Any, of: str, text: str, metavar: str | None = None) -> inspect.Parameter:
+        made = typer.Option(of, help=text, metavar=metavar)
+        return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
+
+    parameters = [
+        own("as_json", bool, "--json", "Machine-readable."),
+        own("links", int | None, "--links", "Also start so many ranks and time what they exchange.", "N"),
+        own("prompt", str | None, "--prompt", "Prompt of the self-test.", "TEXT"),
+        *map(parameter, PIPELINE),
+        own("quiet", bool, "--quiet", "No progress."),
+    ]
+    doctor.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    doctor.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return doctor
+
+
+def _doctor(options: Mapping[str, Any]) -> int:
     require_alone("doctor")
+    links, given = options["links"], typed(options, PIPELINE)
     if links is not None and links < 2:
         raise ValueError(f"--links takes at least 2 ranks, got {links}")
+    if "model" in given:
+        if links is not None:
+            raise ValueError("--links times ranks, --model tests a pipeline; give one of them")
+        return _pipeline(given, options)
+    if given or options["prompt"] is not None:
+        raise ValueError(f"{flag(next(iter(given), 'prompt'))} is for the test of a pipeline, which --model names")
     found = examine()
     found["links"] = measured_links(links) if links else None
-    say(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    typer.echo(json.dumps(found, indent=2) if options["as_json"] else "\n".join(_lines(found)))
+    return 0
+
+
+def _pipeline(given: dict[str, Any], options: Mapping[str, Any]) -> int:
+    """Test a pipeline; 1 if something is wrong with it."""
+    prompt = {} if options["prompt"] is None else {"prompt": options["prompt"]}
+    settings = merge([Layer({**given, **prompt}, flag)])
+    with shown_progress(quiet=options["quiet"]) as display:
+        from videoaccel.outside.selftest import self_test  # torch and all
+
+        calm_libraries(quiet=options["quiet"])
+        found = self_test(settings, listener=display)
+    typer.echo(to_json(found.as_data(), indent=2) if options["as_json"] else tested(found))
+    return 0 if found.holds else 1
 
 
 def examine() -> dict[str, Any]:

@@ -7,11 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from videoaccel.common.wording import as_bytes, counted
-from videoaccel.settings.generate import GenerateSettings
+from videoaccel.cli.flags import flag
+from videoaccel.common.wording import as_bytes, counted, ranges
+from videoaccel.settings.generate import CALLED_BY, LOADED_BY, GenerateSettings
 
 if TYPE_CHECKING:
     from videoaccel.outside.find import Found
+    from videoaccel.outside.selftest import SelfTest
+    from videoaccel.preview.outside import OutsidePlan
+
+MORE = (*CALLED_BY, *LOADED_BY)
+"""Settings of a pipeline of diffusers, for commands that share options with generate."""
+
+
+def found_by(settings: GenerateSettings, *, command: str) -> Found | None:
+    """The pipeline of diffusers that settings name, for a command that knows both kinds of model.
+
+    Raises:
+        ValueError: The model is one of ours, and something is told that is for the others.
+    """
+    from videoaccel.outside.find import find_outside
+
+    found = find_outside(settings)
+    usual = {name: GenerateSettings.model_fields[name].get_default() for name in MORE}
+    if found is None and (given := [flag(name) for name in MORE if getattr(settings, name) != usual[name]]):
+        raise ValueError(f"{given[0]} changes nothing where {command} looks at one of our own models")
+    return found
 
 
 def dry_run(settings: GenerateSettings, found: Found) -> str:
@@ -79,3 +100,74 @@ def ran(record: Mapping[str, Any]) -> str:
             f"; against the method: {', '.join(f'{count} {reason}' for reason, count in network['refused'].items())}"
         )
     return text
+
+
+def tested(found: SelfTest) -> str:
+    """What a self-test showed."""
+    told = ", ".join(f"{name} {value:g}" for name, value in found.arguments.items())
+    exact = "the bits of a plain run" if found.exact else "OTHER BITS than a plain run"
+    draws = "the same random numbers" if found.draws else "OTHER random numbers"
+    forecast = found.forecast
+    ends = "finite, the same random numbers" if found.sound else "NOT finite, or OTHER random numbers"
+    lines = [
+        found.pipeline,
+        *(f"  {name:<14}{kind}, {_large(count)} parameters" for name, (kind, count) in found.networks.items()),
+        *(f"  {'scheduler':<14}{kind}" for kind in found.schedulers),
+        "",
+        f"run: {counted(found.report.evaluations, 'evaluation')}, {counted(len(found.report.streams), 'stream')}"
+        f"{f' ({told})' if told else ''}",
+        *(f"  {line}" for line in str(found.report).split("\n")[1:]),
+        f"  guidance: {found.guidance or 'no fixed combination of the calls'}",
+        f"  everything computed, watched: {exact}, {draws}",
+        f"  {forecast.method}: {forecast.calls_computed} of {counted(forecast.calls, 'call')}; {ends}",
+        *(f"    {count} computed against it: {reason}" for reason, count in forecast.reasons.items()),
+        "",
+        "methods",
+    ]
+    by_text: dict[str, list[str]] = {}
+    for name, text in found.methods.items():
+        by_text.setdefault(text, []).append(name)
+    order = sorted(by_text, key=lambda text: (by_text[text][0] in found.refused, text))
+    lines += [f"  {text}: {', '.join(by_text[text])}" for text in order]
+    if not found.holds:
+        lines += ["", "methods must not be used on this pipeline: what is computed whole is not what it makes alone"]
+    return "\n".join(lines)
+
+
+def _large(count: int) -> str:
+    """A number of parameters.
+
+    >>> _large(1_300_000_000), _large(54256)
+    ('1.3 billion', '54256')
+    """
+    for size, name in ((10**9, "billion"), (10**6, "million")):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return str(count)
+
+
+def foretold(plan: OutsidePlan) -> str:
+    """A plan as text."""
+    from videoaccel.session.registry import policy_class
+
+    usual = policy_class(plan.method)().model_dump(mode="json")
+    changed = [f"{name} {value}" for name, value in plan.fields.items() if value != usual[name]]
+    with_fields = f" ({', '.join(changed)})" if changed else ""
+    lines = [f"{plan.method}{with_fields} on {plan.pipeline}"]
+    if plan.prior is not None:
+        lines.append(f"  measured errors: {plan.prior} ({counted(plan.generations, 'generation')})")
+    if plan.note:
+        lines.append(f"  {plan.note}")
+    if not plan.evaluations:
+        return "\n".join([*lines, *([] if plan.note else ["  it decides while it runs, so nothing is foretold"])])
+    whole = "" if plan.whole is None else f", {plan.whole:.2f}x of a whole call ({plan.share:.0%} is the networks')"
+    lines.append(f"  predicted: {plan.speedup:.2f}x fewer evaluations of the networks{whole}")
+    if plan.psnr is not None:
+        lines.append(f"  expected quality: {plan.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean")
+    lines.append(f"  computed: {len(plan.computed)} of {len(plan.evaluations)}: {ranges(plan.computed)}")
+    for order in sorted({one.order for one in plan.evaluations if one.order is not None}):
+        at = [number for number, one in enumerate(plan.evaluations) if one.order == order]
+        errors = [error for number in at if (error := plan.evaluations[number].error) is not None]
+        told = f", expected errors up to {max(errors):.3g}" if errors else ""
+        lines.append(f"  {'held' if order == 0 else f'forecast of order {order}'}: {ranges(at)}{told}")
+    return "\n".join(lines)

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videoaccel.cli.flags import flag, shown, spelled
-from videoaccel.cli.generate import keyword, parameter
+from videoaccel.cli.generate import keyword, parameter, typed
+from videoaccel.cli.outside import MORE, foretold, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import as_bytes
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
+    from videoaccel.outside.find import Found
     from videoaccel.parallel.links import Link
     from videoaccel.planning.plan_report import PlanReport
     from videoaccel.preview.mesh_plan import MeshPlan
@@ -28,7 +31,7 @@ PANEL = "Plan"
 SHARED = (
     "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "batch_size",
     "accel", *TARGETS, "prior", "allow_foreign_prior",
-    "cache_memory", "gpus", "dtype", "device", "threads",
+    "cache_memory", "gpus", "dtype", "device", "threads", "speedup_of", *MORE,
 )  # fmt: skip
 
 
@@ -48,6 +51,9 @@ def command() -> Callable[..., None]:
 def _plan(options: Mapping[str, Any]) -> None:
     require_alone("plan")
     settings = gather(options)
+    if (found := found_by(settings, command="plan")) is not None:
+        _outside(settings, found, options)
+        return
     report, mesh = None, None
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.preview.preview import load, plan, plan_ranks  # torch and all
@@ -74,6 +80,18 @@ def _plan(options: Mapping[str, Any]) -> None:
         say(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
         return
     say("\n\n".join([*([described(report)] if report else []), *([described_mesh(mesh)] if mesh else [])]))
+
+
+def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any]) -> None:
+    """Of a pipeline of diffusers."""
+    if wrong := [name for name in ("png", "link", "no_time") if options[name]]:
+        raise ValueError(f"--{wrong[0].replace('_', '-')} is for plans of our own models")
+    with shown_progress(quiet=options["quiet"]) as display:
+        from videoaccel.preview.outside import plan_outside  # torch and all
+
+        calm_libraries(quiet=options["quiet"])
+        plan = plan_outside(settings, found, listener=display)
+    typer.echo(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan))
 
 
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:
@@ -117,8 +135,9 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     Raises:
         ValueError: A value is wrong, or several targets are given.
     """
-    given = {name: options[name] for name in SHARED if options.get(name) is not None}
-    return merge([Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")])
+    return merge(
+        [Layer(typed(options, SHARED), flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
+    )
 
 
 def described(report: PlanReport) -> str:

@@ -130,9 +130,13 @@ def _modular(where: str, kind: Any, options: dict[str, Any], s: GenerateSettings
     return pipe
 
 
-def _quieten(pipe: Any) -> None:
-    if hasattr(pipe, "set_progress_bar_config"):
-        pipe.set_progress_bar_config(disable=True)
+def _quieten(part: Any) -> None:
+    """Keep a pipeline, and the blocks of a modular one, from drawing bars of their own."""
+    if hasattr(part, "set_progress_bar_config"):
+        part.set_progress_bar_config(disable=True)
+    blocks = getattr(part, "_blocks", None)  # ``blocks`` is a copy
+    for inside in [*([] if blocks is None else [blocks]), *(getattr(part, "sub_blocks", None) or {}).values()]:
+        _quieten(inside)
 
 
 def _with_scheduler(pipe: Any, s: GenerateSettings) -> None:

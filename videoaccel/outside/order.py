@@ -14,7 +14,7 @@ from videoaccel.adapters.methods import plans, rules_of, schedule_of
 from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
 from videoaccel.media.sound import ENDING
 from videoaccel.media.writer import Writer
-from videoaccel.outside.arguments import Arguments, arguments_of
+from videoaccel.outside.arguments import CLASSES, Arguments, arguments_of
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import pipeline_class
 from videoaccel.outside.outputs import Medium, medium_of
@@ -116,6 +116,22 @@ def resolve_outside(settings: GenerateSettings, found: Found) -> OutsideOrder:
     order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s))
     _check_outputs(order)
     return order
+
+
+def with_prompt(settings: GenerateSettings, found: Found) -> GenerateSettings:
+    """Settings with a prompt if they have none and the pipeline reads one: for runs whose result nobody keeps."""
+    kind = pipeline_class(found, trusted=settings.trust_remote_code)
+    reads = signature_of(kind).first(("prompt", CLASSES))
+    if settings.prompt or (reads is None and not found.modular):
+        return settings
+    return settings.model_copy(update={"prompt": ("1" if reads == CLASSES else "a test",)})
+
+
+def reads_text(found: Found) -> bool:
+    """Whether a pipeline is called with a text; of one whose call is not known before it is loaded, whether it may."""
+    if found.modular or found.code:
+        return True
+    return "prompt" in signature_of(pipeline_class(found)).defaults
 
 
 def fps_of(settings: GenerateSettings, signature: Signature) -> float:

@@ -85,6 +85,11 @@ OUTSIDE = (
 """What only pipelines of diffusers can be told."""
 
 
+LOADED_BY = ("pipeline_class", "variant", "trust_remote_code", "offload", "group_offload")
+CALLED_BY = ("args", "negative_prompt", "images", "video")
+"""What else says how a pipeline of diffusers is loaded and called."""
+
+
 class RefusedError(ValueError):
     """One sentence, and what pydantic said, for those who call the fields by other names."""
 

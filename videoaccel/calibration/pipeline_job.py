@@ -1,0 +1,59 @@
+"""The job of calibrating a pipeline of diffusers that stands in a folder: settings in, a prior out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from videoaccel.calibration.outside import calibrate_pipeline
+from videoaccel.common.devices import cpu_threads
+from videoaccel.common.files import check_creatable
+from videoaccel.common.stages import Listener, StageClock
+from videoaccel.outside.find import Found
+from videoaccel.outside.generate import called_with
+from videoaccel.outside.loading import load
+from videoaccel.outside.order import resolve_outside, with_prompt
+from videoaccel.planning.prior import Prior
+from videoaccel.settings.generate import GenerateSettings
+
+
+def calibrate_model(
+    settings: GenerateSettings,
+    found: Found,
+    *,
+    samples: int,
+    out: str | Path | None = None,
+    curve: int = 2,
+    listener: Listener | None = None,
+) -> Prior:
+    """Load a pipeline, measure it, and write the prior.
+
+    Args:
+        settings: Those of the generations; sample k has prompt k, after the last one the first again, and seed + k.
+        found: The pipeline.
+        samples: How many are measured.
+        out: The file; default one in the user's cache, where generate looks.
+        curve: On how many of them the quality that is left at fewer calls is measured.
+        listener: Told of the stages ``load``, ``measure`` and ``curve``; the last two count generations.
+
+    Returns:
+        The prior; its ``path`` says where it is.
+
+    Raises:
+        ValueError: Settings do not fit the pipeline, or nothing can be measured on it.
+        OSError: The file cannot be written.
+    """
+    if out is not None:
+        check_creatable(out)
+    order = resolve_outside(with_prompt(settings, found), found)
+    s = order.settings
+    with cpu_threads(s.threads), torch.no_grad():
+        with StageClock(listener, device=str(s.device)).stage("load"):
+            pipe = load(found, order.kind, s)
+        told = order.told(pipe)
+        calls = [
+            called_with(told, s.prompt[k % len(s.prompt)] if s.prompt else None, seed=s.seed + k)
+            for k in range(samples)
+        ]
+        return calibrate_pipeline(pipe, calls, out=out, curve=min(curve, samples), listener=listener)

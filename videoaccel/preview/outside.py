@@ -1,0 +1,282 @@
+"""What a method would do on a pipeline of diffusers. Two evaluations of it are run, to see its course; no more.
+
+Shape legend: N evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoaccel.adapters.attach import attach, networks_of
+from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.curves import for_course, rule_of
+from videoaccel.adapters.lessons import find, fitting
+from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from videoaccel.adapters.refusals import FEWEST
+from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
+from videoaccel.common.devices import cpu_threads
+from videoaccel.common.stages import Listener, StageClock
+from videoaccel.generation.accelerate import of_all
+from videoaccel.outside.find import Found
+from videoaccel.outside.generate import called_with, seeded
+from videoaccel.outside.loading import load
+from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
+from videoaccel.planning.prior import Prior
+from videoaccel.session.policy import Policy
+from videoaccel.settings.generate import GenerateSettings
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """One evaluation.
+
+    Attributes:
+        component: The network.
+        order: Of its forecast; None if it is computed.
+        error: Root mean squared error of the value that the scheduler is given, as measured; None if it was not.
+    """
+
+    component: str
+    order: int | None
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class OutsidePlan:
+    """What a method would do in one generation.
+
+    Attributes:
+        pipeline: Class of the pipeline.
+        method: Its name.
+        fields: Of the method.
+        evaluations: One by one; empty for a method that decides while it runs.
+        prior: File of the errors that it was planned from; None if it needs none.
+        generations: How many were measured for that.
+        share: The networks' share of the time when they were; None if it is not known.
+        psnr: Expected, where that was measured.
+        note: What the method says.
+    """
+
+    pipeline: str
+    method: str
+    fields: Mapping[str, Any]
+    evaluations: tuple[Foretold, ...]
+    prior: str | None = None
+    generations: int = 0
+    share: float | None = None
+    psnr: float | None = None
+    note: str | None = None
+
+    @property
+    def computed(self) -> list[int]:
+        """Numbers of the evaluations in which networks run."""
+        return [number for number, one in enumerate(self.evaluations) if one.order is None]
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times less the networks run; None if that is not foretold."""
+        return len(self.evaluations) / len(self.computed) if self.computed else None
+
+    @property
+    def whole(self) -> float | None:
+        """How many times faster a whole call would be; None if the networks' share is not known."""
+        if self.speedup is None or self.share is None:
+            return None
+        return 1 / (1 - self.share + self.share / self.speedup)
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "computed": self.computed, "speedup": self.speedup, "whole_speedup": self.whole}
+
+
+class _SeenError(BaseException):
+    """Ends a generation whose course is known; not an ``Exception``, so that no pipeline takes it for a fault."""
+
+
+class _Peek(RuleMaker):
+    """Computes until the course is certain, which is in the second evaluation."""
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(lambda: _PeekRule(self))
+        self._pipe = pipe
+        self.setting: Mapping[str, Any] = {}
+        self.arguments: Mapping[str, Any] = {}
+        self.course: Course | None = None
+
+    def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.arguments, self.setting = arguments, setting_of_call(self._pipe, arguments)
+        return {}
+
+
+class _PeekRule(StepRule):
+    keeps = 1  # a rule that keeps nothing is not asked
+
+    def __init__(self, peek: _Peek) -> None:
+        self._peek = peek
+
+    def decide(self, now: Evaluation) -> Serve | Refused | None:
+        if now.course.certain:
+            self._peek.course = now.course
+            raise _SeenError
+        return None
+
+
+def plan_outside(settings: GenerateSettings, found: Found, *, listener: Listener | None = None) -> OutsidePlan:
+    """Show what a generation by a pipeline of diffusers would do.
+
+    Args:
+        settings: Those of the generation; a prompt is not needed.
+        found: The pipeline.
+        listener: Told of the stages ``load`` and ``plan``.
+
+    Raises:
+        ValueError: No method is named, its errors were not measured, or its target cannot be reached.
+    """
+    order = resolve_outside(with_prompt(settings, found), found)
+    if order.policy is None:
+        raise ValueError("there is nothing to plan without a method; name one, such as `accel=soda`")
+    s = order.settings
+    clock = StageClock(listener, device=str(s.device))
+    with cpu_threads(s.threads), torch.no_grad():
+        with clock.stage("load"):
+            pipe = load(found, order.kind, s)
+        with clock.stage("plan"):
+            seen = _seen(pipe, order)
+            return _planned(pipe, order, seen) if plans(order.policy) else _simulated(pipe, order, seen)
+
+
+def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
+    """Run a pipeline until its course is known."""
+    s, peek = order.settings, _Peek(pipe)
+    arguments = order.told(pipe)
+    with attach(pipe, peek, method="off"), seeded(s.seed):
+        try:
+            pipe(**called_with(arguments, s.prompt[0] if s.prompt else None, seed=s.seed))
+        except _SeenError:
+            pass
+        finally:
+            if hasattr(pipe, "maybe_free_model_hooks"):  # which it would have done at its end
+                pipe.maybe_free_model_hooks()
+    if peek.course is None or peek.course.n < FEWEST:
+        count = 1 if peek.course is None else peek.course.n
+        raise ValueError(f"there is nothing to plan: {count} evaluations were seen, and forecasts need {FEWEST}")
+    return peek
+
+
+def _planned(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
+    s, policy, course = order.settings, order.policy, seen.course
+    assert policy is not None and course is not None
+    prior = _prior(s, seen.setting)
+    share = prior.info.get("share")
+    if s.speedup_of == "all":
+        if share is None:
+            raise ValueError("nothing says what share of the time is the networks'; calibrate measures it")
+        policy = of_all(policy, share)
+    tables = for_course(prior.tables, course)
+    schedule = schedule_of(policy)
+    schedule(tables, course.n)  # a target that cannot be reached is said
+    names = prior.info["networks"]
+    components = [names[int(number)] for number in tables["component"].tolist()]
+    orders = _orders(rule_of(schedule, prior.tables, names), course, components)
+    return OutsidePlan(
+        pipeline=type(pipe).__name__,
+        method=policy.name,
+        fields=policy.model_dump(mode="json"),
+        evaluations=tuple(
+            Foretold(component, one, error)
+            for component, one, error in zip(components, orders, _errors(tables, components, orders), strict=True)
+        ),
+        prior=None if prior.path is None else str(prior.path),
+        generations=max(prior.samples.values(), default=0),
+        share=share,
+        psnr=_psnr(prior, course.n, orders.count(None)),
+    )
+
+
+def _simulated(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
+    """Of a method that needs nothing measured: by asking its rule, unless that wants to see what comes."""
+    policy, course = order.policy, seen.course
+    assert policy is not None and course is not None
+    maker = rules_of(policy)
+    note = None
+    if isinstance(maker, RuleMaker):
+        maker.begins(seen.arguments)
+        note = maker.note
+    rule, names = maker(), list(networks_of(pipe))
+    foretold = not rule.listens and note is None and len(names) == 1
+    if len(names) > 1 and not rule.listens:
+        note = "where the second network takes over is seen only when it runs"
+    orders = _orders(rule, course, names * course.n) if foretold else []
+    return OutsidePlan(
+        pipeline=type(pipe).__name__,
+        method=policy.name,
+        fields=policy.model_dump(mode="json"),
+        evaluations=tuple(Foretold(names[0], one) for one in orders),
+        note=note,
+    )
+
+
+def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[int | None]:
+    """Of every evaluation the order of its forecast; None if it is computed."""
+    found: list[int | None] = []
+    nth: dict[str, int] = {}
+    certain = Course(course.times, course.sigmas, course.places, True, course.scheduler)
+    first = Course(course.times, course.sigmas, course.places, False, course.scheduler)
+    for i in range(course.n):
+        component = components[i]
+        nth[component] = nth.get(component, -1) + 1
+        said = rule.decide(Evaluation(i, component, nth[component], i, certain if i else first))
+        if isinstance(said, Refused):
+            raise ValueError(said.reason)
+        found.append(said.order if isinstance(said, Serve) else None)
+    return found
+
+
+def _prior(s: GenerateSettings, setting: Mapping[str, Any]) -> Prior:
+    """The errors that a generation would plan with.
+
+    Raises:
+        ValueError: None were measured, or those that are given do not fit.
+    """
+    if s.prior is not None:
+        return fitting(Prior.load(s.prior), setting, foreign=s.allow_foreign_prior)
+    found, near = find(setting, foreign=s.allow_foreign_prior)
+    if found is not None:
+        return found
+    known = f"; the nearest was measured for {near}" if near else ""
+    raise ValueError(
+        f"there is no prior of this pipeline for this call{known}; videoaccel calibrate measures one, and so do the "
+        f"first clips that videoaccel generate makes"
+    )
+
+
+def _errors(
+    tables: Mapping[str, Tensor], components: Sequence[str], orders: Sequence[int | None]
+) -> list[float | None]:
+    """Root mean squared errors of the values that the scheduler is given, as measured; None where it is computed."""
+    found: list[float | None] = []
+    last: dict[str, int] = {}
+    table = tables["soda.velocity"]
+    for i, (component, order) in enumerate(zip(components, orders, strict=True)):
+        if order is None:
+            last[component] = i
+            found.append(None)
+            continue
+        age = i - last[component]
+        known = age <= table.shape[2] and math.isfinite(float(table[i, order, age - 1]))
+        found.append(math.sqrt(float(table[i, order, age - 1])) if known else None)
+    return found
+
+
+def _psnr(prior: Prior, count: int, computed: int) -> float | None:
+    """Expected PSNR, if it was measured for so many evaluations."""
+    curve = prior.tables.get("soda.psnr")
+    if curve is None or len(curve) != count or math.isnan(float(curve[computed - 1])):
+        return None
+    return float(curve[computed - 1])
