@@ -53,8 +53,8 @@ def save_stable_audio(folder: Path) -> Path:
     torch.manual_seed(0)
     network = diffusers.StableAudioDiTModel(
         sample_size=16, in_channels=4, num_layers=1, attention_head_dim=8, num_key_value_attention_heads=2,
-        out_channels=4, cross_attention_dim=16, time_proj_dim=8, global_states_input_dim=32, cross_attention_input_dim=16,
-        num_attention_heads=2,
+        out_channels=4, cross_attention_dim=16, time_proj_dim=8, global_states_input_dim=32,
+        cross_attention_input_dim=16, num_attention_heads=2,
     ).eval()  # fmt: skip
     from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 

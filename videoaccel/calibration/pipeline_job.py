@@ -10,8 +10,8 @@ from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener, StageClock
+from videoaccel.outside.calls import called_with
 from videoaccel.outside.find import Found
-from videoaccel.outside.generate import called_with
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside, with_prompt
 from videoaccel.planning.prior import Prior

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from videoaccel.cli.flags import flag, shown
+from videoaccel.cli.generate_text import difference, ending, planned, summary
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.cli.terminal import say
 from videoaccel.common.reading import prompt_lines, read_text
-from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
     from videoaccel.jobs.generate import Clip
-    from videoaccel.jobs.resolve import WorkOrder
     from videoaccel.jobs.sidecar import Sidecar
 
 STDIN = "-"
@@ -54,7 +51,7 @@ def _generate(options: dict[str, Any]) -> int:
     if options["dry_run"] and found is not None:
         from videoaccel.cli.outside import dry_run
 
-        typer.echo("\n".join([dry_run(job.settings, found), *([f"# {_difference(job)}"] if job.changed else [])]))
+        typer.echo("\n".join([dry_run(job.settings, found), *([f"# {difference(job)}"] if job.changed else [])]))
         return 0
     if options["dry_run"]:
         from videoaccel.common.files import check_folder
@@ -64,7 +61,7 @@ def _generate(options: dict[str, Any]) -> int:
         if order.settings.vbench is None:  # whose folders are made when it runs
             for path in (path for outputs in order.outputs for path in outputs.all):
                 check_folder(path)
-        say(_plan(order, job))
+        typer.echo(planned(order, job))
         return 0
     if found is None and must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
@@ -76,12 +73,12 @@ def _generate(options: dict[str, Any]) -> int:
 
         calm_libraries(quiet=options["quiet"] or rank() > 0)
         if job.changed and not options["quiet"] and rank() == 0:
-            display.note(_difference(job))
+            display.note(difference(job))
         origin = None if job.changed else job.origin
 
         def done(clip: Clip) -> None:
             if not options["quiet"]:
-                say(_summary(clip, origin))
+                typer.echo(summary(clip, origin))
 
         generate(job.settings, listener=display, done=done, origin=origin)
     return 0
@@ -232,12 +229,8 @@ def config_path(name: str) -> Path:
 
 def _again(origin: Sidecar) -> str:
     """Where a clip that is made again goes unless told otherwise: beside its model, never over it."""
-    end = _ending(origin.record["output"]["file"])
+    end = ending(origin.record["output"]["file"])
     return f"{origin.path.with_name(f'{origin.path.stem}-again')}{end}"
-
-
-def _ending(file: str) -> str:
-    return "/" if file.endswith("/") else Path(file).suffix
 
 
 def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
@@ -249,79 +242,3 @@ def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
             return
         text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
         yield from prompt_lines(text, source=name)
-
-
-def _plan(order: WorkOrder, job: Job) -> str:
-    """What a dry run prints: YAML that ``--config`` takes, and the rest as comments."""
-    where = order.source.folder or ", ".join(
-        part.source for part in (order.source.spec.transformer, order.source.spec.vae, order.source.text) if part
-    )
-    settings = yaml.safe_dump(order.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    seeds = [sample for batch in order.batches for sample in batch if sample.outputs]
-    clips = [f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt!r})" for s in seeds if s.outputs]
-    notes = [
-        *([_difference(job)] if job.changed else []),
-        *([order.ranks] if order.degrees.ranks > 1 else []),
-        *([_unchecked(order)] if order.policy is not None and order.policy.required else []),
-        f"would load: {where}",
-        "would write:",
-        *clips,
-    ]
-    return "\n".join([settings, *(f"# {note}" for note in notes)])
-
-
-def _unchecked(order: WorkOrder) -> str:
-    assert order.policy is not None
-    return f"{order.policy.name} needs a calibrated prior; videoaccel plan with these options says whether there is one"
-
-
-def _difference(job: Job) -> str:
-    assert job.origin is not None
-    names = ", ".join(flag(name) for name in job.changed)
-    return f"this will be another clip than that of {job.origin.path}: other {names}"
-
-
-def _summary(clip: Clip, origin: Sidecar | None) -> str:
-    record, out = clip.record, clip.record["output"]
-    if "pipeline" in record:
-        from videoaccel.cli.outside import summary
-
-        return "\n".join([summary(record), *_as_before(out, origin)])
-    seconds = ", ".join(f"{name} {took:.1f} s" for name, took in record["seconds"].items())
-    lines = [
-        f"{out['file']}  {counted(out['frames'], 'frame')}, {out['height']}x{out['width']}, {out['fps']:g} fps, "
-        f"seed {record['seed']}",
-        f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
-        f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
-    ]
-    if (done := record.get("acceleration")) is not None:
-        lines.append(f"  {_accelerated(done, steps=record['settings']['steps'])}")
-    return "\n".join([*lines, *_as_before(out, origin)])
-
-
-def _as_before(out: Mapping[str, Any], origin: Sidecar | None) -> list[str]:
-    """Whether a clip that was made again is the same."""
-    return [] if origin is None else [f"  {_comparison(out, origin.record['output'])} the clip of {origin.path}"]
-
-
-def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
-    """What a method did, over all loops.
-
-    >>> loop = {"network_calls": 20.0, "actions": {"compute": 20, "forecast1": 10}, "cache_peak_bytes": 163840}
-    >>> _accelerated({"method": "soda", "loops": [loop]}, steps=30)
-    'soda: 20 of 30 network calls (20 compute, 10 forecast1), stored 160 KiB'
-    """
-    loops, actions = done["loops"], Counter[str]()
-    for loop in loops:
-        actions.update(loop["actions"])
-    calls = sum(loop["network_calls"] for loop in loops)
-    what = ", ".join(f"{count} {name}" for name, count in actions.most_common())
-    text = f"{done['method']}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
-    stored = max(loop["cache_peak_bytes"] for loop in loops)
-    return f"{text}, stored {as_bytes(stored)}" if stored else text
-
-
-def _comparison(made: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    if _ending(made["file"]) != _ending(model["file"]):
-        return "the same settings in another format, so its bytes are not compared with"
-    return "the same bytes as" if made["sha256"] == model.get("sha256") else "NOT the same bytes as"

@@ -10,17 +10,21 @@ import typer
 
 import videoaccel
 from videoaccel.cli.terminal import say
+from videoaccel.adapters.tested import TESTED
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, Part, config_names, load_named
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    outside: Annotated[
+        bool, typer.Option("--diffusers", help="Pipelines of diffusers that were tried, with their schedulers.")
+    ] = False,
 ) -> None:
-    """List the models that can run by name."""
+    """List the models that can run by name, and the pipelines of diffusers that were tried."""
     found = [describe_model(name, load_named("models", name, ModelSpec)) for name in config_names("models")]
     if as_json:
-        say(json.dumps(found, indent=2))
+        typer.echo(json.dumps([*found, *_tested()] if outside else found, indent=2))
         return
     for model in found:
         d = model["defaults"]
@@ -31,7 +35,18 @@ def models(
             f"  defaults: {d['height']}x{d['width']}, {counted(d['num_frames'], 'frame')}, {d['fps']:g} fps, "
             f"{counted(d['steps'], 'step')}, guidance {d['guidance']:g}, {d['dtype']}\n"
         )
-    say("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
+    typer.echo("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
+    if outside:
+        typer.echo("\nPipelines of diffusers that were tried on tiny networks, with their schedulers:")
+        typer.echo("\n".join(f"  {name}Pipeline: {', '.join(kinds)}" for name, kinds in TESTED.items()))
+    else:
+        names = ", ".join(TESTED)
+        typer.echo(f"\nSo does any pipeline of diffusers; {len(TESTED)} classes were tried: {names}.")
+        typer.echo("--diffusers tells their schedulers, videoaccel doctor --model PATH tests one of yours.")
+
+
+def _tested() -> list[dict[str, Any]]:
+    return [{"pipeline": f"{name}Pipeline", "schedulers": list(kinds)} for name, kinds in TESTED.items()]
 
 
 def describe_model(name: str, spec: ModelSpec) -> dict[str, Any]:

@@ -134,6 +134,10 @@ def tested(found: SelfTest) -> str:
     return "\n".join(lines)
 
 
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _large(count: int) -> str:
     """A number of parameters.
 
@@ -151,7 +155,7 @@ def foretold(plan: OutsidePlan) -> str:
     from videoaccel.session.registry import policy_class
 
     usual = policy_class(plan.method)().model_dump(mode="json")
-    changed = [f"{name} {value}" for name, value in plan.fields.items() if value != usual[name]]
+    changed = [f"{name} {_short(value)}" for name, value in plan.fields.items() if value != usual[name]]
     with_fields = f" ({', '.join(changed)})" if changed else ""
     lines = [f"{plan.method}{with_fields} on {plan.pipeline}"]
     if plan.prior is not None:

@@ -8,35 +8,29 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from videoaccel.adapters.attach import Attachment, attach, takes_attachments
-from videoaccel.adapters.rule import Evaluation, Stepped, StepRule
-from videoaccel.adapters.streams import Stream
+from videoaccel.adapters.attach import Attachment
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import atomic_write_text, check_creatable, make_clip_folders, make_folder
 from videoaccel.common.stages import Listener, StageClock, peak_memory
-from videoaccel.generation.accelerate import accelerate
 from videoaccel.jobs import generate as ours
 from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.sidecar import Sidecar, file_hash
-from videoaccel.media.reader import read_image, read_video
 from videoaccel.media.sound import ENDING, write_wav
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.outside.arguments import Arguments, File
+from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import folder_of, load
 from videoaccel.outside.order import OutsideOrder, Sample, check_ending, ending_of, fps_of, resolve_outside
 from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken
 from videoaccel.outside.sidecar import acceleration, describe, identity, network, recipe
+from videoaccel.outside.watching import StepTeller, accelerated
 from videoaccel.settings.generate import GenerateSettings
 
 Done = Callable[[Clip], None]
@@ -126,7 +120,7 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
             files = [*arguments.files, *([Path(s.prior)] if s.prior else [])]
             known = identity(order, folder=folder_of(order.found), inputs=files)
             _compare(origin, known)
-        with accelerated(pipe, order, _Steps(listener)) as fast:
+        with accelerated(pipe, order, StepTeller(listener)) as fast:
             run = Run(order, pipe, arguments, fast, known, clock.seconds)
             for number, sample in enumerate(order.samples):
                 if listener is not None and len(order.samples) > 1:
@@ -215,100 +209,6 @@ class Run:
         if (prior := settings["prior"]) is not None and prior not in found["inputs"]:
             found["inputs"] = {**found["inputs"], prior: file_hash(Path(prior))}
         return found
-
-
-def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[str, Any]:
-    """The arguments of one call: files read, and the random numbers of a seed.
-
-    Raises:
-        ValueError: A file cannot be read.
-    """
-    call = {name: _read(value) for name, value in arguments.of(prompt).items()}
-    names = arguments.signature.defaults
-    if "generator" in names:
-        # On the CPU, so that a seed means the same on every device; diffusers moves what it draws.
-        call["generator"] = torch.Generator().manual_seed(seed)
-    elif "seed" in names:
-        call["seed"] = seed
-    return call
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Give pipelines that draw from global generators the numbers of a seed; afterwards these are as they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    numpy_state = np.random.get_state()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-
-
-@contextmanager
-def accelerated(pipe: Any, order: OutsideOrder, observer: Any) -> Iterator[Attachment | None]:
-    """Attach the method of an order, or a watch that computes everything; None of a pipeline that cannot be watched.
-
-    Raises:
-        ValueError: The method cannot be had on this pipeline.
-    """
-    s, policy = order.settings, order.policy
-    fast: Attachment | None = None
-    if policy is not None:
-        fast = accelerate(
-            pipe,
-            policy.name,
-            prior=s.prior,
-            foreign_prior=s.allow_foreign_prior,
-            calibrate=True if s.measure_first is None else s.measure_first,
-            of=s.speedup_of or "denoiser",
-            **{name: getattr(policy, name) for name in policy.model_fields_set},
-        )
-    elif takes_attachments(pipe):
-        try:
-            fast = attach(pipe, StepRule, method="off")
-        except ValueError:  # nothing to watch calls by, and nothing was asked for
-            fast = None
-    if fast is None:
-        yield None
-        return
-    fast.observe(observer)
-    with fast:
-        yield fast
-
-
-class _Steps:
-    """Tells a listener of every step of the scheduler."""
-
-    def __init__(self, listener: Listener | None) -> None:
-        self._listener = listener
-
-    def began(self) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
-
-    def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
-
-    def stepped(self, now: Evaluation | None, step: Stepped) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
-        if self._listener is not None and now is not None:
-            self._listener("denoise", now.i + 1, max(now.n, now.i + 1))
-
-    def ended(self, *, failed: bool) -> None:
-        """See :class:`videoaccel.adapters.generation.Observer`."""
-
-
-def _read(value: Any) -> Any:
-    """Pictures of PIL in place of files; a clip is a list of these."""
-    if isinstance(value, list):
-        return [_read(item) for item in value]
-    if not isinstance(value, File):
-        return value
-    frames = read_video(value.path)[0] if value.moves else read_image(value.path)
-    pictures = [Image.fromarray(frame) for frame in frames]
-    return pictures if value.moves else pictures[0]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.outside.arguments import NAMES, Arguments
+from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import find_outside
-from videoaccel.outside.generate import called_with, seeded
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside, with_prompt
 from videoaccel.outside.outputs import FIELDS

@@ -23,12 +23,11 @@ from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Ser
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.accelerate import of_all
+from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import Found
-from videoaccel.outside.generate import called_with, seeded
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.planning.prior import Prior
-from videoaccel.session.policy import Policy
 from videoaccel.settings.generate import GenerateSettings
 
 

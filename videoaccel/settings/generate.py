@@ -126,8 +126,8 @@ class GenerateSettings(Config):
     clean_prompt: bool = _option(True, _WHAT, "Clean prompts like the captions the models were trained on.")
 
     args: dict[str, Any] = _option(
-        {}, _OUTSIDE, "Argument of the pipeline's call, such as true_cfg_scale=4; the value is YAML, @FILE a picture or "
-        "clip.", flag="--arg", metavar="NAME=VALUE",
+        {}, _OUTSIDE, "Argument of the pipeline's call, such as true_cfg_scale=4; the value is YAML, @FILE a picture "
+        "or clip.", flag="--arg", metavar="NAME=VALUE",
     )  # fmt: skip
     pipeline_class: str | None = _option(
         None, _OUTSIDE, "Class to load the model as, such as WanVideoToVideoPipeline; of a single file it has to be "

@@ -1,0 +1,55 @@
+"""One call of a pipeline: its arguments with files read, and the random numbers of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from videoaccel.media.reader import read_image, read_video
+from videoaccel.outside.arguments import Arguments, File
+
+
+def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[str, Any]:
+    """The arguments of one call: files read, and the random numbers of a seed.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    call = {name: _read(value) for name, value in arguments.of(prompt).items()}
+    names = arguments.signature.defaults
+    if "generator" in names:
+        # On the CPU, so that a seed means the same on every device; diffusers moves what it draws.
+        call["generator"] = torch.Generator().manual_seed(seed)
+    elif "seed" in names:
+        call["seed"] = seed
+    return call
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Give pipelines that draw from global generators the numbers of a seed; afterwards these are as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+
+
+def _read(value: Any) -> Any:
+    """Pictures of PIL in place of files; a clip is a list of these."""
+    if isinstance(value, list):
+        return [_read(item) for item in value]
+    if not isinstance(value, File):
+        return value
+    frames = read_video(value.path)[0] if value.moves else read_image(value.path)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    return pictures if value.moves else pictures[0]
