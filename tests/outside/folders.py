@@ -75,3 +75,14 @@ def save_stable_audio(folder: Path) -> Path:
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return folder
+
+
+def save_wan_of_blocks(folder: Path) -> Path:
+    """Clips of a prompt, by a modular pipeline."""
+    from diffusers.modular_pipelines import WanBlocks
+
+    pipe = WanBlocks().init_pipeline()
+    parts = wan_parts()
+    pipe.update_components(**{name: part for name, part in parts.items() if part is not None})
+    pipe.save_pretrained(str(folder), overwrite_modular_index=True)
+    return folder

@@ -57,7 +57,7 @@ def load(found: Found, kind: type, settings: GenerateSettings) -> Any:
         OSError: Something is not there.
     """
     s = settings
-    options: dict[str, Any] = {"torch_dtype": torch_dtype(str(s.dtype))}
+    options: dict[str, Any] = {"dtype": torch_dtype(str(s.dtype))}
     try:
         if found.file is not None:
             pipe = _from_file(found.file, kind, options)

@@ -151,6 +151,8 @@ def _smallest(pipe: Any, told: Arguments, s: GenerateSettings) -> tuple[Argument
             more |= {"height": side, "width": side}
         if count is not None and frames is not None:
             more[frames] = count
+        if told.signature.defaults.get("output_type") == "pil":  # whose bytes round small differences away
+            more["output_type"] = "np"
         values = {**more, **told.values}
         if values in tried:
             continue
