@@ -133,7 +133,7 @@ def test_everything_is_filled_in(pipeline_folder: Path) -> None:
     assert empty == {
         "negative_prompt", "vae", "text_encoder", "resolution", "aspect", "condition_latents", "keep", "video",
         "extend", "edit", "mask_strategy", "accel", *TARGETS, "cache_memory", "prior", "vbench", "gpus", "dp",
-        "cfg_parallel", "sp",
+        "cfg_parallel", "sp", "pipeline_class", "variant", "measure_first", "speedup_of",
     }  # fmt: skip
     assert (s.size, s.frames, s.fps, s.steps, s.guidance, s.dtype, s.aes) == ("32x32", 17, 8, 3, 4, "float32", "none")
     made = [sample for batch in order.batches for sample in batch]

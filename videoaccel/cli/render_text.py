@@ -8,6 +8,7 @@ from videoaccel.common.wording import as_bytes, counted, span
 
 if TYPE_CHECKING:
     from videoaccel.rendering.run import Render
+    from videoaccel.settings.generate import GenerateSettings
 
 _GIB = 1 << 30
 
@@ -16,6 +17,12 @@ def _kind(found: Any) -> str:
     """What is written, where that is not a plain clip."""
     ending = found.group.order.outputs[0].clip.rsplit(".", 1)[-1]
     return "" if ending == "mp4" else ", frames" if ending.endswith("/") else f", {ending}"
+
+
+def _shape(s: GenerateSettings) -> str:
+    """Size, length and steps, as far as they are not left to a pipeline."""
+    told = [s.size, s.frames and counted(s.frames, "frame"), s.steps and counted(s.steps, "step")]
+    return ", ".join(str(text) for text in told if text) or "as the pipeline has it"
 
 
 def _method(job: Any) -> str:
@@ -41,10 +48,7 @@ def plan_text(opened: Render, *, time: bool, no_check: bool) -> str:
     for found in estimate(opened, time=time):
         s = found.group.order.settings
         method = "" if found.group.order.policy is None else f", {s.accel or 'speedup'} {s.speedup or ''}".rstrip()
-        lines.append(
-            f"  {counted(found.jobs, 'clip')}: {s.model}, {s.size}, {counted(s.frames or 0, 'frame')}, "
-            f"{counted(s.steps or 0, 'step')}{method}{_kind(found)}"
-        )
+        lines.append(f"  {counted(found.jobs, 'clip')}: {s.model}, {_shape(s)}{method}{_kind(found)}")
         lines.append(f"    {_time(found)}; {_disk(found)}; {_memory(found)}")
         total, known = total + found.jobs * (found.seconds or 0), known and found.seconds is not None
         size += found.jobs * found.bytes

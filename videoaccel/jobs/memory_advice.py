@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
-from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.jobs.resolve import Outputs
+from videoaccel.settings.generate import GenerateSettings
+
+
+class Ordered(Protocol):
+    """What is made, of our own models or others."""
+
+    @property
+    def settings(self) -> GenerateSettings:
+        """As resolved."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[Outputs]:
+        """Of all clips that are written."""
+        ...
 
 
 class OutOfMemoryError(MemoryError):
@@ -15,7 +31,7 @@ class OutOfMemoryError(MemoryError):
 
 
 @contextmanager
-def memory_advice(order: WorkOrder, stage: Callable[[], str]) -> Iterator[None]:
+def memory_advice(order: Ordered, stage: Callable[[], str]) -> Iterator[None]:
     """Turn running out of memory into a sentence that says what to lower.
 
     Args:
@@ -35,13 +51,13 @@ def memory_advice(order: WorkOrder, stage: Callable[[], str]) -> Iterator[None]:
         raise OutOfMemoryError(_advice(order, stage())) from error
 
 
-def _advice(order: WorkOrder, stage: str) -> str:
+def _advice(order: Ordered, stage: str) -> str:
     s = order.settings
     clips = min(s.batch_size, len(order.outputs))
     lower = [
         (clips > 1, f"`batch_size` (now {clips})"),
-        (True, f"`size` (now {s.size})"),
-        (True, f"`frames` (now {s.frames})"),
+        (True, _now("size", s.size)),
+        (True, _now("frames", s.frames)),
     ]
     switch = [
         (s.dtype == "float32", "`dtype=bfloat16`"),
@@ -51,3 +67,8 @@ def _advice(order: WorkOrder, stage: str) -> str:
     ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
     ways += [f"use {text}" for useful, text in switch if useful]
     return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"
+
+
+def _now(name: str, value: object) -> str:
+    """A setting with its value, if it was said."""
+    return f"`{name}`" if value is None else f"`{name}` (now {value})"

@@ -5,6 +5,7 @@ Our own models go to :mod:`videoaccel.jobs.generate`; here pipelines of diffuser
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from videoaccel.adapters.attach import Attachment
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import atomic_write_text, check_creatable, make_clip_folders, make_folder
+from videoaccel.common.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    check_creatable,
+    make_clip_folders,
+    make_folder,
+)
 from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.jobs import generate as ours
 from videoaccel.jobs.generate import Clip
+from videoaccel.jobs.memory_advice import memory_advice
 from videoaccel.jobs.sidecar import Sidecar, file_hash
+from videoaccel.media.encoders import Frames
 from videoaccel.media.sound import ENDING, write_wav
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.outside.arguments import Arguments, File
@@ -107,8 +117,15 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
         OSError: An output cannot be written.
     """
     s = order.settings
-    clock = StageClock(listener, device=str(s.device))
-    with cpu_threads(s.threads), torch.no_grad():
+    stage = ["start"]
+
+    def told(name: str, done: int, total: int) -> None:
+        stage[0] = name
+        if listener is not None:
+            listener(name, done, total)
+
+    clock = StageClock(told, device=str(s.device))
+    with memory_advice(order, lambda: stage[0]), cpu_threads(s.threads), torch.no_grad():
         with clock.stage("load"):
             pipe = load(order.found, order.kind, s)
             arguments = order.told(pipe)
@@ -120,12 +137,12 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
             files = [*arguments.files, *([Path(s.prior)] if s.prior else [])]
             known = identity(order, folder=folder_of(order.found), inputs=files)
             _compare(origin, known)
-        with accelerated(pipe, order, StepTeller(listener)) as fast:
+        with accelerated(pipe, order, StepTeller(told)) as fast:
             run = Run(order, pipe, arguments, fast, known, clock.seconds)
             for number, sample in enumerate(order.samples):
-                if listener is not None and len(order.samples) > 1:
-                    listener("clip", number, len(order.samples))
-                yield run.make(sample, listener=listener)
+                if len(order.samples) > 1:
+                    told("clip", number, len(order.samples))
+                yield run.make(sample, listener=told)
 
 
 @dataclass(frozen=True)
@@ -195,6 +212,8 @@ class Run:
         check_ending(clip, "clip", frames=len(result.frames))
         with Writer(clip, fps=fps) as writer:
             writer.write(result.frames)
+        if sample.outputs.poster is not None:
+            atomic_write_bytes(sample.outputs.poster, _poster(result.frames))
         frames, height, width, _ = result.frames.shape
         found = {"file": clip, "sha256": file_hash(Path(clip)), "frames": frames, "height": height, "width": width}
         if result.sound is not None and rate is not None:
@@ -209,6 +228,13 @@ class Run:
         if (prior := settings["prior"]) is not None and prior not in found["inputs"]:
             found["inputs"] = {**found["inputs"], prior: file_hash(Path(prior))}
         return found
+
+
+def _poster(frames: Frames) -> bytes:
+    """A frame from the middle, a jpeg."""
+    data = io.BytesIO()
+    Image.fromarray(frames[len(frames) // 2]).save(data, "JPEG", quality=85)
+    return data.getvalue()
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, s
 from videoaccel.media.sound import ENDING
 from videoaccel.media.writer import Writer
 from videoaccel.outside.arguments import CLASSES, Arguments, arguments_of
-from videoaccel.outside.find import Found
+from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.loading import pipeline_class
 from videoaccel.outside.outputs import Medium, medium_of
 from videoaccel.outside.signature import Signature, signature_of
+from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import ranks_here
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.policy import Policy
@@ -37,6 +38,10 @@ ONLY_OURS = (
     "contact_sheet",
 )  # fmt: skip
 """Settings that say something about this project's own models alone."""
+
+
+ALONE = Degrees()
+"""One rank."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class OutsideOrder:
         arguments: Of its calls; None of a modular pipeline, whose blocks have to be there.
         policy: Acceleration; None for none.
         samples: What is made, one by one.
+        degrees: Ranks that make such clips side by side.
     """
 
     settings: GenerateSettings
@@ -75,6 +81,7 @@ class OutsideOrder:
     arguments: Arguments | None
     policy: Policy | None
     samples: tuple[Sample, ...]
+    degrees: Degrees = ALONE
 
     def told(self, pipe: Any) -> Arguments:
         """The arguments of the calls of the loaded pipeline.
@@ -89,13 +96,23 @@ class OutsideOrder:
         return arguments_of(self.settings, signature_of_blocks(pipe), index=self.found.index)
 
     @property
+    def outputs(self) -> list[Outputs]:
+        """Of all clips."""
+        return [sample.outputs for sample in self.samples]
+
+    @property
     def inputs(self) -> list[Path]:
         """Every file that is known to be read, but for the model's."""
         return [] if self.arguments is None else self.arguments.files
 
 
-def resolve_outside(settings: GenerateSettings, found: Found) -> OutsideOrder:
+def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: bool = False) -> OutsideOrder:
     """Check what can be checked early, and fill in what is this machine's. Writes nothing.
+
+    Args:
+        settings: What was asked for.
+        found: The pipeline.
+        side_by_side: Whether the ranks that were started, if any, make clips of their own.
 
     Raises:
         ValueError: A value does not fit the pipeline, the machine or the other values.
@@ -103,6 +120,8 @@ def resolve_outside(settings: GenerateSettings, found: Found) -> OutsideOrder:
     """
     kind = pipeline_class(found, trusted=settings.trust_remote_code)
     _refuse_ours(settings, kind)
+    if ranks_here() > 1 and not side_by_side:
+        raise ValueError(f"a {kind.__name__} runs on one rank; start it without torchrun")
     known = not found.modular and not found.code
     signature = signature_of(kind) if known else None
     medium = medium_of(kind) if known else None
@@ -125,6 +144,14 @@ def with_prompt(settings: GenerateSettings, found: Found) -> GenerateSettings:
     if settings.prompt or (reads is None and not found.modular):
         return settings
     return settings.model_copy(update={"prompt": ("1" if reads == CLASSES else "a test",)})
+
+
+def usual_ending(settings: GenerateSettings) -> str:
+    """What files of a model's results end in unless told otherwise, without the dot."""
+    found = find_outside(settings)
+    if found is None or found.modular or found.code:
+        return "mp4"
+    return DEFAULTS[medium_of(pipeline_class(found)) or "clip"].rpartition(".")[2]
 
 
 def reads_text(found: Found) -> bool:
@@ -180,8 +207,6 @@ def _refuse_ours(s: GenerateSettings, kind: type) -> None:
     usual = {name: field.get_default() for name, field in type(s).model_fields.items()}
     if given := [f"`{name}`" for name in ONLY_OURS if getattr(s, name) != usual[name]]:
         raise ValueError(f"{', '.join(given)}: that is for this project's own models, not for a {kind.__name__}")
-    if ranks_here() > 1:
-        raise ValueError(f"a {kind.__name__} runs on one rank; start it without torchrun")
     if s.aspect is not None and s.resolution is None:
         raise ValueError("`aspect` is one of a named `resolution`; give that too, or a `size`")
 

@@ -14,7 +14,7 @@ import torch
 from videoaccel.adapters.attach import Attachment
 from videoaccel.adapters.methods import plans
 from videoaccel.jobs.sidecar import FORMAT, device_name, file_hash, model_hash, versions
-from videoaccel.outside.find import WEIGHTS
+from videoaccel.outside.find import WEIGHTS, Found
 from videoaccel.outside.order import OutsideOrder, Sample
 
 SUFFIXES = (*WEIGHTS, ".json", ".model", ".txt", ".jinja", ".py")
@@ -106,17 +106,21 @@ def network(fast: Attachment | None) -> dict[str, Any] | None:
 
 def identity(order: OutsideOrder, *, folder: Path | None, inputs: list[Path]) -> dict[str, Any]:
     """Hashes of the model's files and of what is read."""
-    if order.found.file is not None:
-        files: dict[str, str | None] = {order.found.file.name: file_hash(order.found.file)}
-    else:
-        files = {} if folder is None else dict(_hashes(folder, file_hash))
+    files = hashed_files(order.found, folder=folder)
     return {
         "model": {"name": order.found.name, "sha256": model_hash(files), "files": files},
         "inputs": {str(path): file_hash(path) for path in inputs},
     }
 
 
-def _hashes(folder: Path, hashed: Callable[[Path], str]) -> list[tuple[str, str | None]]:
+def hashed_files(
+    found: Found, *, folder: Path | None, hashed: Callable[[Path], str] = file_hash
+) -> dict[str, str | None]:
+    """sha256 of every file of a pipeline that decides what comes out, by name; empty if its folder is not here."""
+    if found.file is not None:
+        return {found.file.name: hashed(found.file)}
+    if folder is None:
+        return {}
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    return [(name.as_posix(), hashed(folder / name)) for name in seen if (folder / name).is_file()]
+    return {name.as_posix(): hashed(folder / name) for name in seen if (folder / name).is_file()}

@@ -150,6 +150,33 @@ def plan_outside(settings: GenerateSettings, found: Found, *, listener: Listener
             return _planned(pipe, order, seen) if plans(order.policy) else _simulated(pipe, order, seen)
 
 
+def check_outside(order: OutsideOrder, pipe: Any = None, *, listener: Listener | None = None) -> Any:
+    """Make sure that an order's method can plan: its errors were measured, and its target can be reached.
+
+    Args:
+        order: Resolved.
+        pipe: The pipeline, if it is loaded already.
+        listener: Told of the stages ``load`` and ``plan``.
+
+    Returns:
+        The pipeline; None if it was not needed.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if order.policy is None or not plans(order.policy):
+        return pipe
+    s = order.settings
+    clock = StageClock(listener, device=str(s.device))
+    with cpu_threads(s.threads), torch.no_grad():
+        if pipe is None:
+            with clock.stage("load"):
+                pipe = load(order.found, order.kind, s)
+        with clock.stage("plan"):
+            _planned(pipe, order, _seen(pipe, order))
+    return pipe
+
+
 def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
     """Run a pipeline until its course is known."""
     s, peek = order.settings, _Peek(pipe)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from videoaccel.generation.references import frames_of
+from videoaccel.outside.order import OutsideOrder
 from videoaccel.preview.preview import plan as plan_method
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.plan import Group, Plan, Planned
 from videoaccel.rendering.run import Render
 from videoaccel.rendering.said import mapping, number
+from videoaccel.settings.sizes import resolve_size
 
 MEASURED, PREDICTED, UNKNOWN = "measured", "predicted", "unknown"
 
@@ -99,6 +101,8 @@ def _of_group(jobs: Sequence[Planned], records: Sequence[Mapping[str, Any]], *, 
 
 def _predicted(group: Group) -> tuple[float | None, str | None]:
     """Seconds of denoising a clip; the network is measured once on this machine."""
+    if group.outside is not None:
+        return None, "a pipeline of diffusers is timed by its first clip"
     s = group.order.settings
     method = {} if s.accel or s.speedup else {"accel": "off"}
     try:
@@ -112,6 +116,9 @@ def _predicted(group: Group) -> tuple[float | None, str | None]:
 
 def _at_most(group: Group) -> int:
     order, s = group.order, group.order.settings
+    if isinstance(order, OutsideOrder):
+        height, width = resolve_size(s.size) if s.size else (0, 0)
+        return round(_RAW * height * width * (s.frames or 1))
     assert s.frames is not None
     again = frames_of(s.condition_latents or 0)
     frames = s.frames + (s.loops - 1) * (s.frames - again)
@@ -119,6 +126,9 @@ def _at_most(group: Group) -> int:
 
 
 def _weights(group: Group) -> int:
+    if isinstance(group.order, OutsideOrder):
+        files = group.order.found.folder
+        return 0 if files is None else sum(path.stat().st_size for path in files.rglob("*.safetensors"))
     folder = group.order.source.folder
     if folder is None:
         return 0

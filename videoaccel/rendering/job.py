@@ -10,11 +10,12 @@ from typing import Any
 from videoaccel.common.names import safe_name
 from videoaccel.rendering.jobs_file import JobsFile, Line
 from videoaccel.rendering.sweeps import MOST, expand
+from videoaccel.settings.config import config_names
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 
-FORMATS = ("mp4", "gif", "png", "frames")
-"""What a clip is written as; ``frames`` is a folder of pictures."""
+FORMATS = ("mp4", "gif", "png", "frames", "wav")
+"""What a clip is written as; ``frames`` is a folder of pictures, ``wav`` sound of a pipeline of diffusers."""
 
 LONGEST_PROMPT = 20_000
 """Characters. Models read a few hundred tokens; more is a file in the wrong place."""
@@ -32,6 +33,8 @@ RANKS = ("gpus", "dp", "cfg_parallel", "sp")
 _COUNTED = {"seeds", "samples", "keep"}
 _Known = dict[str, GenerateSettings]
 """Checked settings by what was written, prompt and seed apart."""
+_Formats = dict[tuple[str, str | None], str]
+"""What results are written as, by model and class."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ def make_jobs(
     below = [*defaults, Layer(file.defaults, lambda name: f"defaults: {name}")]
     jobs: list[Job] = []
     problems = list(file.problems)
-    known: _Known = {}
+    known, formats = _Known(), _Formats()
     for line in file.lines:
         try:
-            jobs += _of_line(line, below, overrides, known)
+            jobs += _of_line(line, below, overrides, known, formats)
             if len(jobs) > MOST:
                 raise ValueError(f"more than {MOST:,} jobs in one file; cut it into several")
         except ValueError as error:
@@ -90,7 +93,7 @@ def make_jobs(
     return jobs, problems
 
 
-def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: _Known) -> list[Job]:
+def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: _Known, formats: _Formats) -> list[Job]:
     layers = [*below, Layer(line.values), *above]
     if ranks := [name for layer in layers[: -len(above) or None] for name in RANKS if name in layer.values]:
         raise ValueError(f"{ranks[0]}: is said once for all jobs, --{ranks[0].replace('_', '-')} beside the job file")
@@ -102,7 +105,10 @@ def _of_line(line: Line, below: Sequence[Layer], above: Sequence[Layer], known: 
     for chosen in expand(swept):
         own = {name: chosen.pop(name, None) for name in _OWN}
         _take_accel(chosen, last)
-        jobs += _singles(line.number, own, _settings(chosen, last, layers, known))
+        settings = _settings(chosen, last, layers, known)
+        if own["format"] is None and settings.output is None:
+            own["format"] = _usual(settings, formats)
+        jobs += _singles(line.number, own, settings)
         if len(jobs) > MOST:
             raise ValueError(f"it stands for more than {MOST:,} jobs")
     return jobs
@@ -168,6 +174,18 @@ def _singles(line: int, own: Mapping[str, Any], s: GenerateSettings) -> Iterator
         prompt = s.prompt[number // s.samples]
         update = {"prompt": (prompt,), "samples": 1, "seeds": (), "seed": seed, "output": None}
         yield Job(line, safe_name(str(name) if name is not None else prompt[:48]), format_, s.model_copy(update=update))
+
+
+def _usual(s: GenerateSettings, formats: _Formats) -> str:
+    """What a model's results are written as unless told otherwise."""
+    key = (s.model, s.pipeline_class)
+    if key not in formats:
+        formats[key] = "mp4"
+        if s.model not in config_names("models"):
+            from videoaccel.outside.order import usual_ending  # torch and all
+
+            formats[key] = usual_ending(s)
+    return formats[key]
 
 
 def _format(given: Any, output: str | None) -> tuple[str, str | None]:

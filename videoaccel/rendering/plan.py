@@ -17,9 +17,13 @@ from videoaccel.common.wording import counted
 from videoaccel.generation.given import given_files
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
 from videoaccel.jobs.sidecar import model_files, model_hash
+from videoaccel.outside.find import Found, find_outside
+from videoaccel.outside.order import OutsideOrder
+from videoaccel.outside.order import Sample as OutsideSample
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.job import Job
 from videoaccel.rendering.jobs_file import BadJobsError
+from videoaccel.rendering.outside import identified, meaning, ordered
 from videoaccel.session.chain import Chain
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import settled
@@ -46,14 +50,14 @@ class Group:
 
     Attributes:
         key: Hash of these settings.
-        order: They resolved, for a stand-in prompt.
+        order: They resolved, for a stand-in prompt; of a pipeline of diffusers an order of that kind.
         model: Name, hash and files, as sidecars have them.
         inputs: Hashes of given files.
         threads: CPU threads that were asked for; None leaves them to the machine.
     """
 
     key: str
-    order: WorkOrder
+    order: WorkOrder | OutsideOrder
     model: Mapping[str, Any]
     inputs: Mapping[str, str]
     threads: int | None
@@ -63,7 +67,13 @@ class Group:
         """Equal for groups that run on the same loaded networks."""
         s = self.order.settings
         parts = (s.model, s.vae, s.dtype, s.device, s.scheduler, s.compile, s.vae_tiling, s.offload)
-        return json.dumps([self.model["sha256"], *parts], sort_keys=True)
+        outside = [s.pipeline_class, s.variant, s.group_offload] if isinstance(self.order, OutsideOrder) else []
+        return json.dumps([self.model["sha256"], *parts, *outside], sort_keys=True)
+
+    @property
+    def outside(self) -> OutsideOrder | None:
+        """The order, if it is of a pipeline of diffusers."""
+        return self.order if isinstance(self.order, OutsideOrder) else None
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,11 @@ class Planned:
     def folder(self) -> str:
         """Name of the folder that its clip is put in."""
         return f"{self.job.name}-{self.id}"
+
+    def alone(self, into: Path) -> OutsideSample:
+        """For a pipeline of diffusers; written into a folder."""
+        outputs = Outputs(f"{into}/{self.job.file}", into / f"{self.job.name}.json", None, poster=into / POSTER)
+        return OutsideSample(self.job.prompt, self.job.settings.seed, outputs)
 
     def sample(self, into: Path | None) -> Sample:
         """For the work order; written into a folder, or made only because others of its batch depend on it."""
@@ -117,6 +132,7 @@ class Unit:
             into: By identity the folder that a clip is written to; those that are not named are not written.
         """
         group = self.jobs[0].group
+        assert isinstance(group.order, WorkOrder)
         settings = group.order.settings.model_copy(
             update={"prompt": tuple(job.job.prompt for job in self.jobs), "batch_size": len(self.jobs)}
         )
@@ -186,7 +202,7 @@ def make_plan(
             else:
                 lines[one.id] = one.job.line
                 fresh.append(one)
-        some_units = _units(fresh, group, batching)
+        some_units = _units(fresh, group, batching if group.outside is None else 1)
         wanted = [one for unit in some_units if any(one.id not in finished for one in unit.jobs) for one in unit.jobs]
         texts = _checked(wanted, problems)
         units += [_with_texts(unit, texts) for unit in some_units] if texts else some_units
@@ -214,6 +230,8 @@ def _stand_in(job: Job, prompts: Sequence[str]) -> GenerateSettings:
 
 
 def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dict[str, Any]], batched: bool) -> Group:
+    if (found := find_outside(job.settings)) is not None:
+        return _outside_group(job, found, hashes)
     order = resolve(_stand_in(job, ["a clip"]))
     s = order.settings
     model = (s.model, s.vae, s.text_encoder)
@@ -223,7 +241,7 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
     inputs = {str(path): hashes(path) for path in given_files(s)}
     threads = s.threads if batched else job.settings.threads
     absent = None in models[model]["files"].values()
-    meaning = {
+    decides = {
         "format": FORMAT,
         "file": job.format,
         "model": models[model]["sha256"],
@@ -237,8 +255,23 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
         "threads": threads,
         "ranks": list(order.degrees[1:]) if order.degrees.clip > 1 else None,  # they change a clip's last bits
     }
-    key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return Group(key, order, models[model], inputs, threads)
+
+
+def _outside_group(job: Job, found: Found, hashes: Hashes) -> Group:
+    order = ordered(_stand_in(job, [job.prompt]), found)
+    model, inputs = identified(order, hashes=hashes)
+    decides = {
+        "format": FORMAT,
+        "file": job.format,
+        "model": model["sha256"],
+        "policy": order.policy and _policy(order.policy),
+        "threads": job.settings.threads,
+        **meaning(order, inputs),
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return Group(key, order, model, inputs, job.settings.threads)
 
 
 def _policy(policy: Policy) -> list[Any]:
@@ -250,7 +283,7 @@ def _policy(policy: Policy) -> list[Any]:
 
 def _identity(job: Job, group: Group, hashes: Hashes) -> str:
     own: list[str] = []
-    if "{" in job.prompt:  # it may bring references of its own
+    if "{" in job.prompt and group.outside is None:  # it may bring references of its own
         own = [hashes(path) for path in given_files(_stand_in(job, [job.prompt]))]
     text = json.dumps([group.key, job.prompt, job.settings.seed, own])
     return hashlib.sha256(text.encode()).hexdigest()[:LETTERS]
@@ -292,6 +325,9 @@ def _checked(wanted: Sequence[Planned], problems: dict[int, str]) -> dict[str, t
 def _resolved(prompts: Sequence[str], job: Job, blame: Callable[[str, Exception], None]) -> dict[str, tuple[str, ...]]:
     """All at once if they are well; else by halves, until the bad ones stand alone."""
     try:
+        if (found := find_outside(job.settings)) is not None:
+            ordered(_stand_in(job, prompts), found)
+            return dict.fromkeys(prompts, ())
         order = resolve(_stand_in(job, prompts))
     except (ValueError, OSError) as error:
         if len(prompts) == 1:

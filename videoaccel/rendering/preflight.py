@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from videoaccel.common.stages import Listener
+from videoaccel.outside.order import OutsideOrder
+from videoaccel.preview.outside import check_outside
 from videoaccel.preview.preview import check_method, load
 from videoaccel.rendering.jobs_file import BadJobsError
 from videoaccel.rendering.plan import Planned
@@ -29,10 +32,13 @@ def check_methods(render: Render, *, listener: Listener | None = None) -> None:
             engines[job.group.engine].setdefault(job.group.key, []).append(job)
     problems: dict[int, str] = {}
     for groups in engines.values():
-        pipe = None
+        pipe: Any = None
         for jobs in groups.values():
             order = jobs[0].group.order
             try:
+                if isinstance(order, OutsideOrder):
+                    pipe = check_outside(order, pipe, listener=listener)
+                    continue
                 pipe = pipe or load(order.settings, listener=listener)
                 check_method(order, pipe, listener=listener)
             except ValueError as error:

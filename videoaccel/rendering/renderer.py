@@ -22,7 +22,9 @@ from videoaccel.jobs.generate import Clip, Run
 from videoaccel.jobs.memory_advice import OutOfMemoryError, memory_advice
 from videoaccel.jobs.parts import free_cached, load_pipeline, load_text, read_given, text_key, texts_needed
 from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.outside.order import OutsideOrder
 from videoaccel.parallel.mesh import Mesh
+from videoaccel.rendering.outside import OutsideRenderer
 from videoaccel.rendering.plan import Group, Planned, Unit
 from videoaccel.text.cache import TextCache, TextKey
 from videoaccel.text.encoder import PromptStates, encode
@@ -95,11 +97,15 @@ class LocalRenderer:
     _keys: dict[tuple[str, ...], TextKey] = field(default_factory=dict)
     _eased: dict[str, Ease] = field(default_factory=dict)
     _given: tuple[str, list[Tensor]] | None = None
+    _other: OutsideRenderer = field(default_factory=OutsideRenderer)
 
     def make(self, unit: Unit, into: Mapping[str, Path], *, listener: Listener) -> list[tuple[Planned, Clip]]:
         """Make a unit's clips, see `Renderer`."""
         group = unit.jobs[0].group
         ease = self._eased.get(group.key, Ease())
+        if group.outside is not None:
+            return self._outside(group.outside, unit, into, ease, listener)
+        self._other.forget()
         order = self._order(unit.work_order(into), ease)
         stage = _Stage(listener)
         clock = StageClock(stage, device=str(order.settings.device))
@@ -121,6 +127,22 @@ class LocalRenderer:
                     made += [(job, _placed(job, clip)) for job, clip in zip(wanted, clips, strict=False)]
         return made
 
+    def _outside(
+        self, order: OutsideOrder, unit: Unit, into: Mapping[str, Path], ease: Ease, listener: Listener
+    ) -> list[tuple[Planned, Clip]]:
+        self._loaded, self._other.device = None, self.device
+        (job,) = unit.jobs
+        clips = self._other.make(
+            order,
+            [job.alone(into[job.id])],
+            engine=job.group.engine,
+            identity={"model": job.group.model, "inputs": job.group.inputs},
+            offload=ease.offload,
+            tiling=ease.tiling,
+            listener=listener,
+        )
+        return [(job, _placed(job, clip)) for clip in clips]
+
     def ease(self, unit: Unit, error: OutOfMemoryError) -> str | None:
         """Smaller batches first, then offloading, then tiles in decoding, which leave faint seams."""
         group = unit.jobs[0].group
@@ -137,6 +159,7 @@ class LocalRenderer:
             return None
         self._eased[group.key] = replace(new, taken=(*now.taken, step))
         self._loaded = None
+        self._other.forget()
         free_cached(str(self.device or s.device))
         return step
 
@@ -214,5 +237,7 @@ class _Stage:
 def _placed(job: Planned, clip: Clip) -> Clip:
     """The record as it will be where the clip is put: with names, not the paths of the folder it was made in."""
     record = {**clip.record, "output": {**clip.record["output"], "file": job.job.file}}
+    if (sound := record["output"].get("sound")) is not None:
+        record["output"]["sound"] = {**sound, "file": Path(sound["file"]).name}
     record["settings"] = {**record["settings"], "output": job.job.file}
     return Clip(clip.outputs, record)
