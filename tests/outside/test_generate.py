@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import videoaccel
-from videoaccel import GenerateSettings, generate
+from videoaccel import CalibrateSettings, GenerateSettings, generate
 from videoaccel.jobs.sidecar import Sidecar
 from videoaccel.media.reader import read_video
 from videoaccel.outside.find import find_outside
@@ -175,3 +175,19 @@ def test_what_is_resolved(wan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [(sample.prompt, sample.seed) for sample in order.samples] == [("a", 4), ("a", 5), ("b", 4), ("b", 5)]
     assert [sample.outputs.clip for sample in order.samples] == [f"out-{k}.mp4" for k in range(4)]
     assert videoaccel.generate is generate
+
+
+def test_files_of_arguments_are_inputs(blocks_folder: Path, here: Path, picture: str) -> None:
+    args = {"a": ["@x.png", "@@y"], "b": "@x.png"}
+    settings = GenerateSettings(model=str(blocks_folder), prompt="a", images=picture, args=args, output="o.mp4")
+    found = find_outside(settings)
+    assert found is not None
+    assert resolve_outside(settings, found).inputs == [Path(picture), here / "x.png"]
+
+
+def test_a_calibration_by_settings(dit_folder: Path, here: Path) -> None:
+    settings = CalibrateSettings(model=str(dit_folder), steps=9, samples=1, output="p.safetensors")
+    prior = videoaccel.calibrate(settings, curve=0)
+    assert prior.path == Path("p.safetensors") and len(prior.tables["levels"]) == 9
+    with pytest.raises(ValueError, match="`memory` is for calibrating our own models, not a DiTPipeline"):
+        videoaccel.calibrate(settings.model_copy(update={"memory": 2}))

@@ -14,6 +14,7 @@ import torch
 from videoaccel.calibration import quality_curve
 from videoaccel.calibration.files import output_path
 from videoaccel.calibration.outside import calibrate_pipeline
+from videoaccel.calibration.pipeline_job import calibrate_model, told
 from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run
 from videoaccel.common.devices import cpu_threads, free_memory
@@ -24,10 +25,12 @@ from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.ranks import started
 from videoaccel.jobs.resolve import WorkOrder, resolve
+from videoaccel.outside.find import find_outside
 from videoaccel.parallel.mesh import ranks_here
 from videoaccel.planning.prior import Prior, setting_of
 from videoaccel.session.registry import policy_class
 from videoaccel.settings.calibrate import PROMPTS, CalibrateSettings
+from videoaccel.settings.generate import GenerateSettings
 
 CURVE_SAMPLES = 4
 """Samples, at least, of which the speed-quality curve is an average, if there are so many: cheap beside replays."""
@@ -59,6 +62,9 @@ def calibrate(
     if isinstance(settings, CalibrateSettings):
         if calls is not None or out is not None:
             raise ValueError("calls and out are for pipelines of diffusers; settings say their own")
+        if (found := find_outside(GenerateSettings(model=settings.model))) is not None:
+            return calibrate_model(told(settings, found), found, samples=settings.samples, out=settings.output,
+                                   curve=curve, listener=listener)  # fmt: skip
         return calibrate_settings(settings, listener=listener, note=note)
     if calls is None:
         raise ValueError("a pipeline is measured at calls, such as calls=[{'prompt': 'a cat'}, {'prompt': 'a dog'}]")

@@ -13,9 +13,27 @@ from videoaccel.common.stages import Listener, StageClock
 from videoaccel.outside.calls import called_with
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
-from videoaccel.outside.order import resolve_outside, with_prompt
+from videoaccel.outside.order import reads_text, resolve_outside, with_prompt
 from videoaccel.planning.prior import Prior
+from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.generate import GenerateSettings
+
+ONLY_OURS = ("first", "replay_samples", "methods", "memory", "backbones")
+"""What only a calibration of our own models can be told."""
+
+
+def told(settings: CalibrateSettings, found: Found) -> GenerateSettings:
+    """Settings of a calibration as those of the generations that are measured.
+
+    Raises:
+        ValueError: Something is told that is for our own models.
+    """
+    usual = {name: field.get_default() for name, field in CalibrateSettings.model_fields.items()}
+    if wrong := [name for name in ONLY_OURS if getattr(settings, name) != usual[name]]:
+        raise ValueError(f"`{wrong[0]}` is for calibrating our own models, not a {found.kind}")
+    shared = {name: getattr(settings, name) for name in SHARED if getattr(settings, name) is not None}
+    prompts = settings.prompts or (PROMPTS if reads_text(found) else ())
+    return GenerateSettings(**shared, prompt=prompts, seed=settings.seed)
 
 
 def calibrate_model(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from videoaccel.planning.prior import Prior
 
 PANEL = "Calibration"
-_OURS = ("first", "replay_samples", "methods", "memory", "backbones")
 _OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "backbones", "output")
 
 
@@ -84,7 +83,9 @@ def _found(options: Mapping[str, Any]) -> Found | None:
 
 def _outside(found: Found, options: Mapping[str, Any]) -> None:
     """Measure a pipeline of diffusers."""
-    own = [name for name in _OURS if options[name] is not None]
+    from videoaccel.calibration.pipeline_job import ONLY_OURS  # torch and all
+
+    own = [name for name in ONLY_OURS if options[name] is not None]
     if own or options["gpus"] is not None:
         raise ValueError(f"--{(own or ['gpus'])[0].replace('_', '-')} is for calibrating our own models")
     values = shared_values(options, shared=(*SHARED, *MORE, "seed"), command="calibrate")

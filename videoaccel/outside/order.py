@@ -102,8 +102,10 @@ class OutsideOrder:
 
     @property
     def inputs(self) -> list[Path]:
-        """Every file that is known to be read, but for the model's."""
-        return [] if self.arguments is None else self.arguments.files
+        """Every file that is read, but for the model's and a prior."""
+        s = self.settings
+        named = [*s.images, *([s.video] if s.video else []), *_named(list(s.args.values()))]
+        return [Path(name) for name in dict.fromkeys(named)]
 
 
 def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: bool = False) -> OutsideOrder:
@@ -257,6 +259,13 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("@") and not value.startswith("@@"):
         return f"@{Path(value[1:]).expanduser().absolute()}"
     return value
+
+
+def _named(value: Any) -> list[str]:
+    """Files that arguments name."""
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in _named(item)]
+    return [value[1:]] if isinstance(value, str) and value.startswith("@") and not value.startswith("@@") else []
 
 
 def _samples(s: GenerateSettings) -> tuple[Sample, ...]:
