@@ -16,13 +16,14 @@ from tests.workshop import Workshop
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs import generate as generation
 from videoaccel.jobs import parts
-from videoaccel.jobs.generate import Clip, generate
+from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.jobs.sidecar import file_hash
 from videoaccel.media.reader import read_image, read_video
 from videoaccel.media.writer import Writer
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
+from videoaccel.outside import generate as whatever
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -244,7 +245,7 @@ def test_other_failures_are_not_mistaken_for_memory(make: Workshop, monkeypatch:
 
 
 def test_public_names() -> None:
-    assert videoaccel.VideoPipeline is VideoPipeline and videoaccel.generate is generate
+    assert videoaccel.VideoPipeline is VideoPipeline and videoaccel.generate is whatever.generate
     assert videoaccel.GenerateSettings is GenerateSettings
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         videoaccel.nothing  # noqa: B018
