@@ -10,7 +10,7 @@ import pytest
 from tests.cli.commands import python
 from videoaccel.generation.loading import find_model
 from videoaccel.outside.find import find_outside
-from videoaccel.outside.loading import pipeline_class
+from videoaccel.outside.loading import load, pipeline_class
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -88,3 +88,20 @@ def test_code_of_a_model_does_not_run_unless_told(tmp_path: Path, dit_folder: Pa
 def test_commands_for_our_own_models_say_so(dit_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"is a DiTPipeline of diffusers; generate, .* take it"):
         find_model(str(dit_folder))
+
+
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path, dit_folder: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(dit_folder, folder)
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    settings = GenerateSettings(model=str(folder), dtype="float32", device="cpu")
+    found = find_outside(settings)
+    assert found is not None
+    with pytest.raises(ValueError, match="could not be loaded as a DiTPipeline: "):
+        load(found, pipeline_class(found), settings)
+    with pytest.raises(ValueError, match="could not be loaded as a DiTPipeline: its class loads folders only"):
+        file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        alone = GenerateSettings(model=str(file), pipeline_class="DiTPipeline", dtype="float32", device="cpu")
+        single = find_outside(alone)
+        assert single is not None
+        load(single, pipeline_class(single), alone)

@@ -66,6 +66,8 @@ def load(found: Found, kind: type, settings: GenerateSettings) -> Any:
             if s.trust_remote_code:
                 options["trust_remote_code"] = True
             pipe = _modular(where, kind, options, s) if found.modular else _whole(where, kind, options, s)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         reached = found.folder is not None or found.file is not None
