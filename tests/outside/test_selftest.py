@@ -47,7 +47,7 @@ def test_guidance_in_words(wan_folder: Path) -> None:
     report = self_test(GenerateSettings(model=str(wan_folder), steps=3)).report
     fits = [Fit(weights, 0.0, None) for weights in ((5.0, -4.0), (5.0, -4.0), (3.0, -2.0))]  # type: ignore[arg-type]
     assert guidance_text(fits, report) == (
-        "+5 x cond -4 x uncond (2 evaluations), then +3 x cond -2 x uncond (1 evaluations)"
+        "+5 x cond -4 x uncond (2 evaluations), then +3 x cond -2 x uncond (1 evaluation)"
     )
     assert guidance_text([Fit((1.0,), 0.5, None)], report) is None  # type: ignore[arg-type]
     assert guidance_text([], report) is None

@@ -21,6 +21,7 @@ from videoaccel.adapters.report import Report
 from videoaccel.adapters.rule import StepRule
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
+from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.outside.arguments import NAMES, Arguments
 from videoaccel.outside.calls import called_with, seeded
@@ -236,7 +237,11 @@ def guidance_text(fits: Sequence[Fit | None], report: Report) -> str | None:
             runs.append((text, 1))
     if len(runs) > 3:
         return f"weights that change on the way, from {runs[0][0]} to {runs[-1][0]}"
-    return runs[0][0] if len(runs) == 1 else ", then ".join(f"{text} ({count} evaluations)" for text, count in runs)
+    return (
+        runs[0][0]
+        if len(runs) == 1
+        else ", then ".join(f"{text} ({counted(count, 'evaluation')})" for text, count in runs)
+    )
 
 
 def _sum(weights: Sequence[float], report: Report) -> str:
