@@ -22,8 +22,8 @@ from tests.rendering.studio import FakeRenderer, Studio
 from tests.rendering.test_report import compared  # noqa: F401
 from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.borders import csv_text, fill, for_script, for_terminal
-from videoaccel.evaluation.clips import ClipFile
 from videoaccel.evaluation import page as evaluation_report
+from videoaccel.evaluation.clips import ClipFile
 from videoaccel.evaluation.table import MetricResult
 from videoaccel.evaluation.table import to_csv as evaluation_csv
 from videoaccel.rendering.gallery import page

@@ -126,7 +126,7 @@ def test_every_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
         "line 7: prompt is missing",
         "line 8: steps is given twice",
         "line 9: NaN is no number",
-        "line 10: format must be one of mp4, gif, png, frames, got 'avi'",
+        "line 10: format must be one of mp4, gif, png, frames, wav, got 'avi'",
         "line 11: batch_size: has no place in a job",
         "line 12: prompt is empty",
         "line 13: frames: ",

@@ -106,7 +106,7 @@ def _outside(found: Found, options: Mapping[str, Any]) -> None:
             listener=display,
         )
     if not options["quiet"]:
-        typer.echo(_summary(prior, str(prior.path)))
+        say(_summary(prior, str(prior.path)))
 
 
 def _number(given: int | None, usual: int) -> int:

@@ -81,7 +81,7 @@ def _doctor(options: Mapping[str, Any]) -> int:
         raise ValueError(f"{flag(next(iter(given), 'prompt'))} is for the test of a pipeline, which --model names")
     found = examine()
     found["links"] = measured_links(links) if links else None
-    typer.echo(json.dumps(found, indent=2) if options["as_json"] else "\n".join(_lines(found)))
+    say(json.dumps(found, indent=2) if options["as_json"] else "\n".join(_lines(found)))
     return 0
 
 
@@ -94,7 +94,7 @@ def _pipeline(given: dict[str, Any], options: Mapping[str, Any]) -> int:
 
         calm_libraries(quiet=options["quiet"])
         found = self_test(settings, listener=display)
-    typer.echo(to_json(found.as_data(), indent=2) if options["as_json"] else tested(found))
+    say(to_json(found.as_data(), indent=2) if options["as_json"] else tested(found))
     return 0 if found.holds else 1
 
 

@@ -51,7 +51,7 @@ def _generate(options: dict[str, Any]) -> int:
     if options["dry_run"] and found is not None:
         from videoaccel.cli.outside import dry_run
 
-        typer.echo("\n".join([dry_run(job.settings, found), *([f"# {difference(job)}"] if job.changed else [])]))
+        say("\n".join([dry_run(job.settings, found), *([f"# {difference(job)}"] if job.changed else [])]))
         return 0
     if options["dry_run"]:
         from videoaccel.common.files import check_folder
@@ -61,7 +61,7 @@ def _generate(options: dict[str, Any]) -> int:
         if order.settings.vbench is None:  # whose folders are made when it runs
             for path in (path for outputs in order.outputs for path in outputs.all):
                 check_folder(path)
-        typer.echo(planned(order, job))
+        say(planned(order, job))
         return 0
     if found is None and must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
@@ -78,7 +78,7 @@ def _generate(options: dict[str, Any]) -> int:
 
         def done(clip: Clip) -> None:
             if not options["quiet"]:
-                typer.echo(summary(clip, origin))
+                say(summary(clip, origin))
 
         generate(job.settings, listener=display, done=done, origin=origin)
     return 0

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 import videoaccel
-from videoaccel.cli.terminal import say
 from videoaccel.adapters.tested import TESTED
+from videoaccel.cli.terminal import say
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, Part, config_names, load_named
 
@@ -24,7 +24,7 @@ def models(
     """List the models that can run by name, and the pipelines of diffusers that were tried."""
     found = [describe_model(name, load_named("models", name, ModelSpec)) for name in config_names("models")]
     if as_json:
-        typer.echo(json.dumps([*found, *_tested()] if outside else found, indent=2))
+        say(json.dumps([*found, *_tested()] if outside else found, indent=2))
         return
     for model in found:
         d = model["defaults"]
@@ -35,14 +35,14 @@ def models(
             f"  defaults: {d['height']}x{d['width']}, {counted(d['num_frames'], 'frame')}, {d['fps']:g} fps, "
             f"{counted(d['steps'], 'step')}, guidance {d['guidance']:g}, {d['dtype']}\n"
         )
-    typer.echo("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
+    say("A folder saved by save_pretrained, or a folder or hub id of a released STDiT3, runs too: --model PATH.")
     if outside:
-        typer.echo("\nPipelines of diffusers that were tried on tiny networks, with their schedulers:")
-        typer.echo("\n".join(f"  {name}Pipeline: {', '.join(kinds)}" for name, kinds in TESTED.items()))
+        say("\nPipelines of diffusers that were tried on tiny networks, with their schedulers:")
+        say("\n".join(f"  {name}Pipeline: {', '.join(kinds)}" for name, kinds in TESTED.items()))
     else:
         names = ", ".join(TESTED)
-        typer.echo(f"\nSo does any pipeline of diffusers; {len(TESTED)} classes were tried: {names}.")
-        typer.echo("--diffusers tells their schedulers, videoaccel doctor --model PATH tests one of yours.")
+        say(f"\nSo does any pipeline of diffusers; {len(TESTED)} classes were tried: {names}.")
+        say("--diffusers tells their schedulers, videoaccel doctor --model PATH tests one of yours.")
 
 
 def _tested() -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any
 
         calm_libraries(quiet=options["quiet"])
         plan = plan_outside(settings, found, listener=display)
-    typer.echo(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan))
+    say(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan))
 
 
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:

@@ -181,22 +181,6 @@ class RenderFolder:
                     yield name
 
 
-def _whole(folder: str, name: str) -> bool:
-    # Made by one rename it is whole; only a copy that was broken off, or a person, can have made it less.
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return False
-    return f"{name}.json" in names and any(
-        other in names for other in (f"{name}.mp4", f"{name}.gif", f"{name}.png", f"{name}.wav", name)
-    )
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder's entries to the disk: else a power cut could leave the name without the files."""
-    with suppress(OSError):  # not every file system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def clip_files(name: str) -> tuple[str, ...]:
+    """What the file of a clip of this name may be called; the last is a folder of frames."""
+    return f"{name}.mp4", f"{name}.gif", f"{name}.png", f"{name}.wav", name

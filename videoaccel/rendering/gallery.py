@@ -53,31 +53,18 @@ class Gallery:
         self._next = time.monotonic() + max(_EVERY, _SHARE * took)
 
 
-def read_entry(path: Path) -> dict[str, Any] | None:
-    """What the page shows of a clip; None if its sidecar cannot be read."""
-    name = path.name.rpartition("-")[0]
-    try:
-        record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
-        s, out = record["settings"], record["output"]
-        shown = {key: s[key] for key in SHOWN if s.get(key) not in (None, "")}
-        base = f"clips/{quote(path.name)}"
-        return {
-            "id": record["job"]["id"],
-            "name": name,
-            "prompt": record["prompt"],
-            "seed": record["seed"],
-            "file": f"{base}/{quote(out['file'])}",
-            "kind": "frames" if out["file"].endswith("/") else out["file"].rpartition(".")[2],
-            "poster": f"{base}/{POSTER}",
-            "sidecar": f"{base}/{quote(name)}.json",
-            "width": out.get("width"),  # sound has none
-            "height": out.get("height"),
-            "created": record["created"],
-            "seconds": round(sum(record["seconds"].values()), 1),
-            "memory": record["job"]["memory"]["steps"],
-            "settings": shown,
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def read_entry(folder: RenderFolder, place: str) -> dict[str, Any] | None:
+    """What the page shows of a clip; None if its sidecar cannot be read.
+
+    Args:
+        folder: Of the render.
+        place: Name of the clip's folder.
+    """
+    name, _, identity = place.rpartition("-")
+    record = folder.record(place)
+    out, job = mapping(record.get("output")), mapping(record.get("job"))
+    kind = next((file for file in clip_files(name) if out.get("file") in (file, f"{file}/")), None)
+    if kind is None:
         return None
     base = f"clips/{quote(place)}"
     frames = kind == name

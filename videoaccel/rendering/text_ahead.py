@@ -67,7 +67,10 @@ class TextAhead:
         for unit in units:
             if unit.jobs[0].group.outside is not None:  # it encodes its texts itself
                 continue
-            order = unit.work_order({})
+            try:
+                order = unit.work_order({})
+            except (ValueError, OSError):  # it has no texts; when its turn comes, it fails alone and says why
+                continue
             orders.setdefault((self.renderer.key(order), order.settings.text_cache), []).append(order)
         for (key, _), some in orders.items():
             self._encode_all(key, some)
