@@ -4,10 +4,15 @@ import json
 import re
 import stat
 from collections.abc import Hashable
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
+from PIL import ImageColor
+
+Colour: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 LARGEST = 256 << 20
 """Bytes of a text file; a hundred thousand jobs take a tenth of it."""
@@ -109,6 +114,39 @@ def parse_bytes(text: int | str) -> int:
     if found is None:
         raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {text!r}")
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+
+
+def parse_colour(text: str) -> Colour:
+    """A colour by its name or as #rrggbb.
+
+    Raises:
+        ValueError: It is none.
+
+    >>> parse_colour("white"), parse_colour("#102030")
+    ((255, 255, 255), (16, 32, 48))
+    """
+    try:
+        found = ImageColor.getrgb(text)
+    except ValueError:
+        found = (0, 0, 0, 0)
+    if len(found) == 4:  # no colour, or one with alpha
+        raise ValueError(f"a colour such as white or #808080 is wanted, got {text!r}")
+    return found
+
+
+def parse_rate(value: float | str) -> float:
+    """Frames per second from a number, or from a fraction as other programs write it.
+
+    Raises:
+        ValueError: It is neither.
+
+    >>> parse_rate("30000/1001"), parse_rate("24"), parse_rate(29.97)
+    (29.97002997002997, 24.0, 29.97)
+    """
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, TypeError):
+        raise ValueError(f"a number such as 24 or 30000/1001 is wanted, got {value!r}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):

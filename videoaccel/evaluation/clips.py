@@ -11,9 +11,9 @@ from typing import Any
 
 from videoaccel.common.reading import prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
-from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import is_image, read_video
+from videoaccel.media.second_reader import read_like_players
 
 CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 """Names that end so are clips; a folder of pictures is one, too."""
@@ -24,7 +24,7 @@ SAMPLES = 5
 _JSON = "leave the prompts to the sidecars, or give them as a JSON object {file name: prompt}"
 
 READERS: Mapping[str, Callable[[Path], tuple[Frames, float]]] = MappingProxyType(
-    {"pyav": read_video, "decord": read_with_decord}
+    {"pyav": read_video, "decord": read_like_players}
 )
 """What can read clips, by name; folders of frames are always read by Pillow."""
 

@@ -169,9 +169,9 @@ class Maker:
             noises = [self.request.noise.of(row) for row in range(len(references))]
             each = here if self.mesh.clip.size == 1 else partial(dealt, mesh=self.mesh, device=self.device)
             pairs = zip(references, noises, strict=True)
-            encoded = [reference.encode(self.vae, noise, each=each) for reference, noise in pairs]
+            align = self.request.align
+            encoded = [one.encode(self.vae, noise, each=each, whole=align is None) for one, noise in pairs]
         strategies = [reference.strategy for reference in references]
-        align = self.request.align
         z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
         return (z, None) if bool((mask == 1).all()) else (z, mask)
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.reading import parse_colour
 from videoaccel.common.wording import counted
-from videoaccel.media.reader import fit, is_image, read_image, read_video
+from videoaccel.media.reader import fit, is_image, open_clip, read_image, taken
 from videoaccel.models.protocols import Autoencoder, Each, here
 from videoaccel.models.video_vae import Noise
 from videoaccel.sampling.conditioning import Group, format_mask_strategy
@@ -61,13 +62,31 @@ class References:
                     f"read_clip(path, height={height}, width={width}) resizes and crops it"
                 )
 
-    def encode(self, vae: Autoencoder, noise: Noise, *, each: Each = here) -> list[Tensor]:
-        """Latents [Z, t, h, w] of the clips, each a sample of its posterior; ``each`` does pieces of the work."""
-        clips = [clip[None].to(vae.device, vae.dtype) for clip in self.clips]
-        return [vae.encode(clip, noise=noise, each=each)[0].float() for clip in clips]
+    def encode(self, vae: Autoencoder, noise: Noise, *, each: Each = here, whole: bool = False) -> list[Tensor]:
+        """Latents [Z, t, h, w] of the clips, each a sample of its posterior.
+
+        Args:
+            vae: The video VAE.
+            noise: Source of the samples.
+            each: Does pieces of the work.
+            whole: Encode what is shorter than a chunk as if its last frame stood still to the end of the chunk, and
+                leave the latents of that out. A VAE decodes whole chunks; of a single frame it makes a latent that,
+                with others behind it, comes out as another picture.
+        """
+        return [self._encode(clip[None].to(vae.device, vae.dtype), vae, noise, each, whole) for clip in self.clips]
+
+    @staticmethod
+    def _encode(clip: Tensor, vae: Autoencoder, noise: Noise, each: Each, whole: bool) -> Tensor:
+        wanted = vae.latent_size(clip.shape[2:])[0]
+        if whole and vae.chunk_frames is not None:
+            still = clip[:, :, -1:].expand(-1, -1, -clip.shape[2] % vae.chunk_frames, -1, -1)
+            clip = torch.cat((clip, still), dim=2)
+        return vae.encode(clip, noise=noise, each=each)[0, :, :wanted].float()
 
 
-def read_references(paths: str | Sequence[str | Path], strategy: str, *, height: int, width: int) -> References:
+def read_references(
+    paths: str | Sequence[str | Path], strategy: str, *, height: int, width: int, ground: str = "white"
+) -> References:
     """References from image and video files; of a text, paths joined by ``;`` as the release writes them.
 
     Raises:
@@ -75,25 +94,41 @@ def read_references(paths: str | Sequence[str | Path], strategy: str, *, height:
         ValueError: A file cannot be read.
     """
     names = [path for path in paths.split(";") if path] if isinstance(paths, str) else list(paths)
-    return References(tuple(read_clip(name, height=height, width=width) for name in names), strategy)
+    size: dict[str, Any] = {"height": height, "width": width, "ground": ground}
+    return References(tuple(read_clip(name, **size) for name in names), strategy)
 
 
-def read_clip(path: str | Path, *, height: int, width: int, max_frames: int | None = None) -> Tensor:
-    """An image or video file as [3, T, H, W] in [-1, 1], resized to cover and cropped.
+def read_clip(
+    path: str | Path,
+    *,
+    height: int,
+    width: int,
+    max_frames: int | None = None,
+    last: int | None = None,
+    ground: str = "white",
+) -> Tensor:
+    """An image or video file as [3, T, H, W] in [-1, 1], upright, in sRGB, resized to cover and cropped.
+
+    Each frame is resized as it is read: of a long film no more than what is returned is ever in memory.
 
     Args:
         path: The file, or a folder of frames.
         height: H in pixels.
         width: W in pixels.
-        max_frames: Stop after this many, so that a long film costs no more memory than its beginning.
+        max_frames: Stop after this many.
+        last: Keep this many of them, the last ones.
+        ground: Colour below what is transparent, by its name or as #rrggbb.
 
     Raises:
         FileNotFoundError: The file is not there.
-        ValueError: It cannot be read, or a size or ``max_frames`` is below 1.
+        ValueError: It cannot be read, or a size, ``max_frames`` or ``last`` is below 1.
     """
-    still = is_image(path)
-    frames = read_image(path) if still else read_video(path, max_frames=max_frames)[0]
-    return fit(frames, height, width, still=still)
+    colour = parse_colour(ground)
+    if is_image(path):
+        return fit(read_image(path, ground=colour), height, width, still=True)
+    with open_clip(path, ground=colour) as clip:
+        fitted = (fit(frame[None], height, width, still=clip.still) for frame in clip.frames)
+        return torch.cat(taken(fitted, max_frames=max_frames, last=last), dim=1)
 
 
 def references_of_prompts(
@@ -164,7 +199,7 @@ def lead_to_clip(clip: Tensor, *, latents: int, align: int | None, chunk: int) -
     needed = frames_before(latents, align=align)
     if align is None:
         head = clip[:, :needed]
-        clip = torch.cat((head[:, :1].expand(-1, max(chunk - head.shape[1], 0), -1, -1), head), dim=1)
+        clip = torch.cat((head[:, :1].expand(-1, -head.shape[1] % chunk, -1, -1), head), dim=1)
         group = Group(0, 0, -latents, -latents, latents)
     else:
         clip, head = clip[:, :needed], clip[:, :needed]

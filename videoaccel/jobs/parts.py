@@ -25,6 +25,7 @@ from videoaccel.generation.references import (
     first_and_last_frame,
     first_frame,
     frames_before,
+    frames_of,
     lead_to_clip,
     read_clip,
     read_references,
@@ -131,22 +132,25 @@ def read_given(order: WorkOrder) -> list[Tensor]:
         ValueError: A file cannot be read, or has too many or too few frames.
     """
     s = order.settings
-    read = partial(read_clip, height=order.height, width=order.width)
-    video = [read(s.video, max_frames=_frames_read(order))] if s.video else []
+    read = partial(read_clip, height=order.height, width=order.width, ground=s.ground)
+    video = [read(s.video, **_frames_read(order))] if s.video else []
     given = [*map(read, s.images), *video, *map(read, s.references)]
     if s.mask_strategy is None:
         _check_lengths(given, s)
     return given
 
 
-def _frames_read(order: WorkOrder) -> int | None:
-    """How much of the given clip's beginning is enough; None for all of it."""
+def _frames_read(order: WorkOrder) -> dict[str, Any]:
+    """Which of the given clip's frames are enough, as arguments of `read_clip`; none for all."""
     s = order.settings
-    if s.edit is not None and s.frames is not None:
-        return s.frames + 1  # one more tells whether something is left out
+    if s.mask_strategy is not None:
+        return {}
+    if s.edit is not None:
+        return {} if s.frames is None else {"max_frames": s.frames + 1}  # one more tells whether something is left out
+    latents = s.condition_latents or 1
     if s.extend == "backward":
-        return frames_before(s.condition_latents or 1, align=order.source.spec.defaults.align)
-    return None
+        return {"max_frames": frames_before(latents, align=order.source.spec.defaults.align)}
+    return {"last": frames_of(latents)}
 
 
 def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, pipe: VideoPipeline) -> References:
@@ -158,7 +162,8 @@ def references_of(sample: Sample, given: Sequence[Tensor], *, order: WorkOrder, 
     s = order.settings
     if not given:
         options = cut_options(sample.prompt)
-        return read_references(options.reference_path, options.mask_strategy, height=order.height, width=order.width)
+        size = {"height": order.height, "width": order.width}
+        return read_references(options.reference_path, options.mask_strategy, **size, ground=s.ground)
     if s.mask_strategy is not None:
         return References(tuple(given), s.mask_strategy)
     places = {"align": pipe.defaults.align, "chunk": pipe.vae.chunk_frames}

@@ -9,96 +9,102 @@ Source of the rules of `fit` and `to_uint8`: Open-Sora v1.2, `datasets/utils.py`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from videoaccel.common.reading import Colour
+from videoaccel.media.colour import WHITE
 from videoaccel.media.encoders import Frames
+from videoaccel.media.films import FOLDER_FPS, Film, open_film
+from videoaccel.media.pictures import (
+    IMAGE_SUFFIXES,
+    existing_file,
+    is_image,
+    picture_format,
+    read_image,
+    read_pictures,
+)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Names that end so are pictures; .gif is a clip."""
+__all__ = [
+    "FOLDER_FPS", "IMAGE_SUFFIXES", "fit", "is_image", "open_clip", "read_image", "read_video", "taken", "to_uint8",
+]  # fmt: skip
 
-FOLDER_FPS = 24.0
-"""What a folder of frames, which cannot say, is taken to run at: the release's rate."""
-
-_MATROSKA = bytes.fromhex("1a45dfa3")
-_SEGMENT = bytes.fromhex("18538067")
-
-
-def is_image(path: str | Path) -> bool:
-    """Whether a name is a picture's, by its ending alone.
-
-    >>> is_image("cat.JPG"), is_image("cat.gif"), is_image("frames/")
-    (True, False, False)
-    """
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+Taken = TypeVar("Taken")
 
 
-def read_image(path: str | Path) -> Frames:
-    """Read a picture, the right way up, as a clip of one frame [1, H, W, 3]. Transparency is dropped.
+@contextmanager
+def open_clip(path: str | Path, *, ground: Colour = WHITE) -> Iterator[Film]:
+    """Open a film, a moving picture, or a folder of frames in the order of the numbers in their names.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        PermissionError: This user may not read it.
-        ValueError: It is not a picture, or not a whole one.
-    """
-    path = _existing_file(path)
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I"):  # 16 bits: Pillow would cut at 255 instead of scaling
-                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-            return np.array(upright.convert("RGB"))[None]
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large a picture: {error}") from error
-    except Exception as error:  # Pillow raises many kinds, by file format
-        raise ValueError(f"{path} is not a readable picture (damaged or cut short?): {_line(error)}") from error
-
-
-def read_video(path: str | Path, *, max_frames: int | None = None) -> tuple[Frames, float]:
-    """Read a clip, or a folder of frames in the order of the numbers in their names.
+    Frames come upright, in sRGB, one by one, so that nobody need hold more of a long film than he wants.
 
     Args:
-        path: A file that FFmpeg reads, or a folder of pictures of one size.
-        max_frames: Stop after this many, so that a long film costs no more memory than its beginning.
-
-    Returns:
-        The frames [T, H, W, 3], the right way up, and frames per second.
+        path: A file that FFmpeg or Pillow reads, or a folder of pictures of one size.
+        ground: What shows where it is transparent.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
         PermissionError: This user may not read it.
-        ValueError: It holds no video, is damaged or cut short, the pictures differ in size, or max_frames is below 1.
+        ValueError: It holds no video, is damaged or cut short, or the pictures differ in size; also while frames are
+            taken.
     """
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames must be at least 1; got {max_frames}")
     if Path(path).is_dir():
-        return _read_folder(Path(path), max_frames), FOLDER_FPS
-    path = _existing_file(path)
-    _check_whole(path)
-    try:
-        # With the protocol spelled out FFmpeg takes no name for a URL.
-        with av.open(f"file:{path}") as container:
-            if not container.streams.video:
-                raise ValueError("it has no picture, only sound")
-            stream = container.streams.video[0]
-            frames = []
-            for frame in _decode(container, stream):
-                frames.append(frame)
-                if len(frames) == max_frames:
-                    break
-            if not frames:
-                raise ValueError("it has no frames")
-            return np.stack(frames), _rate(stream)
-    except (av.FFmpegError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable video (damaged or cut short?): {_line(error)}") from error
+        yield Film(_folder_frames(Path(path), ground), FOLDER_FPS)
+        return
+    path = existing_file(path)
+    if picture_format(path) is not None:
+        yield _moving_picture(path, ground)
+        return
+    with open_film(path, ground=ground) as film:
+        yield film
+
+
+def read_video(
+    path: str | Path, *, max_frames: int | None = None, last: int | None = None, ground: Colour = WHITE
+) -> tuple[Frames, float]:
+    """Read a clip, or a folder of frames.
+
+    Args:
+        path: As for `open_clip`.
+        max_frames: Stop after this many, so that a long film costs no more memory than its beginning.
+        last: Keep this many of the frames read, the last ones; a long film then costs no more memory than its end.
+        ground: What shows where it is transparent.
+
+    Returns:
+        The frames [T, H, W, 3], upright and in sRGB, and frames per second.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        PermissionError: This user may not read it.
+        ValueError: As `open_clip`, or max_frames or last is below 1.
+    """
+    with open_clip(path, ground=ground) as clip:
+        return np.stack(taken(clip.frames, max_frames=max_frames, last=last)), clip.fps
+
+
+def taken(frames: Iterable[Taken], *, max_frames: int | None = None, last: int | None = None) -> list[Taken]:
+    """The first ``max_frames`` of what comes, and of these the ``last``; None is all.
+
+    Raises:
+        ValueError: One of them is below 1.
+
+    >>> taken(range(9), max_frames=5, last=2)
+    [3, 4]
+    """
+    for name, count in (("max_frames", max_frames), ("last", last)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1; got {count}")
+    return list(deque(islice(frames, max_frames), maxlen=last))
 
 
 def fit(frames: Frames, height: int, width: int, *, still: bool) -> Tensor:
@@ -153,77 +159,27 @@ def to_uint8(x: Tensor) -> Frames:
     return frames
 
 
-def _existing_file(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    try:
-        path.open("rb").close()
-    except PermissionError:  # which Pillow and FFmpeg would pass on as one of their own
-        raise PermissionError(f"{path} may not be read by this user") from None
-    return path
+def _moving_picture(path: Path, ground: Colour) -> Film:
+    """A film of the frames of a WebP, PNG or AVIF; most have one."""
+    shown = list(read_pictures(path, ground=ground))
+    seconds = sum(stay for _, stay in shown)
+    fps = len(shown) / seconds if seconds else FOLDER_FPS
+    return Film(iter([frame for frame, _ in shown]), fps, still=len(shown) == 1)
 
 
-def _line(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, av.FFmpegError) else str(error)
-    return (str(text).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _decode(container: Any, stream: Any) -> Iterator[Frames]:
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise ValueError("the file ends in the middle of a frame")
-        for frame in packet.decode():
-            turns = round(getattr(frame, "rotation", 0) / 90)  # telephones film lying on their side
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def _rate(stream: Any) -> float:
-    # FFmpeg's average for a gif is a guess from its first delays, whole hundredths of a second.
-    if stream.codec_context.name == "gif" and stream.frames and stream.duration:
-        return float(stream.frames / (stream.duration * stream.time_base))
-    return float(stream.average_rate or FOLDER_FPS)
-
-
-def _check_whole(path: Path) -> None:
-    """Find files that were cut short in the two kinds of which FFmpeg reads what is there without a word.
-
-    Raises:
-        ValueError: The file is shorter than it says itself.
-    """
-    with path.open("rb") as file:
-        head = file.read(4096)
-        file.seek(-1, 2)
-        last = file.read(1)
-    short = head[:4] == b"GIF8" and last not in b";\0"  # some programs pad with zeros
-    if head[:4] == _MATROSKA:
-        before, _, segment = head.partition(_SEGMENT)
-        # The length of the one big element: the leading zeros of its first byte say how many bytes it takes.
-        count = 9 - (segment[:1] or b"\1")[0].bit_length()
-        length = int.from_bytes(segment[:count], "big") & ((1 << 7 * count) - 1)
-        known = length != (1 << 7 * count) - 1  # all ones in a live recording
-        short = known and path.stat().st_size < len(before) + len(_SEGMENT) + count + length
-    if short:
-        raise ValueError(f"{path} is not a whole video: the file was cut short")
-
-
-def _read_folder(folder: Path, max_frames: int | None) -> Frames:
+def _folder_frames(folder: Path, ground: Colour) -> Iterator[Frames]:
     names = [path for path in folder.iterdir() if is_image(path) and not path.name.startswith(".")]
     if not names:
         raise ValueError(f"the folder {folder} has no pictures; they end in {', '.join(IMAGE_SUFFIXES)}")
     names.sort(key=lambda path: [(text, int(part or 0)) for text, part in re.findall(r"(\D*)(\d*)", path.name)])
-    frames: list[Frames] = []
-    for path in names[:max_frames]:
-        frame = read_image(path)
-        if frames and frame.shape != frames[0].shape:
-            (height, width), (first_height, first_width) = frame.shape[1:3], frames[0].shape[1:3]
+    first: tuple[int, ...] | None = None
+    for path in names:
+        frame = read_image(path, ground=ground)[0]
+        first = first or frame.shape
+        if frame.shape != first:
+            (height, width), (first_height, first_width) = frame.shape[:2], first[:2]
             raise ValueError(f"{path} is {height}x{width}, the frames before it {first_height}x{first_width}")
-        frames.append(frame)
-    return np.concatenate(frames)
+        yield frame
 
 
 def _cover(h: int, w: int, height: int, width: int, still: bool) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from videoaccel.common.reading import half_letter, parse_bytes
+from videoaccel.common.reading import half_letter, parse_bytes, parse_colour, parse_rate
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import Config
 from videoaccel.settings.sizes import resolve_frames, resolve_size
@@ -47,6 +47,16 @@ def _aspect(value: Any) -> Any:
 
 def _bytes(value: Any) -> Any:
     return value if value is None else parse_bytes(value)
+
+
+def _rate(value: Any) -> Any:
+    return parse_rate(value) if isinstance(value, str) else value
+
+
+def _ground(value: Any) -> Any:
+    if isinstance(value, str):
+        parse_colour(value)
+    return value
 
 
 def _size(value: Any) -> Any:
@@ -106,7 +116,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = OUTSIDE
+    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground")
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
     vbench: str | None = _option(
@@ -156,7 +166,9 @@ class GenerateSettings(Config):
         None, _SIZE, "Frames of a clip (of each loop); 1 makes an image. The release's names 2s, 4s, 8s, 16s, 32s (or "
         "1x to 16x) mean 51, 102, 204, 408, 816 frames, whatever the fps.",
     )  # fmt: skip
-    fps: float | None = _option(None, _SIZE, "Frames per second.", gt=0, le=1000, allow_inf_nan=False)
+    fps: Annotated[float | None, BeforeValidator(_rate)] = _option(
+        None, _SIZE, "Frames per second; 30000/1001 is known, too.", gt=0, le=1000, allow_inf_nan=False
+    )
     loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1, le=1000)
     condition_latents: int | None = _option(
         None, _SIZE, "Latent frames that a loop, or an extension, takes over from the clip it goes on from.", ge=1
@@ -187,6 +199,9 @@ class GenerateSettings(Config):
     references: _Texts = _option((), _GIVEN, "Picture or clip for --mask-strategy.", flag="--reference", metavar="FILE")
     mask_strategy: str | None = _option(
         None, _GIVEN, "Which given frames go where: groups loop, reference, start, target, length, edit joined by ;."
+    )
+    ground: Annotated[str, BeforeValidator(_ground)] = _option(
+        "white", _GIVEN, "Colour below what is transparent in given frames.", metavar="COLOUR"
     )
 
     accel: str | None = _option(

@@ -1,0 +1,219 @@
+"""Whatever colours a file has, what comes out is sRGB on a stated ground."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from tests.media.odd_files import (
+    DISPLAY_P3,
+    QUARTERS,
+    disc,
+    film,
+    middles,
+    near,
+    on,
+    profile,
+    quarters,
+    save_moving,
+)
+from videoaccel.common.reading import parse_colour
+from videoaccel.generation.references import read_clip
+from videoaccel.media.encoders import Frames
+from videoaccel.media.reader import read_image, read_video
+
+WHITE = (255, 255, 255)
+NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> None:
+    warnings.simplefilter("error", UserWarning)
+
+
+# Transparency
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("ground", [WHITE, (0, 128, 40)])
+def test_what_lies_hidden_below_transparency_never_shows(
+    tmp_path: Path, name: str, ground: tuple[int, int, int]
+) -> None:
+    for hidden in ((0, 0, 0), WHITE, NOISE):
+        picture = disc(hidden)
+        Image.fromarray(picture).save(tmp_path / name, **({"lossless": True, "exact": True} if "webp" in name else {}))
+        read = read_image(tmp_path / name, ground=ground)[0].astype(int)
+        assert np.abs(read - on(ground, picture)).max() <= 1
+        assert tuple(read[0, 0]) == ground
+
+
+def _palette(path: Path) -> None:
+    picture = Image.new("P", (8, 8), 0)
+    picture.paste(1, (4, 0, 8, 8))
+    picture.putpalette([255, 0, 255, 220, 30, 30])
+    picture.save(path, transparency=0)
+
+
+def _palette_alpha(path: Path) -> None:
+    _palette(path)
+    Image.open(path).convert("RGBA").convert("PA").save(path.with_suffix(".tif"))  # a mode that few programs write
+    Image.open(path).convert("RGBA").quantize(4).save(path)
+
+
+def _colour_key(path: Path) -> None:
+    picture = np.full((8, 8, 3), (255, 0, 255), np.uint8)
+    picture[:, 4:] = (220, 30, 30)
+    Image.fromarray(picture).save(path, transparency=(255, 0, 255))
+
+
+@pytest.mark.parametrize("write", [_palette, _palette_alpha, _colour_key])
+def test_every_form_of_transparency_shows_the_ground(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "a.png")
+    left, right = (tuple(read_image(tmp_path / "a.png")[0, 4, x]) for x in (1, 6))
+    assert left == WHITE and np.abs(np.array(right, int) - (220, 30, 30)).max() <= 2
+
+
+def test_grey_with_alpha_or_a_key_of_sixteen_bits(tmp_path: Path) -> None:
+    grey = np.zeros((4, 4, 2), np.uint8)
+    grey[:, 2:] = (100, 255)
+    Image.fromarray(grey, "LA").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, 0, :, 0].tolist() == [255, 255, 100, 100]
+    keyed = np.zeros((4, 4), np.uint16)
+    keyed[:, 2:] = 100 * 257
+    Image.fromarray(keyed).save(tmp_path / "b.png", transparency=0)
+    assert read_image(tmp_path / "b.png")[0, 0, :, 0].tolist() == [255, 255, 100, 100]
+
+
+@pytest.mark.parametrize("name", ["a.apng", "a.gif", "a.webp"])
+def test_animations_are_laid_on_the_ground_frame_by_frame(tmp_path: Path, name: str) -> None:
+    pictures = [np.roll(disc((0, 255, 0)), shift, axis=1) for shift in (0, 3, 6)]
+    more = {"lossless": True, "exact": True} if "webp" in name else {"disposal": 2} if "gif" in name else {}
+    save_moving(tmp_path / name, pictures, **more)
+    frames, fps = read_video(tmp_path / name)
+    assert len(frames) == 3 and fps == pytest.approx(10)
+    for frame, picture in zip(frames, pictures, strict=True):
+        inside, outside = picture[..., 3] == 255, picture[..., 3] == 0
+        assert (frame[outside] == 255).all()
+        assert np.abs(frame[inside].astype(int) - (220, 30, 30)).max() <= 8  # gif has a palette
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels"), [("a.mov", "png", "rgba"), ("a.webm", "libvpx-vp9", "yuva420p")])
+def test_films_with_alpha_are_laid_on_the_ground(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
+    picture = disc((0, 255, 0), side=64)
+    tag = {"alpha_mode": "1"} if "vp9" in codec else None
+    film(tmp_path / name, [picture] * 3, codec=codec, pixels=pixels, options={}, metadata=tag)
+    for ground in (WHITE, (0, 0, 0)):
+        frames, _ = read_video(tmp_path / name, ground=ground)
+        assert np.abs(frames[2, 1, 1].astype(int) - ground).max() <= 2
+        assert np.abs(frames[2, 32, 32].astype(int) - (220, 30, 30)).max() <= 6
+
+
+def test_a_folder_of_frames_and_a_reference_show_the_ground_they_are_given(tmp_path: Path) -> None:
+    Image.fromarray(disc((0, 255, 0))).save(tmp_path / "0.png")
+    assert tuple(read_video(tmp_path)[0][0, 0, 0]) == WHITE
+    for path in (tmp_path, tmp_path / "0.png"):
+        for name, value in (("white", 1.0), ("#000000", -1.0)):
+            assert read_clip(path, height=32, width=32, ground=name)[:, 0, 0, 0].tolist() == [value] * 3
+
+
+def test_a_ground_is_a_colour() -> None:
+    assert parse_colour("rgb(1, 2, 3)") == (1, 2, 3)
+    for text in ("transparent-ish", "#ff000080", ""):
+        with pytest.raises(ValueError, match="a colour such as white or #808080 is wanted, got"):
+            parse_colour(text)
+
+
+# Pictures' profiles and depths
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_wide_colours_become_those_of_srgb(tmp_path: Path, mode: str) -> None:
+    wide = profile(*DISPLAY_P3)
+    shown = Image.fromarray(quarters())
+    srgb = ImageCms.createProfile("sRGB")
+    stored = ImageCms.profileToProfile(shown, srgb, ImageCms.ImageCmsProfile(io.BytesIO(wide)), renderingIntent=1)
+    assert stored is not None and not near(np.array(stored), within=8)  # what is read if the profile is not
+    (stored.quantize(8) if mode == "P" else stored.convert(mode)).save(tmp_path / "a.png", icc_profile=wide)
+    assert near(read_image(tmp_path / "a.png")[0], within=2)
+
+
+def test_a_profile_that_is_srgbs_own_changes_no_bit(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(noise).save(tmp_path / "a.png", icc_profile=own)
+    assert np.array_equal(read_image(tmp_path / "a.png")[0], noise)
+
+
+@pytest.mark.parametrize("broken", [b"no profile", profile(*DISPLAY_P3)[:200]])
+def test_a_profile_that_cannot_be_used_is_told(tmp_path: Path, broken: bytes) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.png", icc_profile=broken)
+    with pytest.warns(UserWarning, match=r"the colour profile of .*a\.png cannot be used .*taken for sRGB's"):
+        assert middles(read_image(tmp_path / "a.png")[0]) == list(QUARTERS)
+
+
+def test_a_profile_of_another_mode_is_told(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 77).save(tmp_path / "a.png", icc_profile=profile(*DISPLAY_P3))
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert (read_image(tmp_path / "a.png") == 77).all()
+
+
+def test_floats_from_nought_to_one_are_scaled_and_others_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0, 0, :, 0].tolist() == [0, 128, 255]
+    for values in ([[0, 200.0]], [[-0.5, 0]], [[float("nan"), 0]]):
+        Image.fromarray(np.array(values, np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(ValueError, match=r"a\.tif cannot be read as a picture: its values go from .*0 \(black\)"):
+            read_image(tmp_path / "a.tif")
+
+
+def test_whole_numbers_without_a_known_white_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535, 257 * 9]], np.int32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0, 0, :, 0].tolist() == [0, 255, 9]
+    for values in ([[0, 65536]], [[-1, 9]], [[0, 255]]):
+        Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+        with pytest.raises(ValueError, match=r"whole numbers of 32 bits .* save it with 8 or 16 bits"):
+            read_image(tmp_path / "a.tif")
+
+
+# Films' matrices
+
+
+def _hd() -> list[Frames]:
+    return [quarters(720, 1280)]
+
+
+def test_hd_that_does_not_say_is_read_as_players_do(tmp_path: Path) -> None:
+    film(tmp_path / "hd.mp4", _hd(), matrix=1, options={"qp": "4", "preset": "ultrafast"})
+    assert near(read_video(tmp_path / "hd.mp4")[0][0])
+    film(tmp_path / "sd.mp4", [quarters()], matrix=6)
+    assert near(read_video(tmp_path / "sd.mp4")[0][0])
+
+
+@pytest.mark.parametrize("matrix", [1, 6])
+def test_a_film_that_says_its_matrix_is_believed(tmp_path: Path, matrix: int) -> None:
+    for frames in (_hd(), [quarters()]):
+        tags = {"colorspace": matrix, "color_range": 1}
+        film(tmp_path / "a.mp4", frames, matrix=matrix, tags=tags, options={"qp": "4", "preset": "ultrafast"})
+        assert near(read_video(tmp_path / "a.mp4")[0][0])
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"color_trc": 16}, r"is HDR: it has the colours of PQ"),
+        ({"color_trc": 18}, r"is HDR: it has the colours of HLG"),
+        ({"colorspace": 9}, r"may be HDR: it has the colours of BT\.2020"),
+        ({"color_primaries": 12}, r"may be HDR: it has the colours of Display P3"),
+    ],
+)
+def test_hdr_is_named_in_a_warning(tmp_path: Path, tags: dict[str, int], told: str) -> None:
+    film(tmp_path / "a.mp4", [quarters()] * 2, tags=tags)
+    with pytest.warns(UserWarning, match=rf"a\.mp4 {told}.* convert it to BT\.709") as found:
+        read_video(tmp_path / "a.mp4")
+    assert len(found) == 1

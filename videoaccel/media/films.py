@@ -1,0 +1,212 @@
+"""Films in files, through FFmpeg (PyAV): which stream is the film, and its frames, upright and in sRGB.
+
+Shape legend: H height, W width in pixels; a frame is uint8 [H, W, 3].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from videoaccel.common.reading import Colour
+from videoaccel.media.colour import WHITE, film_pixels, film_warning
+from videoaccel.media.encoders import Frames
+from videoaccel.media.pictures import first_line
+from videoaccel.media.upright import display_matrix, upright
+
+FOLDER_FPS = 24.0
+"""What a folder of frames, which cannot say, is taken to run at: the release's rate."""
+
+_MATROSKA = bytes.fromhex("1a45dfa3")
+_SEGMENT = bytes.fromhex("18538067")
+
+# FFmpeg's numbers for streams that go with a film: a cover, thumbnails along the time, a still.
+_DEFAULT, _BESIDE = 0x1, 0x400 | 0x800 | 0x100000
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film that is open.
+
+    Attributes:
+        frames: Its frames [H, W, 3], to be taken once, in order.
+        fps: Frames per second.
+        still: Whether it is a picture, whatever its name.
+    """
+
+    frames: Iterator[Frames]
+    fps: float
+    still: bool = False
+
+
+@contextmanager
+def open_film(path: Path, *, ground: Colour = WHITE) -> Iterator[Film]:
+    """Open a file that FFmpeg reads.
+
+    Args:
+        path: The file, which is there.
+        ground: What shows where the film is transparent.
+
+    Raises:
+        ValueError: It holds no film, or is damaged or cut short; also while frames are taken.
+    """
+    _check_whole(path)
+    with _worded(path):
+        # With the protocol spelled out FFmpeg takes no name for a URL.
+        container = av.open(f"file:{path}")
+    with container:
+        with _worded(path):
+            stream = container.streams[film_stream(path, container)]
+        yield Film(_frames(container, stream, path, ground), _rate(stream))
+
+
+@contextmanager
+def _worded(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable video (damaged or cut short?): {_line(error)}") from error
+
+
+def film_stream(path: Path, container: Any) -> int:
+    """Which stream is the film: one that moves before a still, the default before others, then the largest.
+
+    Raises:
+        ValueError: There is none.
+    """
+    streams = [stream for stream in container.streams.video if not int(stream.disposition) & _BESIDE]
+    if not streams:
+        covers, sound = bool(container.streams.video), bool(container.streams.audio)
+        beside = "only a cover" if covers else "only sound" if sound else "nothing to look at"
+        raise ValueError(f"it has no video stream, {beside}")
+    if len(streams) == 1:
+        return int(streams[0].index)
+    moving = _moving(path, [stream.index for stream in streams])
+
+    def rank(stream: Any) -> tuple[bool, bool, int, int]:
+        area = stream.codec_context.width * stream.codec_context.height
+        return (stream.index in moving, bool(int(stream.disposition) & _DEFAULT), area, -stream.index)
+
+    return int(max(streams, key=rank).index)
+
+
+def _moving(path: Path, indices: list[int]) -> set[int]:
+    """The streams that have more than one frame."""
+    seen: Counter[int] = Counter()
+    with suppress(av.FFmpegError), av.open(f"file:{path}") as container:
+        for packet in container.demux(*(container.streams[index] for index in indices)):
+            seen[packet.stream_index] += bool(packet.size)
+            if all(seen[index] > 1 for index in indices):
+                break
+    return {index for index in indices if seen[index] > 1}
+
+
+def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator[Frames]:
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    count = 0
+    with _worded(path):
+        for frame in _decoded(container, stream):
+            if not count and (told := film_warning(frame, str(path))):
+                warnings.warn(told, stacklevel=2)
+            yield upright(film_pixels(frame, ground=ground), aspect=aspect, matrix=display_matrix(frame))
+            count += 1
+        if not count:
+            raise ValueError("it has no frames")
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames (``av.VideoFrame``).
+
+    Raises:
+        ValueError: A packet is damaged; says how much of the film is not.
+    """
+    decoder = decoder_of(stream)
+    good = 0
+    packets = container.demux(stream)
+    for packet in packets:
+        damage = ValueError("a part of it is damaged") if packet.is_corrupt else None
+        try:
+            frames = [] if damage else decoder.decode(packet if packet.size else None)
+        except av.FFmpegError as error:
+            if not good:
+                raise
+            frames, damage = [], error
+        if damage is not None:
+            later = _readable(decoder, packets)
+            raise ValueError(_damage(good, later, damage))
+        good += len(frames)
+        yield from frames
+
+
+def decoder_of(stream: Any) -> Any:
+    """The stream's decoder; for VP8 and VP9 with alpha, which FFmpeg's own leaves out, libvpx's."""
+    context = stream.codec_context
+    transparent = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    if not (transparent and context.name in ("vp8", "vp9")):
+        return context
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[context.name]
+    try:
+        decoder = av.CodecContext.create(name, "r")
+    except (ValueError, av.FFmpegError) as error:
+        raise ValueError(f"it is transparent, which takes the decoder {name}, and this FFmpeg has none") from error
+    decoder.extradata = context.extradata
+    return decoder
+
+
+def _readable(decoder: Any, packets: Iterator[Any]) -> int:
+    """How many frames the rest still gives."""
+    count = 0
+    for packet in packets:
+        with suppress(av.FFmpegError):
+            count += len(decoder.decode(packet if packet.size else None))
+    return count
+
+
+def _damage(good: int, later: int, error: Exception) -> str:
+    if not later:
+        return f"the file ends in the middle of a frame, after {good} whole ones"
+    return (
+        f"{_line(error)} after {good} whole frames, and {later} more can be made out; "
+        f"`ffmpeg -i FILE -c:v libx264 NEW.mp4` writes what a player shows of it"
+    )
+
+
+def _rate(stream: Any) -> float:
+    # FFmpeg's average for a gif is a guess from its first delays, whole hundredths of a second.
+    if stream.codec_context.name == "gif" and stream.frames and stream.duration:
+        return float(stream.frames / (stream.duration * stream.time_base))
+    return float(stream.average_rate or FOLDER_FPS)
+
+
+def _line(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, av.FFmpegError) else "") or first_line(error)
+
+
+def _check_whole(path: Path) -> None:
+    """Find files that were cut short in the two kinds of which FFmpeg reads what is there without a word.
+
+    Raises:
+        ValueError: The file is shorter than it says itself.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+        file.seek(-1, 2)
+        last = file.read(1)
+    short = head[:4] == b"GIF8" and last not in b";\0"  # some programs pad with zeros
+    if head[:4] == _MATROSKA:
+        before, _, segment = head.partition(_SEGMENT)
+        # The length of the one big element: the leading zeros of its first byte say how many bytes it takes.
+        count = 9 - (segment[:1] or b"\1")[0].bit_length()
+        length = int.from_bytes(segment[:count], "big") & ((1 << 7 * count) - 1)
+        known = length != (1 << 7 * count) - 1  # all ones in a live recording
+        short = known and path.stat().st_size < len(before) + len(_SEGMENT) + count + length
+    if short:
+        raise ValueError(f"{path} is not a whole video: the file was cut short")
