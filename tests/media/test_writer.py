@@ -1,4 +1,6 @@
 import os
+import warnings
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,43 @@ def test_mp4_keeps_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
-@pytest.mark.parametrize("fps", [8, 23.976, 30])
+@pytest.mark.parametrize("fps", [8, 12.5, 30])
 def test_frame_rates_come_back(tmp_path: Path, ending: str, fps: float) -> None:
     write(tmp_path / f"a{ending}", render(12), fps=fps)
     # A gif counts in hundredths of a second.
     assert read_video(tmp_path / f"a{ending}")[1] == pytest.approx(fps, rel=0.02 if ending == ".gif" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (59.94, Fraction(60000, 1001)),
+        (Fraction(30000, 1001), Fraction(30000, 1001)), (24, Fraction(24)), (29.5, Fraction(59, 2)),
+        (15, Fraction(15)), (7.5, Fraction(15, 2)),
+    ],
+)  # fmt: skip
+def test_rates_of_ntsc_are_written_as_they_are_meant(tmp_path: Path, fps: Any, rate: Fraction) -> None:
+    with Writer(tmp_path / "a.mp4", fps=fps) as writer:
+        writer.write(render(2))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].average_rate == rate
+
+
+def test_mp4_plays_while_it_loads(tmp_path: Path) -> None:
+    """The table of contents stands before the frames, and what it says of their places is true."""
+    write(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), np.uint8))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 30 and contents(tmp_path) == ["a.mp4"]
+
+
+def test_a_gif_that_browsers_play_slowly_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"a\.gif has 60 frames per second, and browsers play a \.gif above 50 slowly"):
+        Writer(tmp_path / "a.gif", fps=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Writer(tmp_path / "a.gif", fps=50)
+        Writer(tmp_path / "a.mp4", fps=60)
 
 
 @pytest.mark.parametrize("frames", [1, 9])

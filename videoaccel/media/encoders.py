@@ -34,6 +34,17 @@ def by(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 
 
+def film_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as films have them: what is within 0.005 of a whole number's 1000/1001 is that of NTSC.
+
+    >>> film_rate(29.97), film_rate(23.976), film_rate(24), film_rate(12.5)
+    (Fraction(30000, 1001), Fraction(24000, 1001), Fraction(24, 1), Fraction(25, 2))
+    """
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    near = fps % 1 and abs(fps - ntsc) < 0.005
+    return ntsc if near else Fraction(fps).limit_denominator(1001)
+
+
 class Encoder(Protocol):
     """Takes frames [H, W, 3] of one size one by one."""
 
@@ -54,7 +65,9 @@ def file_encoder(kind: str, file: BinaryIO, *, fps: float, crf: int) -> Encoder:
     if kind == ".gif":
         return _AvEncoder(file, container="gif", codec="gif", fps=fps, pixels="pal8")
     options = {"crf": str(crf), **_X264}
-    return _AvEncoder(file, container="mp4", codec="libx264", fps=fps, pixels="yuv420p", options=options)
+    return _AvEncoder(
+        file, container="mp4", codec="libx264", fps=fps, pixels="yuv420p", options=options, movflags="+faststart"
+    )
 
 
 def folder_encoder(folder: Path) -> Encoder:
@@ -104,13 +117,15 @@ class _AvEncoder:
         fps: float,
         pixels: str,
         options: dict[str, str] | None = None,
+        movflags: str = "",
     ) -> None:
         self.file = _Recorder(file)
-        # "bitexact" keeps FFmpeg's version out of the file.
-        self.container = av.open(self.file, "w", format=container, options={"fflags": "+bitexact"})
-        self.stream: Any = self.container.add_stream(
-            codec, rate=Fraction(fps).limit_denominator(1001), options=options or {}
-        )
+        # "bitexact" keeps FFmpeg's version out of the file. To put an mp4's table before its frames, so that a browser
+        # plays it while it loads, FFmpeg reads the file once more, by its name.
+        how = {"fflags": "+bitexact"} | ({"movflags": movflags} if movflags else {})
+        again = {"io_open": self.file.again} if movflags else {}
+        self.container = av.open(self.file, "w", format=container, options=how, **again)
+        self.stream: Any = self.container.add_stream(codec, rate=film_rate(fps), options=options or {})
         self.stream.pix_fmt = pixels
         self.count = 0
 
@@ -174,6 +189,14 @@ class _Recorder:
             except BaseException as error:  # seeking writes what the buffer holds
                 self.error, self.discard = error, True
         return offset
+
+    def again(self, *_: Any) -> BinaryIO:
+        """The same file to read, which PyAV closes, with all that has been written in it."""
+        try:
+            self.file.flush()
+        except BaseException as error:
+            self.error, self.discard = error, True
+        return open(self.file.name, "rb")
 
     def tell(self) -> int:
         return 0 if self.discard else self.file.tell()

@@ -1,8 +1,9 @@
 """Writing clips frame by frame, so that a long one is never in memory whole, and whole or not at all.
 
 ======================  ==============================================================================================
-``clip.mp4``            H.264, yuv420p, which plays everywhere. It wants even sizes: an odd height or width gets one
-                        more row or column, a copy of the last one.
+``clip.mp4``            H.264, yuv420p, which plays everywhere, in a browser while it loads. It wants even sizes: an odd
+                        height or width gets one more row or column, a copy of the last one. 29.97 frames per second
+                        are written as 30000/1001, and likewise the other rates of NTSC.
 ``clip.gif``            Repeats for ever; 256 colours for every frame, delays in whole hundredths of a second.
 ``clip.png``            Exactly one frame, nothing lost.
 ``clip/``               A new folder, or one that holds only frames: ``00000.png``, ``00001.png``, ..., nothing lost.
@@ -14,8 +15,10 @@ The same frames give the same bytes on one machine: the number of threads is fix
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -33,6 +36,7 @@ CRF = 16
 """Quality of an mp4, x264's scale: 0 loses nothing, 23 is its default, below about 17 nobody sees a difference."""
 
 _MOST_FPS = MappingProxyType({".gif": 100})  # it counts in hundredths of a second
+_BROWSERS_GIF = 50  # frames that stay for less than two hundredths browsers show for ten
 
 
 class Writer(AbstractContextManager["Writer"]):
@@ -56,13 +60,20 @@ class Writer(AbstractContextManager["Writer"]):
             other things than frames is in the way (FileExistsError); at any time, the disk is full.
     """
 
-    def __init__(self, path: str | Path, *, fps: float, crf: int = CRF) -> None:
+    def __init__(self, path: str | Path, *, fps: float | Fraction, crf: int = CRF) -> None:
+        fps = float(fps)
         self.kind = _kind(path)
         self.path = Path(path)
         self.frames = 0
         most = _MOST_FPS.get(self.kind, 1000)
         if not 0 < fps <= most:
             raise ValueError(f"fps must be above 0 and at most {most}; got {fps}")
+        if self.kind == ".gif" and fps > _BROWSERS_GIF:
+            warnings.warn(
+                f"{path} has {fps:g} frames per second, and browsers play a .gif above {_BROWSERS_GIF} slowly; "
+                f"write .mp4, or fewer frames per second",
+                stacklevel=2,
+            )
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must be between 0 and 51; got {crf}")
         self._fps, self._crf = fps, crf

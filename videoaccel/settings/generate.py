@@ -50,7 +50,7 @@ def _bytes(value: Any) -> Any:
 
 
 def _rate(value: Any) -> Any:
-    return parse_rate(value) if isinstance(value, str) else value
+    return parse_rate(value) if isinstance(value, str) and "/" in value else value
 
 
 def _ground(value: Any) -> Any:
