@@ -154,7 +154,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message.replace(".", r"\.").replace("[", r"\[")):
             read_jobs(tmp_path / name)
-    (tmp_path / "j.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "j.txt").write_bytes(b"\xff\xff")
     with pytest.raises(ValueError, match="not a text file in UTF-8"):
         read_jobs(tmp_path / "j.txt")
 

@@ -95,7 +95,8 @@ def test_an_empty_prompt_is_found_behind_its_suffix(prompt: str, clean: bool, em
     ("prompt", "message"),
     [
         ('x {"mask_strategy": "0"', "not a JSON object"),
-        ('x {"hello"} y', "not a JSON object"),
+        ('x {"mask_stratgy": "0"}', "'mask_stratgy': '0'.*mask_strategy"),
+        ('{"mask_stratgy": "0", "scene": "x"', "not a JSON object"),
         ('x {"seed": "3"}', "'seed': '3'.*reference_path.*mask_strategy"),
         ('x {"mask_strategy": 0}', "'mask_strategy': 0 .*as texts"),
         ("|0|a|b|c", r"\|b\| .*first loop"),
@@ -163,3 +164,26 @@ def test_options_survive_being_written(text: str, options: dict[str, str]) -> No
 def test_cleaning_takes_any_text(text: str) -> None:
     cleaned = prompts.clean_text(text)
     assert cleaned == cleaned.strip() and "|" not in cleaned and "  " not in cleaned
+
+
+@pytest.mark.parametrize(
+    "prompt", ['{"scene": "a cat", "camera": {"motion": "pan"}}', 'a sign that says {"hello"} to all', '{"a": 1']
+)
+def test_prompts_that_look_like_json_are_texts(prompt: str) -> None:
+    assert prompts.cut_options(prompt) == Options(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lost"),
+    [
+        ("a cat; it sleeps, (well) -- 'here' & there!", []),
+        ("caf\u00e9 with 3 tables", []),
+        ("a 3x4 grid, 4k", ["3x4"]),
+        ("\u4e00\u53ea\u732b 4k", ["\u4e00\u53ea\u732b"]),
+        ("free shipping of page 12 boxes", ["free", "shipping", "page", "12"]),
+        ("<b>bold</b> #1234567 R2D2x", ["b", "b", "1234567", "r2d2x"]),
+        ("|0|a cat|2|a 2x2 quilt", ["2x2"]),
+    ],
+)
+def test_what_cleaning_takes_beyond_punctuation_is_known(prompt: str, lost: list[str]) -> None:
+    assert prompts.lost_words(prompt) == lost

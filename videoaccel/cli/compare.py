@@ -13,11 +13,10 @@ import typer
 from rich.table import Table
 
 from videoaccel.cli.flags import flag
-from videoaccel.cli.generate import STDIN
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
-from videoaccel.common.reading import prompt_lines, read_text
+from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
 from videoaccel.settings.layers import Layer, merge
 
@@ -133,9 +132,7 @@ def _stopped(display: Display, out: str) -> None:
 
 
 def _prompts(name: str) -> list[str]:
-    if name == STDIN:
-        return prompt_lines(sys.stdin.read(), source="stdin")
-    return prompt_lines(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
+    return read_prompts(name)
 
 
 def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:

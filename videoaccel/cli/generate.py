@@ -16,7 +16,7 @@ from videoaccel.cli.generate_text import difference, ending, planned, summary
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.cli.terminal import say
-from videoaccel.common.reading import prompt_lines, read_text
+from videoaccel.common.reading import STDIN, read_prompts
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from videoaccel.jobs.generate import Clip
     from videoaccel.jobs.sidecar import Sidecar
 
-STDIN = "-"
 _ONLY_OUTPUT = {"output", "contact_sheet", "explain"}
 
 
@@ -163,8 +162,7 @@ def shared_values(options: Mapping[str, Any], *, shared: Sequence[str], command:
     settings = merge([Layer(given, flag), Layer(set_, lambda name: f"--set {name}")])
     values = {name: getattr(settings, name) for name in (*given, *set_)}
     if (file := options["prompts"]) is not None:
-        text = read_text(Path(file).expanduser(), name=f"--prompts {file}")
-        values["prompts"] = tuple(prompt_lines(text, source=file))
+        values["prompts"] = tuple(read_prompts(file))
     return values
 
 
@@ -235,10 +233,6 @@ def _again(origin: Sidecar) -> str:
 
 def _prompts(options: Mapping[str, Any]) -> Iterator[str]:
     for prompt in options["prompt"] or []:
-        yield from prompt_lines(sys.stdin.read(), source="stdin") if prompt == STDIN else [prompt]
+        yield from read_prompts(STDIN) if prompt == STDIN else [prompt]
     if name := options["prompts"]:
-        if name == STDIN:
-            yield from prompt_lines(sys.stdin.read(), source="stdin")
-            return
-        text = read_text(Path(name).expanduser(), name=f"--prompts {name}")
-        yield from prompt_lines(text, source=name)
+        yield from read_prompts(name)

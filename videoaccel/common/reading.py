@@ -1,8 +1,10 @@
 """Reading what users wrote, text files and YAML; what goes wrong is one sentence."""
 
+import codecs
 import json
 import re
 import stat
+import sys
 from collections.abc import Hashable
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +23,12 @@ MOST_VALUES = 10_000_000
 """Values that a YAML text may stand for."""
 
 _HALF = re.compile("[\ud800-\udfff]")
+STDIN = "-"
+"""In place of a file's name."""
+
+_MARK = "\ufeff"
+_UNSEEN = " \t\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\ufeff"
+_TABLES = (".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -44,15 +52,42 @@ def read_text(path: Path, *, name: str | None = None) -> str:
             raise ValueError(f"{name} is no plain file (a pipe or a device)")
         if found.st_size > LARGEST:
             raise ValueError(f"{name} has {found.st_size:,} bytes; at most {LARGEST:,} are read as text")
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{name} does not exist") from None
     except IsADirectoryError:
         raise IsADirectoryError(f"{name} is a folder, not a file") from None
     except PermissionError:
         raise PermissionError(f"{name} may not be read by this user") from None
+    return _decoded(data, name)
+
+
+def read_stdin() -> str:
+    """What comes on standard input, read like `read_text`."""
+    return sys.stdin.read().removeprefix(_MARK)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise ValueError(f"{name} is text in UTF-16; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")  # some editors, and Excel, put a mark before it
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not a text file in UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines as editors show them, without blanks around them; one of which nothing can be seen is empty.
+
+    Unlike `str.splitlines` this knows no other ends: U+2028 or a form feed in a text that was copied from somewhere
+    stays in its line.
+
+    >>> lines_of("a\u2028b \r\n\u200b\nc")
+    ['a\u2028b', '', 'c']
+    """
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
+    return [line if line.strip(_UNSEEN) else "" for line in lines]
 
 
 def prompt_lines(text: str, *, source: str) -> list[str]:
@@ -61,10 +96,34 @@ def prompt_lines(text: str, *, source: str) -> list[str]:
     Raises:
         ValueError: There is none.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    if prompts := [line for line in lines if line and not line.startswith("#")]:
+    if prompts := [line for line in lines_of(text) if line and not line.startswith("#")]:
         return prompts
     raise ValueError(f"{source} holds no prompt; one a line, # starts a comment")
+
+
+def read_prompts(name: str) -> list[str]:
+    """The prompts of a file given as ``--prompts``, or of standard input for ``-``.
+
+    Raises:
+        ValueError: There is none, or the file is a table or a list of jobs.
+        OSError: It cannot be read.
+    """
+    if name == STDIN:
+        return prompt_lines(read_stdin(), source="stdin")
+    check_prompts_name(name)
+    return prompt_lines(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
+
+
+def check_prompts_name(name: str) -> None:
+    """Refuse, by its name, a file that does not hold one prompt a line.
+
+    Raises:
+        ValueError: It is a table or a list of jobs.
+    """
+    if (suffix := Path(name).suffix.lower()) in _TABLES:
+        raise ValueError(
+            f"--prompts {name}: one prompt a line is wanted; videoaccel render reads the jobs of a {suffix}"
+        )
 
 
 def parse_yaml(text: str) -> Any:

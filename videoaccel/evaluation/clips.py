@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videoaccel.common.reading import prompt_lines, read_text
+from videoaccel.common.reading import check_prompts_name, prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import is_image, read_video
@@ -79,6 +80,7 @@ def read_prompts_file(path: Path) -> PromptBook:
     """
     text = read_text(path, name=f"--prompts {path}")
     if path.suffix.lower() != ".json":
+        check_prompts_name(str(path))
         return PromptBook(rows=tuple(Prompt(line, ()) for line in prompt_lines(text, source=str(path))))
     try:
         data = json.loads(text)
@@ -87,7 +89,7 @@ def read_prompts_file(path: Path) -> PromptBook:
     if isinstance(data, dict):
         if wrong := next((name for name, prompt in data.items() if not isinstance(prompt, str)), None):
             raise ValueError(f"{path}: the prompt of {wrong!r} is no text")
-        return PromptBook(by_file=data)
+        return PromptBook(by_file={_one_form(name): prompt for name, prompt in data.items()})
     return PromptBook(rows=tuple(read_full_info(text, source=str(path))), official=True)
 
 
@@ -103,13 +105,13 @@ def find_clips(folder: Path, *, reference: Path | None = None, prompts: PromptBo
     """
     book = prompts or PromptBook()
     paths = _clips_of(folder)
-    if stray := sorted(set(book.by_file) - {path.name for path in paths}):
+    if stray := sorted(set(book.by_file) - {_one_form(path.name) for path in paths}):
         raise ValueError(f"the prompts name {stray[0]!r}, and {folder} holds no clip of this name")
     if not paths:
         raise ValueError(f"{folder} holds no clip; they end in {', '.join(CLIP_SUFFIXES)}, or are folders of pictures")
-    others = {path.name: path for path in _clips_of(reference)} if reference else {}
-    stems = {_stem(path): path for path in others.values()}
-    return [_clip(path, others.get(path.name) or stems.get(_stem(path)), book) for path in paths]
+    others = {_one_form(path.name): path for path in _clips_of(reference)} if reference else {}
+    stems = {_one_form(_stem(path)): path for path in others.values()}
+    return [_clip(path, others.get(_one_form(path.name)) or stems.get(_one_form(_stem(path))), book) for path in paths]
 
 
 def read_clip(path: Path, reader: str) -> tuple[Frames, float]:
@@ -137,12 +139,18 @@ def _stem(path: Path) -> str:
     return path.name if path.is_dir() else path.name.removesuffix(path.suffix)
 
 
+def _one_form(name: str) -> str:
+    """A name in the form that others are compared in: some disks keep an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _clip(path: Path, reference: Path | None, book: PromptBook) -> ClipFile:
     name = path.name
-    if name in book.by_file:
-        return ClipFile(name, path, reference, book.by_file[name])
+    if (known := _one_form(name)) in book.by_file:
+        return ClipFile(name, path, reference, book.by_file[known])
     parsed, number = parse_name(name)
-    rows = [row for row in book.rows if row.text == parsed]
+    rows = [row for row in book.rows if _one_form(row.text) == _one_form(parsed)]
+    parsed = rows[0].text if rows else parsed
     counted = not book.official or (bool(rows) and number in range(SAMPLES))
     if not counted:
         return ClipFile(name, path, reference, parsed, ())

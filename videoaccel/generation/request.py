@@ -5,6 +5,7 @@ sizes.
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -23,7 +24,7 @@ from videoaccel.sampling.noise import SampleNoise, sample_seeds
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import Defaults
 from videoaccel.text.encoder import PromptStates
-from videoaccel.text.prompts import clean_text, empty_segments, plain_text, prepare
+from videoaccel.text.prompts import clean_text, empty_segments, lost_words, plain_text, prepare
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,12 @@ def prompt_texts(prompts: Sequence[str], defaults: Defaults, *, loops: int, clea
         if empty_segments(prompt, clean=clean):
             where = f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
             raise ValueError(f"{where} is empty{' once cleaned' if prompt.strip() else ''}: {prompt!r}")
+        if clean and (lost := lost_words(prompt)):
+            warnings.warn(
+                f"cleaning takes {', '.join(map(repr, lost[:5]))}{' and more' if lost[5:] else ''} out of the prompt "
+                f"{prompt!r}; --no-clean-prompt (`clean_prompt`) leaves it as it is",
+                stacklevel=2,
+            )
     scores = {"aes": defaults.aes, "flow": defaults.flow, "camera_motion": defaults.camera_motion}
     return [prepare(prompt, loops=loops, clean=clean, **scores) for prompt in prompts]  # type: ignore[arg-type]
 

@@ -30,6 +30,9 @@ from videoaccel.settings.sizes import resolve_size
 BEST = "soda"
 """The method that ``speedup`` alone uses: the one that won the comparison."""
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every disk that is in use."""
+
 _WITH_METHOD = ("accel_options", "prior", "allow_foreign_prior", "cache_memory")
 
 
@@ -297,6 +300,12 @@ def suite_prompts(path: str) -> tuple[str, ...]:
     texts = tuple(dict.fromkeys(row.text for row in rows))
     if wrong := next((text for text in texts if "/" in text), None):
         raise ValueError(f"`vbench` {path}: the prompt {wrong!r} cannot name a file")
+    # Found here, before the first clip is made: no disk takes longer names.
+    if wrong := next((text for text in texts if len(f"{text}-0000.mp4".encode()) > LONGEST_NAME), None):
+        raise ValueError(
+            f"`vbench` {path}: the prompt {wrong[:40]!r}... has {len(wrong.encode())} bytes, and the name of a file "
+            f"has at most {LONGEST_NAME} with its number and ending"
+        )
     return texts
 
 

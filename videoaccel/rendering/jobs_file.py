@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from videoaccel.common.reading import half_letter, parse_yaml, read_text
+from videoaccel.common.reading import half_letter, lines_of, parse_yaml, read_text
 from videoaccel.common.wording import counted
+from videoaccel.settings.generate import GenerateSettings
 
 SUFFIXES = (".jsonl", ".csv", ".yaml", ".yml", ".txt")
 """What a job file's name may end in."""
@@ -69,7 +71,7 @@ def read_jobs(path: Path) -> JobsFile:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}, which says how its jobs are written")
-    text = read_text(path).removeprefix("\ufeff")  # some editors, and Excel, begin with it
+    text = read_text(path)
     defaults: Mapping[str, Any] = {}
     problems: list[str] = []
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -120,15 +122,15 @@ def _no_number(text: str) -> Any:
 
 
 def _txt(text: str) -> _Entries:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip() and not line.strip().startswith("#"):
-            yield number, {"prompt": line.strip()}
+    for number, line in enumerate(lines_of(text), start=1):
+        if line and not line.startswith("#"):
+            yield number, {"prompt": line}
 
 
 def _csv(text: str) -> _Entries:
     """Cells are YAML values, so that numbers, lists and sweeps can stand in them; texts stay as they are."""
     csv.field_size_limit(1 << 24)
-    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows = csv.reader(io.StringIO(text), strict=True)
     header: list[str] | None = None
     start = 1
     while True:
@@ -144,6 +146,9 @@ def _csv(text: str) -> _Entries:
             continue
         if header is None:
             header = [cell.strip() for cell in row]
+            if problem := _header_problem(header):
+                yield number, ValueError(problem)
+                return
             if twice := next((name for name in header if header.count(name) > 1), None):
                 yield number, ValueError(f"the column {twice!r} stands there twice")
                 return
@@ -151,6 +156,17 @@ def _csv(text: str) -> _Entries:
             yield number, ValueError(f"{counted(len(row), 'cell')} for {counted(len(header), 'column')}")
         else:
             yield number, _cells(header, row)
+
+
+def _header_problem(header: Sequence[str]) -> str | None:
+    """What spreadsheets of other countries, and other tools, write instead of this header."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            return f"the cells of {header[0]!r} are separated by {name}; write commas between them"
+    names = ("name", *GenerateSettings.model_fields)
+    if wrong := next((cell for cell in header if cell not in names and cell.lower() in names), None):
+        return f"the column {wrong!r} is called {wrong.lower()!r}, in small letters"
+    return None
 
 
 def _cells(header: Sequence[str], row: Sequence[str]) -> Any:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
+from difflib import get_close_matches
 from html.entities import html5
 from html.parser import HTMLParser
 from typing import NamedTuple, TypeAlias
@@ -101,8 +103,8 @@ def cut_options(prompt: str) -> Options:
     >>> cut_options('Waves.{"mask_strategy": "0"}')
     Options(text='Waves.', reference_path='', mask_strategy='0')
     """
-    # A brace that no key follows is part of the text: "{y}" in a prompt harms nobody.
-    if not (found := re.search(r'\{\s*(?:"|\}\s*$)', prompt)):
+    # A brace that no key of ours follows is part of the text: "{y}" in a prompt harms nobody, nor does a scene in JSON.
+    if not (found := re.search(r'\{\s*(?:"|\}\s*$)', prompt)) or not _means_options(prompt, found.start()):
         return Options(prompt)
     tail = prompt[found.start() :]
     try:
@@ -113,6 +115,38 @@ def cut_options(prompt: str) -> Options:
         if key not in Options._fields[1:] or not isinstance(value, str):
             raise ValueError(f"{key!r}: {value!r} in the prompt; only {Options._fields[1:]} may be there, as texts")
     return Options(prompt[: found.start()], **options)
+
+
+def _means_options(prompt: str, start: int) -> bool:
+    """Whether what looks like a JSON object stands where options do, behind a text, or has a key like one of ours."""
+    keys = re.findall(r'"([^"]*)"\s*:', prompt[start:])
+    if any(get_close_matches(key, Options._fields[1:], n=1, cutoff=0.6) for key in keys):
+        return True
+    try:
+        return isinstance(json.loads(prompt[start:]), dict) and bool(prompt[:start].strip() or not keys)
+    except json.JSONDecodeError:
+        return False
+
+
+def lost_words(prompt: str) -> list[str]:
+    """What `clean_text` takes out of a prompt beyond punctuation: words and numbers, in their order.
+
+    >>> lost_words("a 3x4 grid of cats, 4k"), lost_words("Rain (heavy) & wind!")
+    (['3x4'], [])
+    """
+    lost: list[str] = []
+    for _, text in split_segments(cut_options(prompt).text):
+        kept = Counter(_words(clean_text(text)))
+        for word in _words(html.unescape(ftfy.fix_text(unquote_plus(text)))):
+            if kept[word]:
+                kept[word] -= 1
+            else:
+                lost.append(word)
+    return lost
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def split_segments(prompt: str) -> list[Segment]:
