@@ -314,3 +314,10 @@ def test_decord_reads_the_same_frames(evaluate: Evaluate) -> None:
     Path("clips/x.mp4").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"decord cannot read clips/x\.mp4"):
         read_clip(Path("clips/x.mp4"), "decord")
+
+
+def test_an_evaluation_that_measured_nothing_is_a_failure(evaluate: Evaluate) -> None:
+    """Clips that are not named after the prompts of the suite count in no dimension."""
+    Path("info.json").write_text(json.dumps([{"prompt_en": "a cat", "dimension": ["temporal_flickering"]}]))
+    done = evaluate("--prompts", "info.json", suite="temporal_flickering")
+    assert done.code == 1 and "nothing was measured" in done.err

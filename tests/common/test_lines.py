@@ -45,9 +45,7 @@ def test_other_encodings_are_named(tmp_path: Path, door: str) -> None:
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".yaml"])
 def test_a_table_is_no_list_of_prompts(tmp_path: Path, door: str, ending: str) -> None:
     (tmp_path / f"a{ending}").write_text("prompt,seed\na cat,3\n")
-    with pytest.raises(
-        ValueError, match=rf"one prompt a line is wanted; videoaccel render reads the jobs of a \{ending}"
-    ):
+    with pytest.raises(ValueError, match=rf"one prompt a line is wanted; videoaccel render reads .* of a \{ending}"):
         DOORS[door](str(tmp_path / f"a{ending}"))
 
 

@@ -75,11 +75,11 @@ def evaluate(
     if found.failures:
         say(f"videoaccel: {counted(len(found.failures), 'clip')} could not be measured", err=True)
         raise typer.Exit(1)
+    if not found.complete:
+        raise typer.Exit(INCOMPLETE)
     if not any(result.measured for result in found.results):
         typer.echo("videoaccel: nothing was measured; see why above", err=True)
         raise typer.Exit(1)
-    if not found.complete:
-        raise typer.Exit(INCOMPLETE)
 
 
 def _show(found: Evaluation) -> None:

@@ -78,7 +78,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines as editors show them, without blanks around them; one of which nothing can be seen is empty.
+    r"""Lines as editors show them, without blanks around them; one of which nothing can be seen is empty.
 
     Unlike `str.splitlines` this knows no other ends: U+2028 or a form feed in a text that was copied from somewhere
     stays in its line.

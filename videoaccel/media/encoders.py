@@ -41,7 +41,7 @@ def film_rate(fps: float | Fraction) -> Fraction:
     (Fraction(30000, 1001), Fraction(24000, 1001), Fraction(24, 1), Fraction(25, 2))
     """
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
-    near = fps % 1 and abs(fps - ntsc) < 0.005
+    near = fps % 1 != 0 and abs(float(fps) - float(ntsc)) < 0.005
     return ntsc if near else Fraction(fps).limit_denominator(1001)
 
 
