@@ -9,45 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-WEIGHT_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-    "model.pth",
+from videoaccel.models.weights import (
+    WEIGHT_FILES,
+    check_pointer,
+    find_weights,
+    read_state,
+    shards_of,
+    without_prefix,
 )
+
 # Bookkeeping that transformers and diffusers write into every config.json; none of it shapes a network.
 BOOKKEEPING = frozenset({"architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version"})
 _SHOWN = 5
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file or, with ``weights_only=True``, from a pickled one.
-
-    Raises:
-        ValueError: The file is truncated, is not a checkpoint, or holds something else than named tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
-    except Exception as error:  # torch.load raises many kinds, by file format
-        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict: expected names with tensors, found {type(state).__name__}")
-    return dict(state)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path | str) -> None:
@@ -125,11 +101,12 @@ class StrictLoading:
         """Load configuration and weights from a folder or a hub repository.
 
         Args:
-            pretrained_model_name_or_path: A folder with ``config.json`` and one weight file, or a hub id.
+            pretrained_model_name_or_path: A folder with ``config.json`` and weights (`find_weights`), or a hub id.
             subfolder: Folder inside it.
             dtype: Cast the network to this type.
-            **hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id; ``torch_dtype``, an older
-                name of ``dtype``. Other keywords with which diffusers calls model classes are of no concern here.
+            **hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id; ``variant`` of weights;
+                ``torch_dtype``, an older name of ``dtype``. Other keywords with which diffusers calls model classes
+                are of no concern here.
 
         Raises:
             ValueError: Configuration or weights do not fit; names the file, the key or field, and both shapes.
@@ -138,8 +115,12 @@ class StrictLoading:
         folder = _local_folder(pretrained_model_name_or_path, subfolder, hub)
         model = cls.build(read_config(folder / "config.json"), source=folder / "config.json")
         assert isinstance(model, nn.Module)
-        weights = _weight_file(folder)
-        load_strictly(model, cls.translate_state(read_state(weights)), source=weights)
+        weights = find_weights(folder, variant=hub.get("variant"))
+        own = model.state_dict().keys()
+        state = without_prefix(
+            read_state(weights), fits=lambda given: cls.translate_state(given).keys() == own, source=weights
+        )
+        load_strictly(model, cls.translate_state(state), source=weights)
         dtype = dtype or hub.get("torch_dtype")
         if dtype is not None:
             model.to(dtype)
@@ -173,8 +154,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: It is not a JSON object.
         FileNotFoundError: It is not there.
     """
+    check_pointer(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
     except ValueError as error:
@@ -207,18 +189,17 @@ def _local_folder(name: str | Path, subfolder: str | None, hub: Mapping[str, Any
 
         wanted = {key: hub[key] for key in ("revision", "cache_dir", "token", "local_files_only") if hub.get(key)}
         prefix = f"{subfolder}/" if subfolder else ""
-        patterns = [f"{prefix}config.json", *(f"{prefix}{file}" for file in WEIGHT_FILES)]
+        names = ("config.json", *WEIGHT_FILES, *(f"{file}.index*.json" for file in WEIGHT_FILES))
+        if hub.get("variant"):
+            names += (f"*.{hub['variant']}.safetensors", f"*.{hub['variant']}.bin")
+        patterns = [f"{prefix}{file}" for file in names]
         try:
             folder = Path(snapshot_download(str(name), allow_patterns=patterns, **wanted))
+            for index in (folder / subfolder if subfolder else folder).glob("*.index*.json"):
+                patterns = [f"{prefix}{shard}" for shard in shards_of(index)]
+                snapshot_download(str(name), allow_patterns=patterns, **wanted)
         except (OSError, ValueError) as error:  # no network, no such repository, no leave to read it, no such name
             raise FileNotFoundError(
                 f"{name} is no folder here and could not be had from the Hugging Face hub: {hub_reason(error)}"
             ) from error
     return folder / subfolder if subfolder else folder
-
-
-def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}")
