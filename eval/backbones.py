@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from videoaccel.common.home import cached_at
 from videoaccel.eval.torchscript import is_torchscript, read_torchscript
 
 Made = TypeVar("Made")
@@ -69,7 +70,7 @@ class Backbones:
     @property
     def root(self) -> Path:
         """The folder that is looked into first."""
-        return self.folder or Path(os.environ.get("VBENCH_CACHE_DIR") or "~/.cache/vbench").expanduser()
+        return self.folder or cached_at(os.environ.get("VBENCH_CACHE_DIR") or "~/.cache/vbench")
 
     def find(self, backbone: Backbone) -> Path:
         """The file, in the root or at home.
@@ -123,9 +124,9 @@ class Backbones:
 
     def _places(self, backbone: Backbone) -> list[Path]:
         torch_home = os.environ.get("TORCH_HOME") or str(
-            Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch"
+            cached_at(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
         )
-        homes = [Path(home.replace("$TORCH_HOME", torch_home)).expanduser() for home in backbone.homes]
+        homes = [cached_at(home.replace("$TORCH_HOME", torch_home)) for home in backbone.homes]
         return [self.root / backbone.file, *homes]
 
 

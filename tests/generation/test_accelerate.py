@@ -1,5 +1,7 @@
 """Acceleration from settings and from Python: named, recorded, made again, refused."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ from tests.workshop import Workshop
 from videoaccel.calibration.probing import average, measure
 from videoaccel.calibration.replay import dense_path, step_influence
 from videoaccel.common.stages import StageClock
+from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising
 from videoaccel.jobs.resolve import resolve
 from videoaccel.planning.prior import Prior
+from videoaccel.session.policy import Session
 
 STEPS = 8
 
@@ -187,3 +192,25 @@ def test_a_size_that_is_cut_is_said(pipe: VideoPipeline) -> None:
         UserWarning, match=rf"multiples of {factor} pixels: the clip will be 32x32, not {32 + factor - 1}x32"
     ):
         pipe.request("a red circle", height=32 + factor - 1, width=32)
+
+
+@pytest.mark.parametrize("method", ["fora", "toca", "sada+fora"])
+def test_nothing_holds_a_session_when_its_generation_is_over(
+    pipe: VideoPipeline, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[weakref.ref[Session]] = []
+    made = Maker._session
+
+    def noted(maker: Maker, denoising: Denoising) -> Session:
+        sessions.append(weakref.ref(session := made(maker, denoising)))
+        return session
+
+    monkeypatch.setattr(Maker, "_session", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        latents(pipe.accelerate(method))
+        assert len(sessions) == 1 and sessions[0]() is None
+    finally:
+        gc.enable()
+        pipe.accelerate(None)

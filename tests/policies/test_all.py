@@ -1,6 +1,8 @@
 """What holds for every method. A new one gets a row in FIRING."""
 
+import gc
 import importlib
+import weakref
 from functools import cache
 from typing import Any
 
@@ -176,3 +178,21 @@ def test_what_it_needs_is_measured_or_asked_for(name: str) -> None:
     assert all(table.shape == (2, 4) and table.isfinite().all() for table in tables.values())
     if "constants" in found.model_fields:
         rollout(make_policy(name, constants="published"), steps=30)
+
+
+@every
+def test_a_finished_session_is_freed_at_once(name: str) -> None:
+    """Not when Python next looks for cycles: until then a GPU would hold what it stores beside the next one's."""
+    fields: dict[str, Any] = FIRING.get(name, {"anchors": 5} if name == "soda" else {})
+    tables = prior("stdit")
+    if name == "soda":
+        tables = tables | measure(name, steps=STEPS, batch=2, **NETWORKS["stdit"])
+    gc.collect()
+    gc.disable()
+    try:
+        _, session = rollout(make_policy(name, **fields), steps=STEPS, prior=tables, **NETWORKS["stdit"])
+        alive = weakref.ref(session)
+        del session
+        assert alive() is None
+    finally:
+        gc.enable()

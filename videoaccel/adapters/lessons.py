@@ -23,8 +23,9 @@ from videoaccel.adapters.curves import Plans
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
+from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.wording import counted
-from videoaccel.planning.prior import KINDS, PIPELINE, Prior, cache_folder, priors_on_shelf
+from videoaccel.planning.prior import KINDS, PIPELINE, Prior, priors_on_shelf
 
 MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str], Plans], StepRule]
 """See :class:`Lessons`."""
@@ -217,6 +218,8 @@ def keep(prior: Prior) -> Prior:
         The prior, with the path where it is now.
     """
     path = kept_at(prior.setting)
+    if kept_nowhere(path):
+        return prior
     prior = _completed(prior, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from videoaccel.calibration import replay
 from videoaccel.common.files import check_creatable
+from videoaccel.common.home import expand, kept_nowhere
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import PART, Prior, merge, shelf
 from videoaccel.settings.calibrate import CalibrateSettings
@@ -17,8 +18,10 @@ def output_path(
 ) -> Path:
     """Where the prior goes: as told, or to the user's shelf under a name that says what it is for."""
     if settings.output is not None:
-        return Path(settings.output)
+        return expand(settings.output)
     folder = shelf()[0]
+    if kept_nowhere(folder):
+        raise ValueError("there is no home folder whose cache could keep the prior; give a file as `output`")
     folder.mkdir(parents=True, exist_ok=True)
     s = order.settings
     parts = [

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from videoaccel.calibration.probing import Tick
+from videoaccel.common.home import expand
 from videoaccel.generation.prepared import Denoising, plain
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
@@ -48,7 +48,7 @@ def find_lpips(folder: str | None) -> Lpips | None:
     from videoaccel.eval.perceptual import Lpips
 
     try:
-        return Lpips.from_backbones(Backbones(None if folder is None else Path(folder).expanduser()))
+        return Lpips.from_backbones(Backbones(None if folder is None else expand(folder)))
     except MissingBackbone:
         if folder is not None:
             raise

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 
 
@@ -27,7 +27,7 @@ def cancel(
     from videoaccel.rendering.run import cancel as cancel_jobs
     from videoaccel.rendering.state import DONE, read_status
 
-    place = RenderFolder(Path(folder).expanduser())
+    place = RenderFolder(expand(folder))
     found = read_status(place)
     chosen = []
     for name in jobs or []:

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.home import expand
 from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
 from videoaccel.settings.layers import Layer, merge
@@ -105,11 +105,11 @@ def compare(options: Options) -> None:
                 seeds=seeds,
                 listener=display,
                 methods=[name.strip() for name in o.accel.split(",") if name.strip()],
-                out=Path(o.out).expanduser(),
+                out=expand(o.out),
                 speedups=speedups,
                 values=read_values(o.setting or []),
                 controls=o.controls,
-                prior=None if o.prior is None else Prior.load(Path(o.prior).expanduser()),
+                prior=None if o.prior is None else Prior.load(expand(o.prior)),
                 foreign_prior=o.allow_foreign_prior,
                 timed_clips=o.clips,
                 repeats=o.repeats,
@@ -127,7 +127,7 @@ def compare(options: Options) -> None:
 
 
 def _stopped(display: Display, out: str) -> None:
-    if (Path(out).expanduser() / "rows.jsonl").exists():
+    if (expand(out) / "rows.jsonl").exists():
         display.note(f"what was measured is in {out}; the same command goes on from there")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def evaluate(
 
         calm_libraries(quiet=quiet)
         found = evaluation.evaluate(
-            Path(folder).expanduser(),
-            out=Path(out).expanduser(),
-            reference=None if reference is None else Path(reference).expanduser(),
+            expand(folder),
+            out=expand(out),
+            reference=None if reference is None else expand(reference),
             suite=[name.strip() for name in suite.split(",") if name.strip()],
-            prompts=None if prompts is None else Path(prompts).expanduser(),
-            backbones=None if backbones is None else Path(backbones).expanduser(),
+            prompts=None if prompts is None else expand(prompts),
+            backbones=None if backbones is None else expand(backbones),
             reader=reader,
             device=device,
             official=official,

@@ -16,6 +16,7 @@ from videoaccel.cli.generate_text import difference, ending, planned, summary
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import must_start, rank, start
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import expand
 from videoaccel.common.reading import STDIN, read_prompts
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import GenerateSettings
@@ -219,7 +220,7 @@ def keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Param
 
 def config_path(name: str) -> Path:
     """A file, or the name of one of the configurations in the box."""
-    path = Path(name).expanduser()
+    path = expand(name)
     if not path.exists() and name in config_names("runs"):
         return config_folder("runs") / f"{name}.yaml"
     return path

@@ -11,6 +11,7 @@ import typer
 import videoaccel
 from videoaccel.adapters.tested import TESTED
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, Part, config_names, load_named
 
@@ -68,7 +69,7 @@ def describe_model(name: str, spec: ModelSpec) -> dict[str, Any]:
 
 def _is_here(part: Part) -> bool:
     """Whether a folder is there, or a hub id was downloaded before."""
-    if Path(part.source).expanduser().is_dir():
+    if expand(part.source).is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from videoaccel.cli.render_progress import jobs_table, passed_over, status_table
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.home import expand
 
 _EVERY = 2.0  # seconds
 _WIDTH = 200  # columns, where there is no terminal
@@ -30,7 +30,7 @@ def status(
 
     if jobs and watch:
         raise ValueError("--jobs lists them once; leave out --watch")
-    place = RenderFolder(Path(folder).expanduser())
+    place = RenderFolder(expand(folder))
     if as_json:
         say(json.dumps(read_status(place).as_data(), indent=2, ensure_ascii=False))
         return

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import yaml
 from PIL import ImageColor
 
+from videoaccel.common.home import expand
+
 Colour: TypeAlias = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
@@ -111,7 +113,7 @@ def read_prompts(name: str) -> list[str]:
     if name == STDIN:
         return prompt_lines(read_stdin(), source="stdin")
     check_prompts_name(name)
-    return prompt_lines(read_text(Path(name).expanduser(), name=f"--prompts {name}"), source=name)
+    return prompt_lines(read_text(expand(name), name=f"--prompts {name}"), source=name)
 
 
 def check_prompts_name(name: str) -> None:

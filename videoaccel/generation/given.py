@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, load_scheduler, torch_dtype
 from videoaccel.generation.references import frames_of
@@ -27,7 +28,7 @@ from videoaccel.text.prompts import cut_options, split_segments
 def given_files(s: GenerateSettings) -> list[Path]:
     """Every file that is read for conditioning."""
     own = [path for prompt in s.prompt for path in _own_references(prompt)]
-    return [Path(path) for path in dict.fromkeys([*_references(s), *own])]
+    return [expand(path) for path in dict.fromkeys([*_references(s), *own])]
 
 
 def check_given(s: GenerateSettings, source: Source, *, height: int, width: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from videoaccel.common.home import expand
 from videoaccel.common.package import packaged
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
@@ -77,7 +78,7 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             another part.
     """
     specs = {known: load_named("models", known, ModelSpec) for known in config_names("models")}
-    path = Path(name).expanduser()
+    path = expand(name)
     if name in specs:
         spec = specs[name]
         if spec.folder is not None:

@@ -29,6 +29,7 @@ from videoaccel.parallel.schemes import choose_scheme, find_layout
 from videoaccel.parallel.shards import Shards
 from videoaccel.planning.prior import advice, find_prior, setting_of
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
+from videoaccel.sampling.noise import SampleNoise
 from videoaccel.session.policy import NoTableError, Session
 
 
@@ -117,7 +118,7 @@ class Maker:
             sigmas=self.scheduler.sigmas.expand(len(z), -1),
             update=self.scheduler.stepper(),
             mask=mask,
-            draw=self._draw,
+            draw=partial(_drawn, self.request.noise, self.shape, self.device),
             seed=request.seed,
             setting=self._setting(),
             layout=layout,
@@ -147,7 +148,7 @@ class Maker:
             )
 
     def _draw(self) -> Tensor:
-        return self.request.noise.draw(self.shape).to(self.device)
+        return _drawn(self.request.noise, self.shape, self.device)
 
     def _given_latents(self, latents: Tensor) -> Tensor:
         expected = (len(self.request.noise), *self.shape)
@@ -256,6 +257,11 @@ class Maker:
             with self.clock.stage("decode"):
                 chunk = next(chunks)
             yield chunk
+
+
+def _drawn(noise: SampleNoise, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Fresh noise; not a maker's method, for what a denoising run holds a session does, and a maker holds sessions."""
+    return noise.draw(shape).to(device)
 
 
 def _after_step(step: Callable[[], None], callback: StepCallback | None, i: int, t: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.home import expand
 from videoaccel.common.reading import parse_colour
 from videoaccel.common.wording import counted
 from videoaccel.media.reader import fit, is_image, open_clip, read_image, taken
@@ -123,7 +124,7 @@ def read_clip(
         FileNotFoundError: The file is not there.
         ValueError: It cannot be read, or a size, ``max_frames`` or ``last`` is below 1.
     """
-    colour = parse_colour(ground)
+    colour, path = parse_colour(ground), expand(path)
     if is_image(path):
         return fit(read_image(path, ground=colour), height, width, still=True)
     with open_clip(path, ground=colour) as clip:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, torch_dtype, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
@@ -199,7 +200,7 @@ def _check_lengths(given: Sequence[Tensor], s: GenerateSettings) -> None:
 def _text_length(source: Source) -> int:
     """Tokens that the transformer reads."""
     part = source.spec.transformer or Part(source=str(source.folder), subfolder="transformer")
-    folder = Path(part.source).expanduser()
+    folder = expand(part.source)
     path = folder / (part.subfolder or "") / "config.json" if folder.is_dir() else _from_hub(part, "config.json")
     return transformer_class(source).tokens_read(read_config(path))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from videoaccel.common.devices import check_device
+from videoaccel.common.home import expand, expand_text
 from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import read_full_info
 from videoaccel.generation.attention_kernels import attention_kernel
@@ -223,8 +224,8 @@ def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
 
 def _output(s: GenerateSettings, frames: int) -> str:
     if s.vbench is None:
-        return s.output or ("out.png" if frames == s.loops == 1 else "out.mp4")
-    folder = s.output or "vbench/"
+        return expand_text(s.output or "") or ("out.png" if frames == s.loops == 1 else "out.mp4")
+    folder = expand_text(s.output or "vbench/")
     if Path(folder).suffix and not folder.endswith("/"):
         raise ValueError(f"`vbench` fills a folder with clips; `output` must name one, got {folder!r}")
     return f"{folder.rstrip('/')}/"
@@ -237,14 +238,12 @@ def _absolute(s: GenerateSettings) -> dict[str, object]:
     paths["video"] = s.video and _absolute_path(s.video)
     parts = {name: getattr(s, name) for name in ("model", "vae", "text_encoder")}
     named = config_names("models")
-    local = {
-        name: part for name, part in parts.items() if part and part not in named and Path(part).expanduser().is_dir()
-    }
+    local = {name: part for name, part in parts.items() if part and part not in named and expand(part).is_dir()}
     return paths | {name: _absolute_path(part) for name, part in local.items()}
 
 
 def _absolute_path(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(expand(path).absolute())
 
 
 def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from videoaccel import __version__
+from videoaccel.common.home import expand
 from videoaccel.common.reading import read_text
 from videoaccel.generation.loading import Source
 from videoaccel.jobs.resolve import Sample, WorkOrder
@@ -215,7 +216,7 @@ def _hashes(folder: Path, *, prefix: str, hashed: Callable[[Path], str]) -> Iter
 
 def _folder_of(part: Part) -> Path | None:
     """Where a part's files are: a folder as it is, a hub id in the hub's cache."""
-    folder = Path(part.source).expanduser()
+    folder = expand(part.source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError

@@ -16,8 +16,8 @@ import torch
 
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_text, told
+from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.models.seam import Site
-from videoaccel.planning.prior import cache_folder
 from videoaccel.session.costs import Costs, Kind
 
 FORMAT = 1
@@ -117,6 +117,8 @@ def measured(key: Mapping[str, Any], measure: Callable[[], Costs], *, blocks: Bl
     if (known := cache.get(key, blocks=blocks)) is not None:
         return known
     costs = measure()
+    if kept_nowhere(cache.folder):
+        return costs
     try:
         cache.put(key, costs)
     except OSError as error:

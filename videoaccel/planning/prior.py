@@ -9,7 +9,6 @@ Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G g
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
+from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
 
 FORMAT = "videoaccel-prior-1"
@@ -216,12 +216,6 @@ def setting_of(
         "guidance": float(guidance),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-
-
-def cache_folder(kind: str) -> Path:
-    """A folder of the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "videoaccel" / kind
 
 
 def shelf() -> list[Path]:

@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from videoaccel.common.files import atomic_write_bytes
+from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
 from videoaccel.models.router import Routers
-from videoaccel.planning.prior import cache_folder
 
 FORMAT = "videoaccel-routers-1"
 ORDER = "order."

@@ -96,7 +96,7 @@ class ErrorProbe(Probe):
             return super().run(site, branch, x, cond)
         module: Any = branch
         h = module.pre(x, cond)
-        delta = self.mix(site, module, h, cond)
+        delta = self.mixed(site, module, h, cond)
         self._measure(site, module, x, h, delta, cond)
         self.past[site].appendleft(delta)
         return module.add(x, delta, cond)
@@ -110,7 +110,7 @@ class ErrorProbe(Probe):
             columns = choose(score(x, self.select), share, frames=x.shape[1], groups=self.groups)
             spatial = (site.kind, site.axis) == ("attn", "space") and self.keys == "all"
             options: dict[str, Any] = {"kv": h} if spatial else {}
-            parts.append((columns, self.mix(site, module, columns.take(h), cond, **options)))
+            parts.append((columns, self.mixed(site, module, columns.take(h), cond, **options)))
         for age in range(1, min(AGES, len(past)) + 1):
             old = past[age - 1]
             self.cache[:, i, m, age - 1] = self._error(old, delta)

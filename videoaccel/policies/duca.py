@@ -55,10 +55,6 @@ class DuCa(Policy):
 
 
 class _DucaSession(RefreshSession):
-    def __init__(self, job: Job, *, mix: Mix, **options: Any) -> None:
-        super().__init__(job, mix=self._watched, **options)
-        self._inner = mix
-
     def bold(self, step: int) -> bool:
         """Whether all blocks are passed by: every second step after a full one."""
         return step >= self.warmup and step % self.period != 0 and step % self.period % 2 == 0
@@ -73,15 +69,15 @@ class _DucaSession(RefreshSession):
             return self.i + 1 < self.job.steps and self.bold(self.i + 1)
         return super().keeps(place)
 
-    def _watched(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+    def mixed(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
         if site.kind != "attn" or site.axis != "time":
-            return self._inner(site, branch, h, cond, **options)
+            return super().mixed(site, branch, h, cond, **options)
 
         def look(values: Tensor) -> None:
             small = (1 - values.float().norm(dim=-1)).sum(-1)  # [R*S, T]
             self.note(site, small.unflatten(0, (len(h), -1)).transpose(1, 2))
 
-        return self._inner(site, cast(Branch, _Seen(branch, look)), h, cond, **options)
+        return super().mixed(site, cast(Branch, _Seen(branch, look)), h, cond, **options)
 
 
 class _Seen:

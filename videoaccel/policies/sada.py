@@ -287,7 +287,7 @@ class _SadaSession(Session):
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         if self._columns is not None and (site.kind, site.axis) == ("attn", "space"):
             module = cast(Branch, branch)
-            delta = self.mix(site, module, module.pre(x, cond), cond, columns=self._columns)
+            delta = self.mixed(site, module, module.pre(x, cond), cond, columns=self._columns)
             return module.add(x, delta, cond)
         if site.kind != "body" or self._scores is None:
             return super().run(site, branch, x, cond)

@@ -58,13 +58,9 @@ class ToCa(Policy):
 
 
 class _TocaSession(RefreshSession):
-    def __init__(self, job: Job, *, mix: Mix, **options: Any) -> None:
-        super().__init__(job, mix=self._watched, **options)
-        self._inner = mix
-
-    def _watched(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+    def mixed(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
         if site.kind != "cross":
-            return self._inner(site, branch, h, cond, **options)
+            return super().mixed(site, branch, h, cond, **options)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
             out, entropy = attention_with_entropy(q, k, v, mask)
@@ -73,7 +69,7 @@ class _TocaSession(RefreshSession):
             self.note(site, branches.mean(0, keepdim=True).expand_as(branches).flatten(0, 1))
             return out
 
-        return self._inner(site, branch, h, cond, attend=attend, **options)
+        return super().mixed(site, branch, h, cond, attend=attend, **options)
 
 
 def attention_with_entropy(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

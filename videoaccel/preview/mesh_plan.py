@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.files import atomic_write_text
+from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.parallel.degrees import possible_degrees
 from videoaccel.parallel.links import Link, as_link
 from videoaccel.parallel.schemes import AUTO, SCHEMES, choose_scheme
 from videoaccel.parallel.traffic import Load, Stream, load
-from videoaccel.planning.prior import cache_folder
 from videoaccel.session.costs import Costs
 
 MLP = 4
@@ -218,6 +218,8 @@ def _parameters(model: Any) -> Iterator[Tensor]:
 def keep_link(link: Link) -> None:
     """Keep a measured link in the user's cache."""
     folder = cache_folder("links")
+    if kept_nowhere(folder):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / f"{torch.device(link.device).type}.json", json.dumps(link._asdict()))
 

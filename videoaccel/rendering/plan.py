@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.given import given_files
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
@@ -248,7 +249,7 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
         "parts": model if absent else [],  # what is not on this machine has no hash
         "settings": settled(s, exclude=_NOT_PIXELS),
         "policy": order.policy and _policy(order.policy),
-        "prior": s.prior and hashes(Path(s.prior).expanduser()),
+        "prior": s.prior and hashes(expand(s.prior)),
         "images": [inputs[path] for path in s.images],
         "video": s.video and inputs[s.video],
         "references": [inputs[path] for path in s.references],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from videoaccel.common.home import expand
 from videoaccel.common.names import safe_name
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.mesh import Mesh
@@ -77,7 +78,7 @@ def open_render(
     """
     if batching < 1:
         raise ValueError(f"at least 1 job is made at once, got {batching}")
-    path, folder = Path(jobs).expanduser(), RenderFolder(Path(out).expanduser())
+    path, folder = expand(jobs), RenderFolder(expand(out))
     folder.check()
     hashes = Hashes(folder.work)
     file = read_suite(path) if suite else read_jobs(path)

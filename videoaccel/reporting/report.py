@@ -10,6 +10,7 @@ from typing import Any
 
 from videoaccel.common.borders import csv_text, fill, for_page
 from videoaccel.common.files import atomic_write_text, check_creatable
+from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import counted
 from videoaccel.reporting.data import gather
@@ -43,9 +44,9 @@ def report(results: Sequence[str | Path], out: str | Path, *, title: str | None 
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("drawing a report needs matplotlib; pip install 'videoaccel[report]' brings it")
-    folder = Path(out).expanduser()
+    folder = expand(out)
     check_creatable(folder / PAGE if folder.is_dir() else folder)
-    data = gather([read_source(Path(path).expanduser()) for path in results])
+    data = gather([read_source(expand(path)) for path in results])
     data["title"] = title or _title(data)
     page = make_page(data)
     folder.mkdir(exist_ok=True)

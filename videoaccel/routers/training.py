@@ -20,6 +20,7 @@ from videoaccel import __version__
 from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
+from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
@@ -28,7 +29,7 @@ from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.resolve import Sample, WorkOrder, resolve
 from videoaccel.models.router import GATES, OPEN, Routers
 from videoaccel.models.seam import Site
-from videoaccel.planning.prior import Prior, cache_folder, find_prior, fingerprint, setting_of
+from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.planning.router_file import RouterFile, importance_order
 from videoaccel.policies.elastic import module_costs
 from videoaccel.routers.lesson import Marks, Student, Teacher, lesson
@@ -151,13 +152,13 @@ def train_router(
     clock = StageClock(listener, device=str(order.settings.device))
     with cpu_threads(order.settings.threads):
         if settings.output is not None:
-            check_creatable(settings.output)
+            check_creatable(expand(settings.output))
         with clock.stage("text"):
             states = encode_texts(order)
         with clock.stage("load"):
             pipe = load_pipeline(order)
         model = cast(nn.Module, pipe.transformer).requires_grad_(False)
-        out = Path(settings.output) if settings.output is not None else _shelved(order, fingerprint(model))
+        out = expand(settings.output) if settings.output is not None else _shelved(order, fingerprint(model))
         training = begin(settings, _clips(order, pipe, states, clock), note=note, prior=_prior(settings, order, pipe))
         _go_on(training, part_path(out), fingerprint(model), note)
         _loop(training, out, fingerprint(model), listener)
@@ -286,6 +287,8 @@ def _prior(settings: RouterSettings, order: WorkOrder, pipe: VideoPipeline) -> P
 
 def _shelved(order: WorkOrder, model: str) -> Path:
     folder = cache_folder("routers")
+    if kept_nowhere(folder):
+        raise ValueError("there is no home folder whose cache could keep the routers; give a file as `output`")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{Path(order.settings.model).name}-{model[:8]}.safetensors"
 

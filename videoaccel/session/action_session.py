@@ -188,12 +188,12 @@ class ActionSession(Session):
 
     def _module(self, site: Site, branch: Branch, x: Tensor, cond: Any) -> Tensor:
         if not self.decides_modules:
-            return branch.add(x, self.mix(site, branch, branch.pre(x, cond), cond), cond)
+            return branch.add(x, self.mixed(site, branch, branch.pre(x, cond), cond), cond)
         seen = Seen(branch, x, cond)
         action = self._checked(site, seen)
         if isinstance(action, Compute):
             options: dict[str, Any] = {} if action.width == 1.0 else {"width": action.width}
-            delta = self.mix(site, branch, branch.pre(x, cond), cond, **options)
+            delta = self.mixed(site, branch, branch.pre(x, cond), cond, **options)
             out = branch.add(x, delta, cond)
             self._keep(site, seen, self._in_form(branch, delta, out, cond))
             return out
@@ -268,7 +268,7 @@ class ActionSession(Session):
             part = columns.take(h)
         else:
             part = branch.pre(columns.take(x), cond)
-        delta = self.mix(site, branch, part, cond, **options)
+        delta = self.mixed(site, branch, part, cond, **options)
         if action.fill == "zero":
             return columns.put(x, branch.add(columns.take(x), delta, cond))
         filling = self.slots[site].read(self.i, self.rows, order=1 if action.fill == "forecast" else 0)

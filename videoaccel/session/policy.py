@@ -230,7 +230,15 @@ class Session:
         if site.kind in ("body", "block"):
             return branch.compute(x, cond, self.run)
         module = cast(Branch, branch)
-        return module.add(x, self.mix(site, module, module.pre(x, cond), cond), cond)
+        return module.add(x, self.mixed(site, module, module.pre(x, cond), cond), cond)
+
+    def mixed(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
+        """Run the part of a module where tokens meet; a session that wants to look overrides this.
+
+        It must not be put into ``mix`` instead: a session that holds its own method is freed, with all that it stores,
+        only when Python next looks for cycles.
+        """
+        return self.mix(site, branch, h, cond, **options)
 
     def note_guidance(self) -> None:
         """From now on note in ``guidance``, by step, how far the guidance branches are apart."""

@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from videoaccel.common.home import expand
 from videoaccel.common.plugins import class_in, names_in
 from videoaccel.session.chain import DOT, SIGN, Chain, nested
 from videoaccel.session.policy import Policy
@@ -54,7 +54,7 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
     """
     if name in policy_names() or SIGN in name:
         return name, {}
-    path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else Path(name).expanduser()
+    path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else expand(name)
     if path.suffix not in (".yaml", ".yml"):
         boxed = difflib.get_close_matches(name, config_names("accel"), n=1)
         if boxed and not difflib.get_close_matches(name, policy_names(), n=1, cutoff=0.8):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from videoaccel.common.files import PART_SUFFIX, atomic_write_bytes, told
+from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.text.encoder import PromptStates, encode
 
 _SUFFIX = ".safetensors"
@@ -163,6 +163,8 @@ def encode_cached(
         fresh = encode(missing, tokenizer=tokenizer, text_encoder=text_encoder, max_length=key.max_length).to("cpu")
         for row, prompt in enumerate(missing):
             known[prompt] = fresh.rows([row])
+            if kept_nowhere(cache.folder):
+                continue
             try:
                 cache.put(prompt, fresh.rows([row]), key=key)
             except OSError as error:
@@ -176,7 +178,7 @@ def encoder_identity(path_or_hub_id: str | Path, *, subfolder: str | None = None
     Large files are known by their size and samples all over them, so this takes a moment, not minutes. The tokenizer of
     a folder that a pipeline saved (``tokenizer`` beside ``text_encoder``) is taken in.
     """
-    folder = Path(path_or_hub_id).expanduser()
+    folder = expand(path_or_hub_id)
     if not folder.is_dir():
         return f"{path_or_hub_id}/{subfolder}" if subfolder else str(path_or_hub_id)
     folders = [folder / (subfolder or "")] + ([folder / "tokenizer"] if subfolder == "text_encoder" else [])
@@ -191,8 +193,7 @@ def encoder_identity(path_or_hub_id: str | Path, *, subfolder: str | None = None
 
 def default_folder() -> Path:
     """Where text states are kept unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base if base else Path.home() / ".cache") / "videoaccel" / "text"
+    return cache_folder("text")
 
 
 def _metadata(prompt: str, key: TextKey) -> dict[str, str]:

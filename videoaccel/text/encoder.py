@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
+from videoaccel.common.home import expand
+
 # A full T5 checkpoint brings its decoder along, which nobody needs here.
 _NOT_NEEDED = ("decoder.", "lm_head.")
 _SHOWN = 5
@@ -188,7 +190,7 @@ def _source(path_or_hub_id: str | Path) -> str:
         FileNotFoundError: It is a path by its looks, and not there.
     """
     name = str(path_or_hub_id)
-    folder = Path(name).expanduser()
+    folder = expand(name)
     if folder.is_dir():
         return str(folder)
     path_like = isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
