@@ -14,8 +14,10 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 from typing_extensions import Self
 
+from videoaccel.common.launcher import env_number, rank_started, ranks_started
 from videoaccel.parallel.comm import Comm, RankError, Whereabouts
 from videoaccel.parallel.degrees import Degrees
+from videoaccel.parallel.meeting import address, meet
 from videoaccel.parallel.providers import find_provider
 from videoaccel.parallel.watch import Watch
 
@@ -30,19 +32,19 @@ def ranks_here() -> int:
     """Ranks that this process is one of, as a launcher's environment says; 1 without one."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks_started()
 
 
 def rank_here() -> int:
     """This process's number among them."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
-    return int(os.environ.get("RANK", "0"))
+    return rank_started()
 
 
 def local_ranks(ranks: int) -> int:
     """Those of so many ranks that are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return env_number("LOCAL_WORLD_SIZE", ranks)
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,11 @@ def _join(join: Any, kind: str) -> None:
     Raises:
         OSError: That did not work.
     """
-    address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    place = ":".join(map(str, address()))
     if kind == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(env_number("LOCAL_RANK", 0))
     try:
-        join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", LONG)
+        join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", LONG, meet())
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         if "EADDRINUSE" in text or "already in use" in text:
@@ -224,12 +226,11 @@ def _join(join: Any, kind: str) -> None:
                 f"port {os.environ.get('MASTER_PORT')} (MASTER_PORT) is in use by another process; choose another, "
                 f"with torchrun by --master-port"
             ) from error
-        raise OSError(f"the ranks did not find each other at {address} (MASTER_ADDR, MASTER_PORT): {text}") from error
+        raise OSError(f"the ranks did not find each other at {place} (MASTER_ADDR, MASTER_PORT): {text}") from error
 
 
 def _watch(rank: int, ranks: int, where: Whereabouts, patience: float) -> Watch:
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, wait_for_workers=False)
+    store = TCPStore(*address(), is_master=False, wait_for_workers=False)
     # Several runs may share a launcher's store one after the other.
     run = PrefixStore(f"videoaccel/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return Watch(run, rank=rank, ranks=ranks, where=where, patience=patience)

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 
+from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.parallel.degrees import Degrees
 
 AXES = ("data", "guidance", "sequence")
@@ -26,13 +28,13 @@ class Groups(NamedTuple):
 class Provider(NamedTuple):
     """How processes find each other, and how groups are made of them."""
 
-    join: Callable[[str, timedelta], None]
+    join: Callable[[str, timedelta, Store], None]
     groups: Callable[[Degrees, str], Groups]
 
 
-def torch_join(backend: str, timeout: timedelta) -> None:
-    """Join the ranks that the environment names."""
-    dist.init_process_group(backend, timeout=timeout)
+def torch_join(backend: str, timeout: timedelta, store: Store) -> None:
+    """Join the ranks that have met at a store."""
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank_started(), world_size=ranks_started())
 
 
 def torch_groups(degrees: Degrees, device: str) -> Groups:
@@ -44,7 +46,7 @@ def torch_groups(degrees: Degrees, device: str) -> Groups:
     return Groups(mesh["sequence"].get_group(), mesh["guidance"].get_group(), clip.get_group())
 
 
-def colossalai_join(backend: str, timeout: timedelta) -> None:
+def colossalai_join(backend: str, timeout: timedelta, store: Store) -> None:
     """Join by ColossalAI's launcher, which reads the same environment."""
     colossalai = _colossalai()
     colossalai.launch_from_torch(backend=backend, verbose=False)

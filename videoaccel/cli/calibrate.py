@@ -13,8 +13,9 @@ from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.generate import keyword, parameter, shared_values, typed
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
+from videoaccel.cli.ranks import is_rank, rank, start_again
 from videoaccel.cli.terminal import say
+from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.config import validate

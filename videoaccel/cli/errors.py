@@ -12,8 +12,8 @@ from typing import Any
 import typer
 
 from videoaccel.cli.flags import spelled
-from videoaccel.cli.ranks import is_rank, rank
 from videoaccel.common.borders import for_terminal
+from videoaccel.common.launcher import first_started
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -56,7 +56,7 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
         if not getattr(error, "said_by_first", bad_input and os.environ.get("LOCAL_RANK", "0") != "0"):
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
-    if result == INTERRUPTED and not rank():  # newer versions of typer turn Ctrl-C into this code themselves
+    if result == INTERRUPTED and first_started():  # newer versions of typer turn Ctrl-C into this code themselves
         _say(
             f"stopped; {'the same command goes on from what was kept' if resumes else 'no half-written file was left'}"
         )
@@ -76,5 +76,5 @@ def _sentence(error: Exception, *, known: bool) -> str:
 
 
 def _say(text: str) -> None:
-    speaker = f"videoaccel: rank {rank()}" if is_rank() and rank() else "videoaccel"
+    speaker = "videoaccel" if first_started() else f"videoaccel: rank {os.environ['RANK']}"
     sys.stderr.write(f"{speaker}: {for_terminal(spelled(text))}\n")  # in one piece, for ranks share a terminal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from rich.table import Table
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.home import expand
+from videoaccel.common.launcher import first_started
 from videoaccel.common.wording import counted
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def evaluate(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""
-    quiet = quiet or os.environ.get("RANK", "0") != "0"
+    quiet = quiet or not first_started()
     with shown_progress(quiet=quiet) as display:
         from videoaccel.evaluation import evaluate as evaluation
 

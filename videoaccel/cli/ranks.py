@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.settings.generate import GenerateSettings
 
 if TYPE_CHECKING:
@@ -22,14 +22,9 @@ def is_rank() -> bool:
     return ranks_started() > 1
 
 
-def ranks_started() -> int:
-    """How many they are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def rank() -> int:
     """Its number among them."""
-    return int(os.environ.get("RANK", "0"))
+    return rank_started()
 
 
 def must_start(settings: GenerateSettings) -> bool:

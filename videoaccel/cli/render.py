@@ -17,11 +17,12 @@ from videoaccel.cli.errors import INTERRUPTED, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.cli.ranks import is_rank, rank, ranks_started, start_again
+from videoaccel.cli.ranks import is_rank, rank, start_again
 from videoaccel.cli.render_options import Options
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
 from videoaccel.cli.terminal import say
+from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted, span
 from videoaccel.settings.config import read_yaml
 from videoaccel.settings.layers import Layer, assignments

@@ -7,7 +7,6 @@ is named with its reason, and a score in which it is missing is withheld.
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from videoaccel.common.files import atomic_write_text
+from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
 from videoaccel.eval.backbones import Backbones, MissingBackbone, instruction
@@ -39,6 +39,7 @@ from videoaccel.evaluation.table import (
     vbench_totals,
 )
 from videoaccel.jobs.sidecar import versions
+from videoaccel.parallel.meeting import meet
 
 FORMAT = "videoaccel-evaluation-1"
 RESULTS, OFFICIAL, TABLE, REPORT = "results.json", "vbench_eval_results.json", "scores.csv", "report.html"
@@ -281,6 +282,6 @@ def _about(
 
 def _ranks() -> tuple[int, int]:
     """This rank and how many there are; joins the others that ``torchrun`` has started."""
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
+    if not dist.is_initialized() and ranks_started() > 1:
+        dist.init_process_group("gloo", store=meet(), rank=rank_started(), world_size=ranks_started())
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
