@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.stages import StageClock
 from videoaccel.jobs.generate import generate
 from videoaccel.media.writer import Writer
 from videoaccel.parallel.mesh import rank_here, ranks_here
@@ -19,25 +20,31 @@ def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def put_to_death(stage: str) -> None:
+    """Die in a stage, or with a part of the file written."""
+    tell, write = StageClock._tell, Writer.write
+
+    def heard(clock: StageClock, name: str, done: int, total: int) -> None:
+        if name == stage:
+            die()
+        tell(clock, name, done, total)
+
+    def written(writer: Writer, frames: Any) -> None:
+        write(writer, frames)
+        if stage == "write":
+            die()
+
+    StageClock._tell = heard  # type: ignore[method-assign]
+    Writer.write = written  # type: ignore[method-assign]
+
+
 def main(model: str, stage: str, victim: str, output: str) -> None:
     """One clip."""
-    mine = rank_here() == int(victim)
-    if mine and stage == "write":
-        write = Writer.write
-
-        def dying(writer: Writer, frames: Any) -> None:
-            write(writer, frames)
-            die()
-
-        Writer.write = dying  # type: ignore[method-assign]
+    if rank_here() == int(victim):
+        put_to_death(stage)
     values = {"prompt": "a red circle", "model": model, "output": output, "steps": 3, "frames": 20, "patience": 60}
     settings = merge([Layer({**values, "sp": ranks_here() if ranks_here() > 1 else None})])
-
-    def heard(name: str, done: int, total: int) -> None:
-        if mine and name == stage:
-            die()
-
-    generate(settings, listener=heard)
+    generate(settings)
 
 
 if __name__ == "__main__":

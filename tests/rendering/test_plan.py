@@ -54,6 +54,19 @@ def test_given_files_count_by_what_is_in_them(studio: Studio, tmp_path: Path) ->
     assert one(studio, frames=17, prompt=f"a red circle{own}") != named
 
 
+def test_a_lora_counts_by_what_is_in_it_and_how_much_of_it(studio: Studio, tmp_path: Path) -> None:
+    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    a.write_bytes(b"one")
+    b.write_bytes(b"one")
+    plain, first = one(studio), one(studio, lora=[str(a)])
+    assert one(studio, lora=[f"{b}:1.0"]) == first != plain
+    assert len({plain, first, one(studio, lora=[f"{a}:0.5"]), one(studio, lora=[str(a), str(b)])}) == 4
+    with_and_without = studio.open({"prompt": "a"}, {"prompt": "b", "lora": [str(a)]}).plan
+    assert len({job.group.engine for job in with_and_without.jobs}) == 2  # the networks are loaded anew
+    a.write_bytes(b"two")
+    assert one(studio, lora=[str(a)]) not in (plain, first)
+
+
 def test_the_same_clip_is_made_once(studio: Studio) -> None:
     lines = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a", "name": "again"}, {"prompt": "a", "steps": 2}]
     plan = studio.open(*lines).plan

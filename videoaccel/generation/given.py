@@ -19,10 +19,16 @@ from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, load_scheduler, torch_dtype
 from videoaccel.generation.references import frames_of
 from videoaccel.media.reader import is_image
+from videoaccel.models.lora import parse_lora
 from videoaccel.sampling.conditioning import parse_mask_strategy
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.prompts import cut_options, split_segments
+
+
+def lora_files(s: GenerateSettings) -> list[Path]:
+    """Files of LoRA weights."""
+    return [expand(parse_lora(text)[0]) for text in s.lora]
 
 
 def given_files(s: GenerateSettings) -> list[Path]:
@@ -143,7 +149,7 @@ def _last_loop(loops: int) -> str:
 
 
 def _check_files(s: GenerateSettings) -> None:
-    for path in given_files(s):
+    for path in [*given_files(s), *lora_files(s)]:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
     if s.mask_strategy is not None:

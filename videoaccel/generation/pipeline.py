@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
 
 from videoaccel.common.devices import check_device, check_offload
+from videoaccel.common.home import expand
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
 from videoaccel.generation.accelerate import accelerate
@@ -37,6 +38,7 @@ from videoaccel.generation.request import (
     sample_noise,
     states_of_loops,
 )
+from videoaccel.models.lora import add_lora, read_lora
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy, Session
@@ -109,6 +111,22 @@ class VideoPipeline(DiffusionPipeline):
                 text.source, subfolder=text.subfolder, dtype=text_dtype
             )
         return cls(**parts)
+
+    def load_lora_weights(self, path: str | Path, *, weight: float = 1.0) -> None:
+        """Add low-rank weights to the transformer's own (fused); several may be added one after the other.
+
+        Methods' calibrated tables belong to weights: with a LoRA, those that need tables ask for new ones.
+
+        Args:
+            path: A file, or a folder with one, as diffusers, PEFT or Kohya's trainers write it.
+            weight: How much of it; the negative takes it off again, but for rounding.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is no LoRA, or not one of this transformer.
+        """
+        place = expand(path)
+        add_lora(self.transformer, read_lora(place), weight=weight, source=place)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast, as diffusers' pipelines do: a device, a dtype, or both.

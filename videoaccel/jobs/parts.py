@@ -33,6 +33,7 @@ from videoaccel.generation.references import (
 )
 from videoaccel.jobs.resolve import Sample, WorkOrder
 from videoaccel.models.checkpoint import hub_reason, read_config
+from videoaccel.models.lora import parse_lora
 from videoaccel.settings.config import Part
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.cache import TextCache, TextKey, encode_cached, encoder_identity
@@ -113,6 +114,9 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
     parts = {"text_encoder": None, "tokenizer": None}
     pipe = VideoPipeline.from_pretrained(s.model, torch_dtype=torch_dtype(str(s.dtype)), **parts, **replaced)
     pipe.set_progress_bar_config(disable=True)
+    for text in s.lora:
+        name, weight = parse_lora(text)
+        pipe.load_lora_weights(name, weight=weight)
     if s.scheduler:
         pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **s.scheduler})
     if s.vae_tiling:

@@ -14,11 +14,12 @@ from videoaccel.common.home import expand, expand_text
 from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import read_full_info
 from videoaccel.generation.attention_kernels import attention_kernel
-from videoaccel.generation.given import check_given, given_files
+from videoaccel.generation.given import check_given, given_files, lora_files
 from videoaccel.generation.loading import Source, find_model
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
 from videoaccel.media.writer import Writer
+from videoaccel.models.lora import parse_lora
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.chain import SIGN
@@ -118,8 +119,8 @@ class WorkOrder:
 
     @property
     def inputs(self) -> list[Path]:
-        """Every file that is read for conditioning."""
-        return given_files(self.settings)
+        """Every file that is read for conditioning, and those of LoRA weights."""
+        return [*given_files(self.settings), *lora_files(self.settings)]
 
 
 def resolve(settings: GenerateSettings) -> WorkOrder:
@@ -235,11 +236,17 @@ def _absolute(s: GenerateSettings) -> dict[str, object]:
     """Paths that mean the same from any folder."""
     files = {"images": s.images, "references": s.references}
     paths: dict[str, object] = {name: tuple(map(_absolute_path, given)) for name, given in files.items()}
+    paths["lora"] = tuple(_absolute_lora(text) for text in s.lora)
     paths["video"] = s.video and _absolute_path(s.video)
     parts = {name: getattr(s, name) for name in ("model", "vae", "text_encoder")}
     named = config_names("models")
     local = {name: part for name, part in parts.items() if part and part not in named and expand(part).is_dir()}
     return paths | {name: _absolute_path(part) for name, part in local.items()}
+
+
+def _absolute_lora(text: str) -> str:
+    name, weight = parse_lora(text)
+    return f"{_absolute_path(name)}:{weight:g}"
 
 
 def _absolute_path(path: str) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
-from videoaccel.generation.given import given_files
+from videoaccel.generation.given import given_files, lora_files
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
 from videoaccel.jobs.sidecar import model_files, model_hash
 from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.order import OutsideOrder
 from videoaccel.outside.order import Sample as OutsideSample
+from videoaccel.models.lora import parse_lora
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.job import Job
 from videoaccel.rendering.jobs_file import BadJobsError
@@ -40,7 +41,7 @@ LETTERS = 16
 _NOT_PIXELS = {
     "prompt", "seed", "seeds", "samples", "keep", "batch_size", "output", "device", "offload", "text_cache", "threads",
     "model", "vae", "text_encoder", "accel", "speedup", "accel_options", "prior", "images", "video", "references",
-    "gpus", "dp", "cfg_parallel", "sp", "provider", "patience",
+    "gpus", "dp", "cfg_parallel", "sp", "provider", "patience", "lora",
 }  # fmt: skip
 """Settings that are no part of an identity, or are in it by what they mean: hashes of files, the method's fields."""
 
@@ -68,13 +69,8 @@ class Group:
         """Equal for groups that run on the same loaded networks."""
         s = self.order.settings
         parts = (s.model, s.vae, s.dtype, s.device, s.scheduler, s.compile, s.vae_tiling, s.offload)
-        outside = [s.pipeline_class, s.variant, s.group_offload] if isinstance(self.order, OutsideOrder) else []
-        return json.dumps([self.model["sha256"], *parts, *outside], sort_keys=True)
-
-    @property
-    def outside(self) -> OutsideOrder | None:
-        """The order, if it is of a pipeline of diffusers."""
-        return self.order if isinstance(self.order, OutsideOrder) else None
+        added = [(self.inputs[str(path)], text) for path, text in zip(lora_files(s), s.lora, strict=True)]
+        return json.dumps([self.model["sha256"], *parts, *added], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -239,7 +235,8 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
     if model not in models:
         files = model_files(order.source, hashed=hashes)
         models[model] = {"name": order.source.name, "sha256": model_hash(files), "files": files}
-    inputs = {str(path): hashes(path) for path in given_files(s)}
+    loras = list(zip(lora_files(s), s.lora, strict=True))
+    inputs = {str(path): hashes(path) for path in [*given_files(s), *lora_files(s)]}
     threads = s.threads if batched else job.settings.threads
     absent = None in models[model]["files"].values()
     decides = {
@@ -253,6 +250,7 @@ def _group(job: Job, *, hashes: Hashes, models: dict[tuple[str | None, ...], dic
         "images": [inputs[path] for path in s.images],
         "video": s.video and inputs[s.video],
         "references": [inputs[path] for path in s.references],
+        **({"lora": [[hashes(path), parse_lora(text)[1]] for path, text in loras]} if loras else {}),
         "threads": threads,
         "ranks": list(order.degrees[1:]) if order.degrees.clip > 1 else None,  # they change a clip's last bits
     }

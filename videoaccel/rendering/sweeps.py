@@ -13,7 +13,7 @@ MOST = 100_000
 """Jobs that one entry may stand for; more are taken for a slip."""
 
 _RANGE = ({"from", "to"}, {"from", "to", "step"})
-_OF_MANY = ("images", "references", "seeds")  # a list is one value of theirs
+_OF_MANY = ("images", "references", "seeds", "lora")  # a list is one value of theirs
 _INSIDE = ("accel_options", "scheduler")  # sweeps may stand inside
 
 

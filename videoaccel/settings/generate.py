@@ -116,7 +116,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground")
+    later: ClassVar[tuple[str, ...]] = ("ground", "lora")
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
     vbench: str | None = _option(
@@ -130,6 +130,9 @@ class GenerateSettings(Config):
     )  # fmt: skip
     vae: str | None = _option(None, _WHAT, "VAE in place of the released model's: folder or hub id.")
     text_encoder: str | None = _option(None, _WHAT, "T5 in place of the released model's: folder or hub id.")
+    lora: _Texts = _option(
+        (), _WHAT, "LoRA weights added to the transformer, FILE or FILE:weight; may be given again.", metavar="FILE"
+    )
     aes: _Score = _option(None, _WHAT, "Aesthetic score put behind prompts; none for none.", metavar="SCORE")
     flow: _Score = _option(None, _WHAT, "Motion score, likewise.", metavar="SCORE")
     camera_motion: str | None = _option(None, _WHAT, "Camera motion, likewise, such as 'pan left'.")
