@@ -18,10 +18,10 @@ from videoaccel.common.wording import counted
 from videoaccel.generation.given import given_files, lora_files
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
 from videoaccel.jobs.sidecar import model_files, model_hash
+from videoaccel.models.lora import parse_lora
 from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.order import OutsideOrder
 from videoaccel.outside.order import Sample as OutsideSample
-from videoaccel.models.lora import parse_lora
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.job import Job
 from videoaccel.rendering.jobs_file import BadJobsError
@@ -70,7 +70,13 @@ class Group:
         s = self.order.settings
         parts = (s.model, s.vae, s.dtype, s.device, s.scheduler, s.compile, s.vae_tiling, s.offload)
         added = [(self.inputs[str(path)], text) for path, text in zip(lora_files(s), s.lora, strict=True)]
-        return json.dumps([self.model["sha256"], *parts, *added], sort_keys=True)
+        outside = [s.pipeline_class, s.variant, s.group_offload] if isinstance(self.order, OutsideOrder) else []
+        return json.dumps([self.model["sha256"], *parts, *outside, *added], sort_keys=True)
+
+    @property
+    def outside(self) -> OutsideOrder | None:
+        """The order, if it is of a pipeline of diffusers."""
+        return self.order if isinstance(self.order, OutsideOrder) else None
 
 
 @dataclass(frozen=True)

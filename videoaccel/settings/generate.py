@@ -116,7 +116,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = ("ground", "lora")
+    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora")
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
     vbench: str | None = _option(
