@@ -96,7 +96,7 @@ def test_doctor_tests_a_pipeline(cli: Cli, dit_folder: Path) -> None:
     done = cli("doctor", "--model", dit_folder)
     assert done.code == 0, done.err
     assert "everything computed, watched: the bits of a plain run, the same random numbers" in done.out
-    assert "can be had: fewer_steps, fixed_linear, fora, off, sada, taylorseer" in done.out
+    assert "can be had: fewer_steps, first_block, fixed_linear, fora, off, sada, taylorseer" in done.out
     data = json.loads(cli("doctor", "--model", dit_folder, "--json", "--quiet", "--steps", 8).out)
     assert data["exact"] and data["report"]["evaluations"] == 8 and data["arguments"] == {"num_inference_steps": 8}
 
