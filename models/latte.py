@@ -19,19 +19,25 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from videoaccel.models.checkpoint import StrictLoading
-from videoaccel.models.latte_blocks import (
+from videoaccel.models.basic_blocks import BlockContext, Body, Conditioning, SingleBlock
+from videoaccel.models.basic_layers import (
     ACTIVATIONS,
-    AXES,
-    Block,
-    Body,
     CaptionProjection,
-    Conditioning,
-    LatteContext,
+    PatchEmbedding,
     TimeModulation,
+    check_kinds,
+    check_steps,
+    checked_width,
+    grid_of,
+    place_table,
+    sinusoids,
+    unpatchify,
 )
+from videoaccel.models.checkpoint import StrictLoading
 from videoaccel.models.layers import compact_text, repeat_rows
-from videoaccel.models.seam import BODY, Run, Site, direct
+from videoaccel.models.seam import BODY, Axis, Run, Site, direct
+
+AXES: tuple[Axis, Axis] = ("space", "time")
 
 
 class Latte(StrictLoading, ModelMixin, ConfigMixin):
@@ -105,16 +111,8 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         video_length: int = 16,
     ) -> None:
         super().__init__()
-        size = num_attention_heads * attention_head_dim
-        if norm_type != "ada_norm_single":
-            raise ValueError(f"norm_type must be 'ada_norm_single', got {norm_type!r}")
-        if activation_fn not in ACTIVATIONS:
-            raise ValueError(f"activation_fn must be one of {', '.join(ACTIVATIONS)}, got {activation_fn!r}")
-        if size < 4 or size % 4:
-            raise ValueError(
-                f"{num_attention_heads} heads of {attention_head_dim} make {size} channels; 2D positions need a "
-                f"multiple of 4"
-            )
+        size = checked_width(num_attention_heads, attention_head_dim)
+        check_kinds(norm_type, activation_fn, norm="ada_norm_single")
         if cross_attention_dim not in (None, size):
             raise ValueError(f"cross_attention_dim must be the hidden size {size} or null, got {cross_attention_dim}")
         self.out_channels = in_channels if out_channels is None else out_channels
@@ -124,7 +122,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         self.caption_projection = CaptionProjection(caption_channels, size)
         self.transformer_blocks, self.temporal_transformer_blocks = (
             nn.ModuleList(
-                Block(
+                SingleBlock(
                     size,
                     num_attention_heads,
                     axis=axis,
@@ -148,7 +146,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         return 120
 
     @property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[SingleBlock]:
         """All blocks in the order in which they run."""
         pairs = zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True)
         return [block for pair in pairs for block in pair]  # type: ignore[misc]
@@ -174,13 +172,12 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             ValueError: Rows or columns are no whole patches, or the frames neither an image nor a video.
         """
-        frames, height, width = latent_size
-        patch, length = self.config.patch_size, self.config.video_length
-        if height % patch or width % patch:
-            raise ValueError(f"a latent of {height} x {width} is not made of whole patches of {patch} x {patch}")
-        if frames not in (1, length):
-            raise ValueError(f"this Latte makes images (1 latent frame) or videos of {length}, not of {frames}")
-        return frames, height // patch, width // patch
+        frames, rows, columns = grid_of(latent_size, self.config.patch_size)
+        if frames not in (1, self.config.video_length):
+            raise ValueError(
+                f"this Latte makes images (1 latent frame) or videos of {self.config.video_length}, not of {frames}"
+            )
+        return frames, rows, columns
 
     @apply_forward_hook
     def prepare(
@@ -191,7 +188,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         latent_size: Sequence[int],
         enable_temporal_attentions: bool = True,
         **ignored: Any,
-    ) -> LatteContext:
+    ) -> BlockContext:
         """Compute what stays the same through a generation: text and positions.
 
         Args:
@@ -211,11 +208,12 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         text = self.caption_projection(y.squeeze(1).to(weight.dtype))
         text, text_mask = compact_text(text, None if mask is None else repeat_rows(mask, len(y), "mask"))
         frames, rows, columns = self.token_grid(latent_size)
-        times = _sinusoids(torch.arange(frames), weight.shape[0]).to(weight)
-        return LatteContext(
+        places = place_table(rows, columns, weight.shape[0], base=self.base_size, scale=self.place_scale)
+        times = sinusoids(torch.arange(frames), weight.shape[0]).to(weight)
+        return BlockContext(
             keys_values=tuple(block.attn2.keys_values(text) for block in self.blocks if block.attn2 is not None),
             text_mask=text_mask,
-            places=self._places(rows, columns).to(y.device)[None, None],
+            places=places.to(y.device)[None, None],
             times=times[None, :, None] if frames > 1 else None,
             temporal=enable_temporal_attentions,
         )
@@ -228,7 +226,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         *,
         mask: Tensor | None = None,
         x_mask: Tensor | None = None,
-        context: LatteContext | None = None,
+        context: BlockContext | None = None,
         run: Run = direct,
         **options: Any,
     ) -> Tensor:
@@ -250,10 +248,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         Raises:
             ValueError: Inputs do not fit together.
         """
-        if x_mask is not None:
-            raise ValueError("Latte makes every frame of a clip; it cannot keep given ones (x_mask)")
-        if timestep.shape != (len(x),):
-            raise ValueError(f"timestep must have shape [{len(x)}], got {list(timestep.shape)}")
+        check_steps(x, timestep, x_mask, name="Latte")
         if context is None:
             if y is None:
                 raise ValueError("Latte needs y, or a context made by prepare()")
@@ -261,46 +256,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         tokens = self.pos_embed(x)
         tokens = (tokens + context.places).to(tokens.dtype)
         modulation, time = self.adaln_single(timestep)
-        cond = Conditioning(context, modulation=modulation[:, None, None], time=time[:, None, None])
+        final = self.scale_shift_table + time[:, None, None, None]
+        cond = Conditioning(context, modulation=(modulation[:, None, None],), final=final)
         blocks = [block for block in self.blocks if context.temporal or block.axis == "space"]
-        return self._unpatchify(run(BODY, Body(blocks, self.scale_shift_table, self.proj_out), tokens, cond), x)
-
-    def _places(self, rows: int, columns: int) -> Tensor:
-        """Position table [S, C], row-major, in float32; the column's half of the channels comes first."""
-        y, x = (
-            torch.arange(count, dtype=torch.float32) / (count / self.base_size) / self.place_scale
-            for count in (rows, columns)
-        )
-        half = self.proj_out.in_features // 2
-        table = _sinusoids(x, half)[None].expand(rows, -1, -1), _sinusoids(y, half)[:, None].expand(-1, columns, -1)
-        return torch.cat(table, dim=-1).flatten(0, 1)
-
-    def _unpatchify(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """[B, T, S, patch values] -> [B, out_channels, T, H', W'] in float32."""
-        _, rows, columns = self.token_grid(x.shape[2:])
-        patch = self.config.patch_size
-        out = tokens.unflatten(2, (rows, columns)).unflatten(-1, (patch, patch, self.out_channels))
-        return out.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4).float()
-
-
-class PatchEmbedding(nn.Module):
-    """Cuts frames into patches, one token each."""
-
-    def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, T, H', W'] -> [B, T, S, C] in the parameters' type."""
-        frames = x.to(self.proj.weight.dtype).transpose(1, 2)
-        return self.proj(frames.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
-
-
-def _sinusoids(positions: Tensor, channels: int) -> Tensor:
-    """Sines, then cosines, of positions [M] at falling frequencies: [M, channels], computed in float64, in float32."""
-    exponents = torch.arange(channels // 2, dtype=torch.float64, device=positions.device) / (channels / 2)
-    angles = torch.outer(positions.double(), 10000.0**-exponents)
-    return torch.cat((angles.sin(), angles.cos()), dim=1).float()
+        out = run(BODY, Body(blocks, self.proj_out), tokens, cond)
+        return unpatchify(out, self.token_grid(x.shape[2:])[1:], self.config.patch_size)
 
 
 def _refuse_unknown(given: dict[str, Any], known: set[str]) -> None:

@@ -4,29 +4,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videoaccel.models.basic_blocks import BlockContext, SingleBlock
 from videoaccel.models.latte import Latte
-from videoaccel.models.latte_blocks import Block, LatteContext
 
 
-def _attention(layers: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def straight_attention(layers: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention and the linear map after it, q, k and v [M, L, N, D]."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return layers.to_out[0](F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
 
 
-def _heads(layers: torch.nn.Module, x: Tensor, *names: str) -> list[Tensor]:
+def straight_heads(layers: torch.nn.Module, x: Tensor, *names: str) -> list[Tensor]:
+    """Queries, keys or values [M, L, N, D] of x [M, L, C], by name."""
     return [getattr(layers, f"to_{name}")(x).unflatten(-1, (layers.num_heads, -1)) for name in names]
 
 
-def _block(block: Block, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+def _block(
+    block: SingleBlock, x: Tensor, modulation: Tensor, text: tuple[Tensor, Tensor], mask: Tensor | None
+) -> Tensor:
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.scale_shift_table + modulation).unbind(-2)
     temporal = block.axis == "time"
     h = block.norm1(x) * (1 + scale1) + shift1
     rows = (h.transpose(1, 2) if temporal else h).flatten(0, 1)
-    h = _attention(block.attn1, *_heads(block.attn1, rows, "q", "k", "v")).unflatten(0, (len(x), -1))
+    h = straight_attention(block.attn1, *straight_heads(block.attn1, rows, "q", "k", "v")).unflatten(0, (len(x), -1))
     x = x + gate1 * (h.transpose(1, 2) if temporal else h)
     if block.attn2 is not None:
-        (q,) = _heads(block.attn2, x.flatten(1, 2), "q")
-        x = x + _attention(block.attn2, q, *text, mask).view(x.shape)
+        (q,) = straight_heads(block.attn2, x.flatten(1, 2), "q")
+        x = x + straight_attention(block.attn2, q, *text, mask).view(x.shape)
     h = block.norm2(x) * (1 + scale2) + shift2
     first, second = block.ff.net["0"].proj, block.ff.net["2"]
     return x + gate2 * second(F.gelu(first(h), approximate=block.ff.approximate))
@@ -60,7 +64,9 @@ def straight_latte(
     return torch.einsum("bthwpqc->bcthpwq", out).flatten(5).flatten(3, 4).float()
 
 
-def _text(model: Latte, block: Block, y: Tensor, mask: Tensor | None, context: LatteContext) -> tuple[Tensor, ...]:
+def _text(
+    model: Latte, block: SingleBlock, y: Tensor, mask: Tensor | None, context: BlockContext
+) -> tuple[Tensor, ...]:
     if block.attn2 is None:
         return ()
     text = model.caption_projection(y.squeeze(1))
@@ -68,4 +74,4 @@ def _text(model: Latte, block: Block, y: Tensor, mask: Tensor | None, context: L
         rows = mask.repeat(len(y) // len(mask), 1) != 0
         kept = [row[chosen] for row, chosen in zip(text, rows, strict=True)]
         text = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
-    return tuple(_heads(block.attn2, text, "k", "v"))
+    return tuple(straight_heads(block.attn2, text, "k", "v"))

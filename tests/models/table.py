@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tests.models.image_networks import TOLD, dit_inputs, pixart_inputs, tiny_dit, tiny_pixart
+from tests.models.image_straight import straight_dit, straight_pixart
 from tests.models.latte_networks import latte_inputs, tiny_latte
 from tests.models.latte_straight import straight_latte
 from tests.models.networks import stdit_inputs, tiny_stdit
@@ -18,12 +20,13 @@ class Row:
     """One network.
 
     Attributes:
-        make: The network with so many pairs of blocks.
+        make: The network with so many pairs of blocks, or blocks of space alone.
         inputs: Keyword arguments of a pass over a latent of this size.
         straight: The pass without the seam.
         shared: Inputs that ``prepare`` takes.
         kinds: Modules of a block by axis, in their order.
         passes: Options of ``inputs`` for the comparison with ``straight``.
+        frames: Of a latent that it takes.
     """
 
     make: Callable[[int], Any]
@@ -32,6 +35,7 @@ class Row:
     shared: tuple[str, ...]
     kinds: Mapping[str, tuple[str, ...]]
     passes: tuple[dict[str, Any], ...]
+    frames: int = 4
 
 
 def _passes(**choices: Sequence[Any]) -> tuple[dict[str, Any], ...]:
@@ -62,5 +66,23 @@ NETWORKS = {
             temporal=[True, False],
             lengths=[(4, 9), (5, 5), None],
         ),
+    ),
+    "dit": Row(
+        make=lambda depth: tiny_dit(num_layers=depth),
+        inputs=dit_inputs,
+        straight=straight_dit,
+        shared=("y",),
+        kinds={"space": ("attn", "mlp")},
+        passes=_passes(size=[(1, 4, 4), (1, 8, 8), (1, 6, 10)], batch=[1, 3]),
+        frames=1,
+    ),
+    "pixart": Row(
+        make=lambda depth: tiny_pixart(num_layers=depth, **TOLD),
+        inputs=pixart_inputs,
+        straight=straight_pixart,
+        shared=("y", "mask", "height", "width"),
+        kinds={"space": ("attn", "cross", "mlp")},
+        passes=_passes(size=[(1, 4, 4), (1, 8, 8), (1, 6, 10)], lengths=[(4, 9), (5, 5), None]),
+        frames=1,
     ),
 }
