@@ -72,6 +72,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
 
     keeps_frames = False
     learns_null_text = False
+    null_text_is_padded = True
     null_text = None
 
     # Of older files, whose classes chose kernels by them or left them unused; diffusers passes over them, too.
@@ -144,6 +145,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that it reads; the configuration does not say, the release's pipeline does."""
         return 120
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text encoder."""
+        return int(self.config.caption_channels)
 
     @property
     def blocks(self) -> list[SingleBlock]:

@@ -15,6 +15,9 @@ from videoaccel.models.seam import Run, Site
 Each = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
 """Does independent pieces of work and returns their results, in order: here, or dealt out to ranks."""
 
+StepNoise = Callable[[int], list[torch.Generator]]
+"""Generators of a step, one a row, by its number: the same whenever they are asked for."""
+
 
 def here(pieces: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     """Do all pieces one after the other."""
@@ -38,9 +41,17 @@ class Transformer(Protocol):
     learns_null_text: ClassVar[bool]
     """Whether it has text states that stand for no text; if not, those of the empty prompt do."""
 
+    null_text_is_padded: ClassVar[bool]
+    """Where the empty prompt stands for no text: as many of its states are read as the prompt has tokens, padding."""
+
     @classmethod
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that a network with this configuration reads."""
+        ...
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text states that it reads."""
         ...
 
     @property
@@ -197,9 +208,13 @@ class Schedule(Protocol):
         """Fill in the attributes for a clip of this size."""
         ...
 
-    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
+    def stepper(self, noise: StepNoise | None = None) -> Callable[[int, Tensor, Tensor], Tensor]:
         """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent.
 
-        Setting other timesteps does not change it.
+        Setting other timesteps does not change it. A run may start anew from any latent that a step has given: the
+        same latent, as the same tensor, and prediction give the same result.
+
+        Args:
+            noise: Where a step draws from, if it does.
         """
         ...

@@ -64,6 +64,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
 
     keeps_frames = True
     learns_null_text = True
+    null_text_is_padded = False
     ignored_fields = frozenset(
         {
             "input_size",
@@ -122,6 +123,11 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that a network with this configuration reads; the release's file does not say."""
         return int(config.get("model_max_length", RELEASED_LENGTH))
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text encoder."""
+        return int(self.config.caption_channels)
 
     @property
     def null_text(self) -> Tensor:

@@ -116,7 +116,7 @@ class Maker:
             z=z,
             timesteps=self._timesteps(len(z)),
             sigmas=self.scheduler.sigmas.expand(len(z), -1),
-            update=self.scheduler.stepper(),
+            update=self.scheduler.stepper(request.noise.of_steps()),
             mask=mask,
             draw=partial(_drawn, self.request.noise, self.shape, self.device),
             seed=request.seed,

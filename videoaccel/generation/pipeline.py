@@ -228,7 +228,8 @@ class VideoPipeline(DiffusionPipeline):
         rows = [row for row in range(len(states[0].mask)) for _ in range(call.num_videos_per_prompt)]
         negative = None if negative is None else negative.rows([0] * len(rows))
         if negative is None and not self.transformer.learns_null_text and _or(call.guidance_scale, d.guidance) != 1:
-            negative = null_states(call.empty_prompt_states or self.encode_prompt([""]), states[0]).rows(rows)
+            empty, padded = call.empty_prompt_states or self.encode_prompt([""]), self.transformer.null_text_is_padded
+            negative = null_states(empty, states[0], padded=padded).rows(rows)
         return tuple(one.rows(rows) for one in states), negative, rows
 
     def __call__(

@@ -152,12 +152,17 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def null_states(empty: PromptStates, prompts: PromptStates) -> PromptStates:
-    """What stands for no text beside each prompt: the states of the empty one at as many tokens as the prompt has.
+def null_states(empty: PromptStates, prompts: PromptStates, *, padded: bool) -> PromptStates:
+    """What stands for no text beside each prompt: the states of the empty one.
 
-    So it is in the release of Latte; of the empty prompt itself only the end token would be read.
+    Args:
+        empty: Of the empty prompt, one row.
+        prompts: Of the prompts.
+        padded: As many tokens are read as the prompt has, as in the release of Latte; else the end token only.
     """
-    return PromptStates(empty.states.expand(len(prompts), -1, -1, -1).to(prompts.states), prompts.mask)
+    count = len(prompts)
+    mask = prompts.mask if padded else empty.mask.expand(count, -1).to(prompts.mask)
+    return PromptStates(empty.states.expand(count, -1, -1, -1).to(prompts.states), mask)
 
 
 def sample_noise(

@@ -141,7 +141,7 @@ def plan_ranks(
 def _request(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:
     """A request whose text is empty but as long as any: neither plans nor costs look at it."""
     model, s = pipe.transformer, order.settings
-    length, width = model.tokens_read(model.config), model.config["caption_channels"]
+    length, width = model.tokens_read(model.config), model.text_width
     empty = PromptStates(torch.zeros(1, 1, length, width), torch.ones(1, length, dtype=torch.long), (0,))
     return {
         "prompt_states": [empty],

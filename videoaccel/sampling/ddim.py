@@ -10,25 +10,21 @@ Source: DDIM (arXiv 2010.02502), formula 12 with sigma = 0, through diffusers' `
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 (where diffusers looks how to load it)
 from torch import Tensor
 
-UNUSED = frozenset({"variance_type"})
-"""Fields of released files that say what a second half of output channels was trained for; DDIM takes no variance."""
+from videoaccel.models.protocols import StepNoise
 
 
-class DDIMSchedule(DDIMScheduler):
-    """diffusers' DDIM as a generation asks for it; its fields and files are diffusers', an unknown one is an error.
+class StrictFields:
+    """Mixin over a scheduler of diffusers: unknown fields are errors."""
 
-    `timesteps` is ``[N, 1]``, falling, and `sigmas` ``[1, N+1]``, ``sqrt(1 - a)`` before each step and after the last.
-    """
-
-    timesteps: Tensor
-    sigmas: Tensor
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Fields of released files that concern other schedulers of the same network, and are passed over."""
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -37,12 +33,24 @@ class DDIMSchedule(DDIMScheduler):
         Raises:
             ValueError: There is no such field.
         """
-        known = cls._get_init_keys(DDIMScheduler) - {"self"}
-        fields = {name: value for name, value in (config or {}).items() if name not in UNUSED}
+        known = cls._get_init_keys(cls) - {"self"}  # type: ignore[attr-defined]
+        fields = {name: value for name, value in (config or {}).items() if name not in cls.unused}
         given = [*fields, *(() if return_unused_kwargs else kwargs)]
         if unknown := [name for name in given if name not in known and not name.startswith("_")]:
             raise ValueError(f"unknown {cls.__name__} fields {unknown}; there are {sorted(known)}")
-        return super().from_config(fields, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        return super().from_config(fields, return_unused_kwargs=return_unused_kwargs, **kwargs)  # type: ignore[misc]
+
+
+class DDIMSchedule(StrictFields, DDIMScheduler):
+    """diffusers' DDIM as a generation asks for it; its fields and files are diffusers', an unknown one is an error.
+
+    `timesteps` is ``[N, 1]``, falling, and `sigmas` ``[1, N+1]``, ``sqrt(1 - a)`` before each step and after the last.
+    """
+
+    unused: ClassVar[frozenset[str]] = frozenset({"variance_type"})  # what a second half of channels was trained for
+
+    timesteps: Tensor
+    sigmas: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None, **size: Any) -> None:
         """Fill `timesteps` and `sigmas` and put them on ``device``. The schedule does not depend on the clip's size.
@@ -56,7 +64,10 @@ class DDIMSchedule(DDIMScheduler):
         alphas = torch.cat((self.alphas_cumprod[self.numbers], self.final_alpha_cumprod[None]))
         self.sigmas = (1 - alphas).sqrt()[None].to(self.timesteps.device)
 
-    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
-        """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent."""
+    def stepper(self, noise: StepNoise | None = None) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent.
+
+        It draws nothing: ``noise`` is left alone.
+        """
         fixed = copy(self)  # set_timesteps puts new values in the place of old ones and changes none of these
         return lambda i, x, output: fixed.step(output, fixed.numbers[i], x, return_dict=False)[0]

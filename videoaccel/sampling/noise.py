@@ -3,6 +3,7 @@
 Shape legend: B samples.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.common.wording import counted
+from videoaccel.models.protocols import StepNoise
 from videoaccel.models.video_vae import Noise
 
 MAX_SEED = 2**63 - 1
@@ -63,6 +65,19 @@ class SampleNoise:
         """Normal numbers [B, *shape], each sample's from its own generator."""
         parts = [torch.randn(tuple(shape), generator=g, device=g.device).cpu() for g in self.generators]
         return torch.stack(parts).to(self.device)
+
+    def of_steps(self) -> StepNoise:
+        """What the steps of a run draw from, beginning here: each step has a generator of its own for every sample.
+
+        The samples' own generators are left as they are.
+        """
+        bases = [hashlib.sha256(g.get_state().numpy().tobytes()).digest() for g in self.generators]
+
+        def generators(step: int) -> list[torch.Generator]:
+            digests = [hashlib.sha256(base + step.to_bytes(8, "big")).digest() for base in bases]
+            return [torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
+
+        return generators
 
     def of(self, sample: int) -> Noise:
         """The source of one sample, as the VAE wants it."""

@@ -27,6 +27,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
+from videoaccel.models.protocols import StepNoise
+
 PerRow: TypeAlias = "int | Sequence[int] | Tensor"  # one number for all rows, or one number per row
 Frames: TypeAlias = "Tensor | None"  # a value per frame, [B, T]; None where no frame is given
 LATENTS_PER_CHUNK, FRAMES_PER_CHUNK = 5, 17  # the VAE turns 17 frames into 5 latent ones
@@ -272,8 +274,8 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = ts.to(device)
         self.sigmas = sigmas(ts, num_train_timesteps=c.num_train_timesteps).to(device)
 
-    def stepper(self) -> Callable[[int, Tensor, Tensor], Tensor]:
-        """The function `euler` of the present timesteps."""
+    def stepper(self, noise: StepNoise | None = None) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """The function `euler` of the present timesteps; it draws nothing."""
         return euler(self.timesteps, num_train_timesteps=self.config.num_train_timesteps)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
