@@ -60,6 +60,7 @@ class DiT(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: A field has a value that no DiT has.
     """
 
+    reads_classes = True
     keeps_frames = False
     learns_null_text = True
     null_text_is_padded = False
@@ -125,6 +126,11 @@ class DiT(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """A class is one token."""
         return 1
+
+    @classmethod
+    def classes_read(cls, config: Mapping[str, Any]) -> int:
+        """Number of classes, without the one that stands for none."""
+        return int(config.get("num_embeds_ada_norm", 1000))
 
     @property
     def text_width(self) -> int:

@@ -70,6 +70,7 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: A field has a value that no Latte has, or the sizes do not suit each other.
     """
 
+    reads_classes = False
     keeps_frames = False
     learns_null_text = False
     null_text_is_padded = True
@@ -145,6 +146,11 @@ class Latte(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that it reads; the configuration does not say, the release's pipeline does."""
         return 120
+
+    @classmethod
+    def classes_read(cls, config: Mapping[str, Any]) -> int:
+        """It reads texts."""
+        return 0
 
     @property
     def text_width(self) -> int:

@@ -72,6 +72,7 @@ class PixArt(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: A field has a value that no PixArt has, or the sizes do not suit each other.
     """
 
+    reads_classes = False
     keeps_frames = False
     learns_null_text = False
     null_text_is_padded = False
@@ -149,6 +150,11 @@ class PixArt(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that it reads; the configuration does not say, the release's pipeline does."""
         return 120
+
+    @classmethod
+    def classes_read(cls, config: Mapping[str, Any]) -> int:
+        """It reads texts."""
+        return 0
 
     @property
     def text_width(self) -> int:

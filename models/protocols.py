@@ -35,6 +35,9 @@ class Context(Protocol):
 class Transformer(Protocol):
     """Predicts what the schedule moves a latent by: a velocity, the noise."""
 
+    reads_classes: ClassVar[bool]
+    """Whether its prompts are classes, whose numbers [L = 1, width = 1] are its text states, the last one for none."""
+
     keeps_frames: ClassVar[bool]
     """Whether it can be given frames to keep (``x_mask``): images, clips to go on from, later loops."""
 
@@ -47,6 +50,11 @@ class Transformer(Protocol):
     @classmethod
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that a network with this configuration reads."""
+        ...
+
+    @classmethod
+    def classes_read(cls, config: Mapping[str, Any]) -> int:
+        """Number of classes of a network with this configuration; 0 of one that reads texts."""
         ...
 
     @property

@@ -62,6 +62,7 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
         ValueError: ``hidden_size`` does not suit ``num_heads`` or the positions.
     """
 
+    reads_classes = False
     keeps_frames = True
     learns_null_text = True
     null_text_is_padded = False
@@ -123,6 +124,11 @@ class STDiT3(StrictLoading, ModelMixin, ConfigMixin):
     def tokens_read(cls, config: Mapping[str, Any]) -> int:
         """Tokens of a prompt that a network with this configuration reads; the release's file does not say."""
         return int(config.get("model_max_length", RELEASED_LENGTH))
+
+    @classmethod
+    def classes_read(cls, config: Mapping[str, Any]) -> int:
+        """It reads texts."""
+        return 0
 
     @property
     def text_width(self) -> int:

@@ -21,8 +21,9 @@ from videoaccel.common.devices import cpu_threads, free_memory
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
+from videoaccel.generation.loading import Source, find_model, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.jobs.parts import encode_texts, load_pipeline
+from videoaccel.jobs.parts import encode_texts, load_pipeline, network_config
 from videoaccel.jobs.ranks import started
 from videoaccel.jobs.resolve import WorkOrder, resolve
 from videoaccel.outside.find import find_outside
@@ -137,11 +138,19 @@ def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def builtin_prompts(model: str) -> tuple[str, ...]:
-    """Prompts of the demo model from the words that it was trained on, of others the neutral list."""
+    """Prompts of the demo model from the words that it was trained on, classes all over, of others the neutral list."""
     if model != "demo":
-        return PROMPTS
+        source = find_model(model)
+        return _classes(source) if transformer_class(source).reads_classes else PROMPTS
     rng = np.random.default_rng(2603)
     return tuple(sample_scene(rng, held_out=False).sentence() for _ in range(100))
+
+
+def _classes(source: Source) -> tuple[str, ...]:
+    """Numbers of a hundred classes, evenly spread, or of all if there are fewer."""
+    count = transformer_class(source).classes_read(network_config(source))
+    some = min(count, 100)
+    return tuple(str(k * count // some) for k in range(some))
 
 
 def setting_of_order(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 
 from videoaccel.common.home import expand
 from videoaccel.common.package import packaged
+from videoaccel.generation.releases import class_labels, release_in
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
-from videoaccel.sampling.ddim import DDIMSchedule
-from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
+from videoaccel.sampling.kinds import SCHEDULES, kind_named, with_fields
 from videoaccel.settings.config import Config, Defaults, ModelSpec, Part, config_names, load_named, validate
 from videoaccel.settings.pipeline_folder import foreign_pipeline
 
@@ -52,11 +52,12 @@ class Source:
 
     @property
     def text(self) -> Part:
-        """Where the text encoder is."""
+        """Where the text encoder is; of a model that reads classes, where these have their names."""
         if self.folder is not None:
-            return Part(source=str(self.folder), subfolder="text_encoder")
-        assert self.spec.text_encoder is not None
-        return self.spec.text_encoder
+            classes = transformer_class(self).reads_classes
+            return Part(source=str(self.folder), subfolder=None if classes else "text_encoder")
+        assert self.spec.transformer is not None
+        return self.spec.text_encoder or Part(source=self.spec.transformer.source)
 
     @property
     def tokenizer(self) -> Part:
@@ -86,7 +87,7 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             if not (folder / "model_index.json").is_file():
                 raise ValueError(f"the files of the {name} model are missing: {folder}")
             return _whole(Source(name, folder, spec), vae, text_encoder)
-    elif path.is_dir() and (released_as := _release_in(path, specs)):
+    elif path.is_dir() and (released_as := release_in(path, specs)):
         spec = released_as
     elif path.is_dir() and (kind := foreign_pipeline(path)):
         raise ValueError(
@@ -107,6 +108,8 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
             raise ValueError(f"no model or folder is called {name!r}; there are {known}, or give a pipeline folder")
         spec = released[name]
     given = {key: source for key, source in {"vae": vae, "text_encoder": text_encoder}.items() if source}
+    if "text_encoder" in given and spec.text_encoder is None:
+        raise ValueError(f"{name} reads classes, not texts; {text_encoder} has no place in it")
     update = {key: getattr(spec, key).model_copy(update={"source": s, "subfolder": None}) for key, s in given.items()}
     return Source(name, None, spec.model_copy(update=update))
 
@@ -127,7 +130,8 @@ def load_parts(source: Source, *, dtype: torch.dtype) -> dict[str, Any]:
         )
         for name, part in networks.items()
     }
-    return {**loaded, "scheduler": load_scheduler(source), "defaults": spec.defaults.model_dump()}
+    labels = class_labels(source.text.source) if loaded["transformer"].reads_classes else None
+    return {**loaded, "scheduler": load_scheduler(source), "defaults": spec.defaults.model_dump(), "id2label": labels}
 
 
 def import_networks(folder: Path) -> None:
@@ -173,36 +177,20 @@ def transformer_class(source: Source) -> type[Transformer]:
 
 
 def load_scheduler(source: Source, **fields: Any) -> Any:
-    """The schedule of a model, a :class:`videoaccel.models.protocols.Schedule`, with some fields replaced.
+    """The schedule of a model, a :class:`videoaccel.models.protocols.Schedule`; see `videoaccel.sampling.kinds`.
 
     Raises:
         ValueError: It has no such field.
     """
-    classes: dict[str, Any] = {"rectified_flow": RectifiedFlowScheduler, "ddim": DDIMSchedule}
     if source.folder is None:
-        return classes[source.spec.schedule].from_config({**source.spec.scheduler, **fields})
+        return with_fields(SCHEDULES[source.spec.schedule], source.spec.scheduler, fields)
     saved = read_config(source.folder / "scheduler" / "scheduler_config.json")
-    named = {kind.__name__: kind for kind in classes.values()}
-    return named.get(saved.get("_class_name"), RectifiedFlowScheduler).from_config({**saved, **fields})
+    return with_fields(SCHEDULES[kind_named(saved.get("_class_name")) or "rectified_flow"], saved, fields)
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """The type of this name."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _release_in(folder: Path, specs: Mapping[str, ModelSpec]) -> ModelSpec | None:
-    """The parts of a release that a folder is a copy of, taken from that folder; None for any other folder."""
-    if not (folder / "model_index.json").is_file():
-        return None
-    kind = read_config(folder / "model_index.json").get("_class_name")
-    for spec in specs.values():
-        if spec.release is not None and spec.release == kind:
-            parts = {"transformer": spec.transformer, "vae": spec.vae, "text_encoder": spec.text_encoder}
-            update = {name: part and part.model_copy(update={"source": str(folder)}) for name, part in parts.items()}
-            scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-            return spec.model_copy(update={**update, "scheduler": scheduler})
-    return None
 
 
 def _whole(source: Source, *parts: str | None) -> Source:

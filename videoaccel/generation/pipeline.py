@@ -43,6 +43,7 @@ from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.config import Defaults
+from videoaccel.text.classes import ClassNames
 from videoaccel.text.encoder import PromptStates, encode, load_text_encoder
 
 
@@ -56,6 +57,7 @@ class VideoPipeline(DiffusionPipeline):
         tokenizer: Of the text encoder; with it may be left out where text states are given.
         text_encoder: T5.
         defaults: Fields of :class:`videoaccel.settings.config.Defaults`.
+        id2label: Names of classes by their number, for a transformer that reads classes.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -70,6 +72,7 @@ class VideoPipeline(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder: T5EncoderModel | None = None,
         defaults: dict[str, Any] | None = None,
+        id2label: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -80,7 +83,7 @@ class VideoPipeline(DiffusionPipeline):
         self.foreign_prior = False
         self.cache_memory: int | None = None
         self.mesh = Mesh()
-        self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump())
+        self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump(), id2label=id2label)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -105,7 +108,7 @@ class VideoPipeline(DiffusionPipeline):
                 source.folder, dtype={"default": dtype, "text_encoder": text_dtype}, **kwargs
             )
         parts = load_parts(source, dtype=dtype) | kwargs
-        if "text_encoder" not in kwargs:
+        if "text_encoder" not in kwargs and not parts["transformer"].reads_classes:
             text = source.text
             parts["tokenizer"], parts["text_encoder"] = load_text_encoder(
                 text.source, subfolder=text.subfolder, dtype=text_dtype
@@ -160,6 +163,8 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: The pipeline has no text encoder, or a prompt is no text.
         """
+        if self.transformer.reads_classes:
+            return ClassNames(self.config.id2label).read(prompt_list(prompts))
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("the pipeline was loaded without a text encoder; pass prompt_states")
         length = self.transformer.tokens_read(self.transformer.config)

@@ -31,12 +31,15 @@ from videoaccel.generation.references import (
     read_clip,
     read_references,
 )
+from videoaccel.generation.releases import class_labels
 from videoaccel.jobs.resolve import Sample, WorkOrder
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.models.lora import parse_lora
+from videoaccel.sampling.kinds import with_fields
 from videoaccel.settings.config import Part
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.cache import TextCache, TextKey, encode_cached, encoder_identity
+from videoaccel.text.classes import ClassNames
 from videoaccel.text.encoder import PromptStates, encode, load_text_encoder
 from videoaccel.text.prompts import cut_options
 
@@ -63,13 +66,15 @@ def text_key(order: WorkOrder) -> TextKey:
 
 
 def load_text(order: WorkOrder) -> tuple[Any, Any]:
-    """Tokenizer and text encoder of a work order, on its device.
+    """Tokenizer and text encoder of a work order, on its device; or no tokenizer, and the names of its classes.
 
     Raises:
         ValueError: The text encoder's files do not fit.
         FileNotFoundError: They are not there.
     """
     part, dtype = order.source.text, torch_dtype(order.source.spec.defaults.text_dtype)
+    if transformer_class(order.source).reads_classes:
+        return None, ClassNames(class_labels(part.source))
     tokenizer, encoder = load_text_encoder(part.source, subfolder=part.subfolder, dtype=dtype)
     return tokenizer, encoder.to(str(order.settings.device))
 
@@ -118,7 +123,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
         name, weight = parse_lora(text)
         pipe.load_lora_weights(name, weight=weight)
     if s.scheduler:
-        pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **s.scheduler})
+        pipe.scheduler = with_fields(type(pipe.scheduler), pipe.scheduler.config, s.scheduler)
     if s.vae_tiling:
         pipe.vae.enable_tiling(tile_size=TILE)
     if s.compile:
@@ -203,10 +208,19 @@ def _check_lengths(given: Sequence[Tensor], s: GenerateSettings) -> None:
 
 def _text_length(source: Source) -> int:
     """Tokens that the transformer reads."""
+    return transformer_class(source).tokens_read(network_config(source))
+
+
+def network_config(source: Source) -> dict[str, Any]:
+    """The transformer's configuration, read from its file.
+
+    Raises:
+        OSError: It is not there.
+    """
     part = source.spec.transformer or Part(source=str(source.folder), subfolder="transformer")
     folder = expand(part.source)
     path = folder / (part.subfolder or "") / "config.json" if folder.is_dir() else _from_hub(part, "config.json")
-    return transformer_class(source).tokens_read(read_config(path))
+    return read_config(path)
 
 
 def _from_hub(part: Part, name: str) -> Path:

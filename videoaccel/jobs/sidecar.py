@@ -183,10 +183,12 @@ def model_files(source: Source, *, hashed: Callable[[Path], str] | None = None) 
     parts = {"transformer": spec.transformer, "vae": spec.vae, "text_encoder": spec.text_encoder}
     found: dict[str, str | None] = {}
     for name, part in parts.items():
-        assert part is not None
+        if part is None:  # names of classes, in the index
+            continue
         folder = _folder_of(part)
         found |= {name: None} if folder is None else dict(_hashes(folder, prefix=f"{name}/", hashed=hashed))
-    return found
+    index = None if spec.text_encoder is not None else _folder_of(source.text)
+    return found if index is None else found | {"model_index.json": hashed(index / "model_index.json")}
 
 
 def model_hash(files: Mapping[str, str | None]) -> str:

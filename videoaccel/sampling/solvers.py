@@ -79,7 +79,7 @@ class DDPMSchedule(StrictFields, DDPMScheduler):
         fixed.timesteps = fixed.numbers
 
         def step(i: int, x: Tensor, output: Tensor) -> Tensor:
-            moved: Tensor = fixed.step(output, int(fixed.numbers[i]), x, generator=noise(i), return_dict=False)[0]  # type: ignore[arg-type]
+            moved: Tensor = fixed.step(output, int(fixed.numbers[i]), x, generator=noise(i), return_dict=False)[0]
             return moved
 
         return step
@@ -96,9 +96,7 @@ class DPMSolverSchedule(StrictFields, DPMSolverMultistepScheduler):
     timesteps: Tensor
     sigmas: Tensor
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int, device: torch.device | str | None = None, **size: Any
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None, **size: Any) -> None:
         """Fill `timesteps` and `sigmas` and put them on ``device``. The schedule does not depend on the clip's size.
 
         Raises:

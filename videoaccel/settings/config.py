@@ -83,8 +83,9 @@ class ModelSpec(Config):
         folder: Pipeline folder inside the package; None if the parts below are given.
         transformer: Where the transformer comes from; its hub id names the whole model, too.
         vae: Where the video VAE comes from.
-        text_encoder: Where text encoder and tokenizer come from.
-        schedule: What latents are moved by: a velocity along a rectified flow, or predicted noise in DDIM's steps.
+        text_encoder: Where text encoder and tokenizer come from; None for a model that reads classes.
+        schedule: What latents are moved by: a velocity along a rectified flow, or predicted noise in the steps of DDIM,
+            DDPM or DPM-Solver++.
         scheduler: Fields of the scheduler.
         release: Class in the ``model_index.json`` of a release that has all these parts in one folder or repository.
         defaults: What it generates unless told otherwise.
@@ -95,7 +96,7 @@ class ModelSpec(Config):
     transformer: Part | None = None
     vae: Part | None = None
     text_encoder: Part | None = None
-    schedule: Literal["rectified_flow", "ddim"] = "rectified_flow"
+    schedule: Literal["rectified_flow", "ddim", "ddpm", "dpm_solver"] = "rectified_flow"
     scheduler: dict[str, Any] = {}
     release: str | None = None
     defaults: Defaults = Defaults()

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -83,15 +83,28 @@ class PromptStates:
         return PromptStates(torch.cat([part.states for part in parts]), torch.cat([part.mask for part in parts]), cut)
 
 
+@runtime_checkable
+class PromptReader(Protocol):
+    """What stands where a text encoder does and needs no tokenizer, such as names of classes."""
+
+    def read(self, prompts: Sequence[str]) -> PromptStates:
+        """States of prompts."""
+        ...
+
+
 def encode(
-    prompts: Sequence[str], *, tokenizer: PreTrainedTokenizerBase, text_encoder: T5EncoderModel, max_length: int
+    prompts: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    text_encoder: T5EncoderModel | PromptReader,
+    max_length: int,
 ) -> PromptStates:
     """Encode prompts, on the encoder's device and in its type. Warns about a prompt that does not fit in L tokens.
 
     Args:
         prompts: Texts ready for the tokenizer (see `videoaccel.text.prompts`). An empty one is a single end token.
         tokenizer: Of the encoder.
-        text_encoder: A T5 encoder.
+        text_encoder: A T5 encoder, or what reads prompts in its place.
         max_length: L; shorter prompts are padded, longer ones cut, the end token kept.
 
     Raises:
@@ -100,6 +113,9 @@ def encode(
     """
     if not prompts:
         raise ValueError("there is no prompt to encode")
+    if isinstance(text_encoder, PromptReader):
+        return text_encoder.read(prompts)
+    assert tokenizer is not None
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2, one token and the end; got {max_length}")
     known = {prompt: _encode_one(prompt, tokenizer, text_encoder, max_length) for prompt in dict.fromkeys(prompts)}
