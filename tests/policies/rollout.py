@@ -67,7 +67,8 @@ def rollout(
     task = make_job(model, steps=steps, batch=len(chosen), guidance=guidance, size=size, **job)
     inputs = stdit_inputs(tuple(size), batch=batch, given=False, lengths=None)  # type: ignore[arg-type]
     rows = [branch * batch + row for branch in range(len(task.branches)) for row in chosen]
-    context = model.prepare(inputs["y"][rows], fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size)
+    y = classes(rows) if model.reads_classes else inputs["y"][rows]
+    context = model.prepare(y, fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size)
     if policy is None:
         session = Session(task, mix=mix)
     else:
@@ -81,10 +82,19 @@ def rollout(
     return out, session
 
 
+def classes(rows: Sequence[int]) -> Tensor:
+    """Classes of rows for a network that reads these."""
+    return torch.tensor([float(row) for row in rows]).view(-1, 1, 1, 1)
+
+
 def costs_of(model: STDiT3, size: Sequence[int] = SIZE, *, rows: int = 2) -> Costs:
     """FLOPs of the network at this size."""
     context = model.prepare(
-        torch.zeros(rows, 1, 9, 16), fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size
+        torch.zeros(rows, 1, 1, 1) if model.reads_classes else torch.zeros(rows, 1, 9, 16),
+        fps=torch.tensor([8.0]),
+        height=64.0,
+        width=64.0,
+        latent_size=size,
     )
     x, t = torch.zeros(rows, 4, *size), torch.zeros(rows)
     return count_flops(lambda run: model(x, t, context=context, run=run), blocks=model.sites)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.image_networks import tiny_dit, tiny_pixart
 from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
 from tests.policies.rollout import make_job, measure, rollout
@@ -55,6 +56,8 @@ every = pytest.mark.parametrize("name", policy_names())
 NETWORKS: dict[str, dict[str, Any]] = {
     "stdit": {"model": tiny_stdit()},
     "latte": {"model": tiny_latte(), "size": (4, 8, 8)},  # whose temporal blocks do not read the text
+    "dit": {"model": tiny_dit(num_layers=4), "size": (1, 8, 8)},  # an image, in which no block reads a text
+    "pixart": {"model": tiny_pixart(num_layers=4), "size": (1, 8, 8)},
 }
 
 

@@ -14,23 +14,21 @@ INDEX = "model_index.json"
 def release_in(folder: Path, specs: Mapping[str, ModelSpec]) -> ModelSpec | None:
     """The parts of a release that a folder is a copy of, taken from that folder; None for any other folder.
 
-    Of one that comes in several sizes, the folder's own size is the default.
+    The default size is that of the folder's network.
     """
     if not (folder / INDEX).is_file():
         return None
     kind = read_config(folder / INDEX).get("_class_name")
-    found = [spec for spec in specs.values() if spec.release is not None and spec.release == kind]
-    if not found:
+    spec = next((spec for spec in specs.values() if spec.release is not None and spec.release == kind), None)
+    if spec is None:
         return None
-    spec = found[0]
     parts = {"transformer": spec.transformer, "vae": spec.vae, "text_encoder": spec.text_encoder}
     update = {name: part and part.model_copy(update={"source": str(folder)}) for name, part in parts.items()}
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     schedule = kind_named(scheduler.get("_class_name")) or spec.schedule
-    told: dict[str, Any] = {"scheduler": scheduler, "schedule": schedule}
-    if len(found) > 1:
-        side = _side(folder)
-        told["defaults"] = spec.defaults.model_copy(update={"height": side, "width": side})
+    side = _side(folder)
+    defaults = spec.defaults.model_copy(update={"height": side, "width": side})
+    told: dict[str, Any] = {"scheduler": scheduler, "schedule": schedule, "defaults": defaults}
     return spec.model_copy(update={**update, **told})
 
 
