@@ -19,10 +19,12 @@ from videoaccel.generation.loading import find_model, load_scheduler, transforme
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.dit import DiT
 from videoaccel.preview.preview import plan
+from videoaccel.routers.training import train_router
 from videoaccel.sampling.ddim import DDIMSchedule
 from videoaccel.sampling.noise import SampleNoise
 from videoaccel.sampling.solvers import DDPMSchedule
 from videoaccel.session.registry import make_policy
+from videoaccel.settings.routers import RouterSettings
 
 SIZE = {"height": 16, "width": 16}
 DDPM = {"scheduler": {"kind": "ddpm"}}
@@ -159,6 +161,17 @@ def test_the_command_line_makes_a_picture_and_makes_it_again(folder: Path, tmp_p
             workshop("b.png", **options | {"prompt": prompt})
     with pytest.raises(ValueError, match="DiT makes images, clips of 1 frame, not of 4"):
         workshop("c.mp4", frames=4, **options)
+
+
+def test_routers_are_trained_for_it(folder: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"clips": 2, "states": 2, "hidden": 8, "iterations": 4, "steps": 4, "dtype": "float32"}
+    out = tmp_path / "routers.safetensors"
+    file = train_router(RouterSettings(model=str(folder), output=str(out), **small))
+    assert file.blocks == ("space.0.block", "space.1.block")
+    workshop = Workshop(tmp_path, folder)
+    options = {"router": str(out), "flops_ratio": 1.2}
+    workshop("elastic.png", prompt="hen", steps=4, dtype="float32", accel="elastic", accel_options=options)
+    assert workshop.record("elastic.json")["acceleration"]["method"] == "elastic"
 
 
 @pytest.mark.parametrize("schedule", [{}, DDPM], ids=str)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.models.image_networks import tiny_dit
 from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
 from tests.policies.rollout import rollout
@@ -107,6 +108,18 @@ def test_spans_are_whole_pairs_in_both_networks() -> None:
     assert spans_of(stub_job(4, layers=3), 1.0) == (Span(0, 6), Span(0, 6))
     _, session = rollout(DeltaDiT(share=0.5, interval=2), steps=8, model=tiny_latte(), size=(4, 8, 8))
     assert set(decisions(session)) >= {"full", REAR}
+
+
+def test_spans_of_a_network_without_time_are_of_single_blocks() -> None:
+    _, session = rollout(DeltaDiT(share=0.75, interval=2), steps=8, model=tiny_dit(num_layers=4), size=(1, 8, 8))
+    assert spans_of(session.job, 0.75) == (Span(0, 3), Span(1, 4))
+    served = [
+        place
+        for step in session.trace
+        for place, action in step.items()
+        if isinstance(place, Span) and str(action) == "reuse"
+    ]
+    assert set(served) == {Span(0, 3), Span(1, 4)}
 
 
 @pytest.mark.parametrize("fields", [{"interval": 1}, {"interval": 4, "share": 0.0}, {"interval": 4, "gate": 0.0}])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.models.image_networks import tiny_pixart
 from tests.models.latte_networks import tiny_latte
 from tests.models.networks import tiny_stdit
 from tests.policies import rank_work
@@ -299,10 +300,15 @@ def test_the_late_regime_has_a_period_and_a_polynomial() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["posterior", "ab2", "official"])
-@pytest.mark.parametrize("network", ["stdit", "odd", "latte"])
+@pytest.mark.parametrize("network", ["stdit", "odd", "latte", "pixart"])
 def test_unstable_samples_run_some_columns(criterion: Any, network: str) -> None:
-    fields: dict[str, Any] = {"stdit": {}, "odd": {"size": (3, 7, 9)}, "latte": {"size": (4, 8, 8)}}[network]
-    model = tiny_latte() if network == "latte" else tiny_stdit()
+    fields: dict[str, Any] = {
+        "stdit": {},
+        "odd": {"size": (3, 7, 9)},
+        "latte": {"size": (4, 8, 8)},
+        "pixart": {"size": (1, 8, 8)},
+    }[network]
+    model = {"latte": tiny_latte, "pixart": tiny_pixart}.get(network, tiny_stdit)()
     policy = Sada(criterion=criterion, keep=0.5, **({"threshold": 1e-6} if criterion == "posterior" else {}))
     out, session = rollout(policy, model=model, steps=12, batch=2, **fields)  # type: ignore[arg-type]
     exact, _ = rollout(None, model=model, steps=12, batch=2, **fields)  # type: ignore[arg-type]
