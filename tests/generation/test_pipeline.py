@@ -352,6 +352,6 @@ def test_devices_that_cannot_be(pipe: VideoPipeline) -> None:
 
 def test_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(
-        ValueError, match=r"no model or folder is called 'nothing'; there are demo, latte-1, opensora-v1\.2"
+        ValueError, match=r"no model or folder is called 'nothing'; there are demo, dit-xl-2-256, dit-xl-2-512, latte-1"
     ):
         VideoPipeline.from_pretrained("nothing")

@@ -1,4 +1,4 @@
-"""DDPM and DPM-Solver++ against diffusers' schedulers, and started anew from the middle."""
+"""DDPM, DPM-Solver++ and LCM against diffusers' schedulers, and started anew from the middle."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,11 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor
 
 from videoaccel.sampling.noise import SampleNoise
-from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule
+from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule, LCMSchedule
 
 DIT: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
 PIXART: dict[str, Any] = {
@@ -30,6 +31,7 @@ CASES = [
     (DPMSolverSchedule, DPMSolverMultistepScheduler, PIXART | {"solver_order": 3, "use_karras_sigmas": True}),
     (DPMSolverSchedule, DPMSolverMultistepScheduler, PIXART | {"solver_type": "heun"}),
     (DPMSolverSchedule, DPMSolverMultistepScheduler, PIXART | {"algorithm_type": "sde-dpmsolver++"}),
+    (LCMSchedule, LCMScheduler, {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}),
 ]  # fmt: skip
 CLASSES = [(kind, fields) for kind, _, fields in CASES]
 
@@ -123,7 +125,7 @@ def test_wrong_fields_are_named(kind: Any, fields: dict[str, Any], message: str)
         kind.from_config(fields)
 
 
-@pytest.mark.parametrize("kind, fields", [CLASSES[0], CLASSES[-1]], ids=str)
+@pytest.mark.parametrize("kind, fields", [CLASSES[0], *CLASSES[-2:]], ids=str)
 def test_too_many_steps_and_missing_noise_are_named(kind: Any, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="1001"):
         schedule_of(kind, fields, steps=1001)

@@ -112,8 +112,8 @@ def between_anchors(
         sites: The M sites.
         costs: For ``value``.
         rule: ``reuse`` always serves. ``paper`` computes the share ``keep`` of columns where the prune error of the
-            step before at age 1 is below the cache error (SODA, as printed). ``value`` (ours) takes the share that
-            saves most error after its cost times ``price``.
+            step before at age 1 is below the cache error (SODA, as printed); a share of 0 or less serves. ``value``
+            (ours) takes the share that saves most error after its cost times ``price``.
         price: Error that one unit of cost must save.
         keep: From the site's cache error, normalised over all served places, to the share to compute.
         forecast: Serve by forecast where its error is the smaller one.
@@ -123,6 +123,7 @@ def between_anchors(
     error = 0.0
     scale = float(errors.cache[..., 0].mean()) or 1.0
     extra = _extra(errors, sites, costs) if rule == "value" else None
+    prune = errors.prune.tolist() if rule == "paper" else []
     for i in range(errors.steps):
         if i in marks:
             steps.append(dict.fromkeys(sites, COMPUTE))
@@ -132,7 +133,11 @@ def between_anchors(
         served, actions = _served(errors, i, age, forecast=forecast)
         if rule == "paper":
             assert keep is not None
-            cuts = [_as_published(errors, i, m, age, cost, keep(cost / scale)) for m, cost in enumerate(served)]
+            before, now = prune[max(i - 1, 0)], prune[i]
+            cuts = [
+                _as_published(errors.shares, before[m], now[m], age, cost, keep(cost / scale))
+                for m, cost in enumerate(served)
+            ]
         elif extra is not None:
             cuts = _worth_it(errors, i, age, torch.tensor(served, dtype=torch.float64), price * extra)
         found = [cut or plain for cut, plain in zip(cuts, zip(actions, served, strict=True), strict=True)]
@@ -156,13 +161,22 @@ def _served(errors: Errors, i: int, age: int, *, forecast: bool) -> tuple[list[f
     return [min(a, r) for a, r in zip(ahead, reused, strict=True)], actions
 
 
-def _as_published(errors: Errors, i: int, m: int, age: int, served: float, wanted: float) -> _Cut | None:
-    """SODA's rule; None to serve."""
+def _as_published(
+    shares: Sequence[float],
+    before: Sequence[Sequence[float]],
+    now: Sequence[Sequence[float]],
+    age: int,
+    served: float,
+    wanted: float,
+) -> _Cut | None:
+    """SODA's rule; None to serve. A site's prune errors in the step before and in this one, by share and age."""
     if wanted >= 1:
         return COMPUTE, 0.0
-    k = min(range(len(errors.shares)), key=lambda k: abs(errors.shares[k] - wanted))
-    if float(errors.prune[max(i - 1, 0), m, k, 0]) < served:
-        return Partial(errors.shares[k]), float(errors.prune[i, m, k, age - 1])
+    if wanted <= 0:
+        return None
+    k = min(range(len(shares)), key=lambda k: abs(shares[k] - wanted))
+    if before[k][0] < served:
+        return Partial(shares[k]), now[k][age - 1]
     return None
 
 

@@ -29,6 +29,7 @@ class DeltaDiT(Policy):
     """Serve what the rear blocks added in early steps, and what the front blocks added in late ones."""
 
     knob: ClassVar[str] = "interval"
+    later: ClassVar[tuple[str, ...]] = ("last",)
     sweep: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
 
     interval: int = Field(2, ge=1, description="Steps from one full step to the next.")
@@ -38,7 +39,8 @@ class DeltaDiT(Policy):
     boundary: float = Field(
         0.6, ge=0, le=1, description="Share of the steps in which the rear span is served; then it is the front one."
     )
-    warmup: int = Field(1, ge=1, description="Steps, at the start, that are always full; the last one is, too.")
+    warmup: int = Field(1, ge=1, description="Steps, at the start, that are always full.")
+    last: bool = Field(True, description="The last step is full.")
     order: int = Field(
         0, ge=0, le=1, description="1 extrapolates what the span adds along a line through the last two full steps."
     )
@@ -53,7 +55,7 @@ class DeltaDiT(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
-        require_steps(job, self.warmup + 2, f"delta_dit with a warm-up of {self.warmup}")
+        require_steps(job, self.warmup + 1 + self.last, f"delta_dit with a warm-up of {self.warmup}")
         return _DeltaSession(self, job, mix)
 
 
@@ -99,7 +101,8 @@ class _DeltaSession(ActionSession):
 
     def _due(self, i: int) -> bool:
         """Whether a step is full whatever its stream is like."""
-        if i < self.policy.warmup or i == self.job.steps - 1 or i - self.last_full >= self.policy.interval:
+        ends = self.policy.last and i == self.job.steps - 1
+        if i < self.policy.warmup or ends or i - self.last_full >= self.policy.interval:
             return True
         slot = self.slots.get(self.span(i))
         return slot is None or slot.age(i) is None
@@ -124,4 +127,4 @@ class _DeltaSession(ActionSession):
             self._entry = seen.x
 
     def keeps(self, place: Place) -> bool:
-        return self.policy.interval > 1 and self.i < self.job.steps - 2
+        return self.policy.interval > 1 and self.i < self.job.steps - 1 - self.policy.last

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from videoaccel.common.wording import counted
 from videoaccel.models.seam import BODY, Site
 from videoaccel.planning.anchors import Objective, best_anchors
+from videoaccel.planning.budget import within_budget
 from videoaccel.planning.forecast_errors import ORDERS
 from videoaccel.planning.plan import (
     Errors,
@@ -54,7 +55,8 @@ class Soda(Policy):
     """Compute anchors in full; between them serve each module or compute some of its columns, as calibrated errors say.
 
     One target is given, ``anchors``, ``flops_ratio``, ``speedup``, ``min_psnr`` or ``max_lpips``; if none is, a
-    ``flops_ratio`` of 2.
+    ``flops_ratio`` of 2. As published, so for the rule ``paper``, ``anchors`` and a ratio may come together: then the
+    offset of the shares that are computed between anchors, ``keep_base``, follows from the ratio.
     """
 
     knob: ClassVar[str] = "flops_ratio"
@@ -97,7 +99,8 @@ class Soda(Policy):
     def _one_target(self) -> Self:
         targets = ("anchors", "flops_ratio", "speedup", *CURVES)
         given = [name for name in targets if getattr(self, name) is not None]
-        if len(given) > 1:
+        published = (self.schedule, self.rule) == ("modules", "paper") and set(given) < {*targets[:3]}
+        if len(given) > 1 and not (published and len(given) == 2 and self.anchors is not None):
             raise ValueError(f"give one target, not {' and '.join(given)}")
         if given and given[0] in CURVES and self._off_curve:
             raise ValueError(
@@ -252,6 +255,9 @@ class Soda(Policy):
                 marks, errors, sites, costs, rule=self.rule, price=price, keep=self._keep, forecast=self.forecast
             )
 
+        if target is not None and self.anchors is not None:
+            marks = anchored(self.anchors)
+            return within_budget(marks, errors, sites, costs, slope=self.keep_slope, ratio=target)
         if target is None:
             assert self.anchors is not None
             marks = anchored(self.anchors)

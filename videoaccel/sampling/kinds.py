@@ -6,7 +6,7 @@ from typing import Any
 
 from videoaccel.sampling.ddim import DDIMSchedule
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
-from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule
+from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule, LCMSchedule
 
 SCHEDULES: Mapping[str, Any] = MappingProxyType(
     {
@@ -14,11 +14,17 @@ SCHEDULES: Mapping[str, Any] = MappingProxyType(
         "ddim": DDIMSchedule,
         "ddpm": DDPMSchedule,
         "dpm_solver": DPMSolverSchedule,
+        "lcm": LCMSchedule,
     }
 )
 
 THEIRS: Mapping[str, str] = MappingProxyType(
-    {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "DPMSolverMultistepScheduler": "dpm_solver"}
+    {
+        "DDIMScheduler": "ddim",
+        "DDPMScheduler": "ddpm",
+        "DPMSolverMultistepScheduler": "dpm_solver",
+        "LCMScheduler": "lcm",
+    }
 )
 """diffusers' classes, whose files are read."""
 

@@ -1,18 +1,18 @@
-"""DDPM and DPM-Solver++: diffusers' own steps, made restartable, as a generation asks for them.
+"""DDPM, DPM-Solver++ and consistency models: diffusers' own steps, made restartable, as a generation asks for them.
 
 diffusers' schedulers count their steps and keep what they need of earlier ones. A generation may start anew from any of
 its latents (calibration does, many times), so here every step is told its number, and
 
-* DDPM's fresh noise belongs to the sample and the number of the step: it is the same whenever the step is taken. A
-  learned variance is not sampled with, as in diffusers' DiT pipeline;
+* fresh noise (DDPM's, a consistency model's) belongs to the sample and the number of the step: it is the same whenever
+  the step is taken. A learned variance is not sampled with, as in diffusers' DiT pipeline;
 * what DPM-Solver++ keeps of earlier steps, predictions of the data, belongs to the latent that they led to, and lives
   as long as that latent does. A latent that no step has made (noise, or one that a callback has put in the place of
   another) has none, and the solver starts from it as it starts from noise: with a step of first order.
 
 Shapes: B rows (clips), N steps, Z latent channels, t, h, w latent sizes.
 
-Sources: DDPM (arXiv 2006.11239) and DPM-Solver++ (arXiv 2211.01095), through diffusers' ``DDPMScheduler`` and
-``DPMSolverMultistepScheduler``.
+Sources: DDPM (arXiv 2006.11239), DPM-Solver++ (arXiv 2211.01095) and LCM (arXiv 2310.04378), through diffusers'
+``DDPMScheduler``, ``DPMSolverMultistepScheduler`` and ``LCMScheduler``.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 (where diffusers looks how to load it)
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -132,6 +133,53 @@ class DPMSolverSchedule(StrictFields, DPMSolverMultistepScheduler):
             generators: Any = None if noise is None else noise(i)
             moved: Tensor = solver.step(output, fixed.numbers[i], x, generator=generators, return_dict=False)[0]
             made[moved] = [one for one in solver.model_outputs if one is not None][-order:]
+            return moved
+
+        return step
+
+
+class LCMSchedule(StrictFields, LCMScheduler):
+    """diffusers' schedule of latent consistency models; its fields and files are diffusers', an unknown one is an error.
+
+    `timesteps` is ``[N, 1]``, falling, and `sigmas` ``[1, N+1]``, ``sqrt(1 - a)`` before each step and after the last.
+    """
+
+    unused: ClassVar[frozenset[str]] = frozenset({"variance_type"})
+
+    timesteps: Tensor
+    sigmas: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None, **size: Any) -> None:
+        """Fill `timesteps` and `sigmas` and put them on ``device``. The schedule does not depend on the clip's size.
+
+        Raises:
+            ValueError: More steps than the network was distilled for.
+        """
+        super().set_timesteps(num_inference_steps)
+        self.numbers = self.timesteps
+        self.timesteps = self.numbers[:, None].to(device)
+        noise = (1 - self.alphas_cumprod[self.numbers]).sqrt()
+        self.sigmas = torch.cat((noise, torch.zeros(1)))[None].to(device)
+
+    def stepper(self, noise: StepNoise | None = None) -> Callable[[int, Tensor, Tensor], Tensor]:
+        """What each of the present steps does: (step, latent [B, Z, t, h, w], prediction) -> the next latent.
+
+        Args:
+            noise: The generators of a step, one a row.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if noise is None:
+            raise ValueError("a consistency model draws noise in every step: stepper needs generators")
+        fixed = copy(self)
+        fixed.timesteps = fixed.numbers
+
+        def step(i: int, x: Tensor, output: Tensor) -> Tensor:
+            solver = copy(fixed)
+            solver._step_index = i
+            generators: Any = noise(i)
+            moved: Tensor = solver.step(output, fixed.numbers[i], x, generator=generators, return_dict=False)[0]
             return moved
 
         return step

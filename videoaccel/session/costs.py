@@ -247,8 +247,11 @@ def _costs(
 
 
 def _between(curve: Mapping[float, float], share: float) -> float:
-    """Linear between the measured shares; serving (0) is no point of the curve, a partial computation costs more."""
+    """Linear between the measured shares and below them; serving (0) is no point of the curve: computing costs more."""
     points = sorted(point for point in curve if point > 0)
+    if share < points[0] and len(points) > 1:
+        (low, less), (high, more) = ((point, curve[point]) for point in points[:2])
+        return max(curve[0.0], less - (more - less) * (low - share) / (high - low))
     low = max((p for p in points if p <= share), default=points[0])
     high = min((p for p in points if p >= share), default=points[-1])
     if low == high:

@@ -85,7 +85,7 @@ class ModelSpec(Config):
         vae: Where the video VAE comes from.
         text_encoder: Where text encoder and tokenizer come from; None for a model that reads classes.
         schedule: What latents are moved by: a velocity along a rectified flow, or predicted noise in the steps of DDIM,
-            DDPM or DPM-Solver++.
+            DDPM, DPM-Solver++ or a consistency model.
         scheduler: Fields of the scheduler.
         release: Class in the ``model_index.json`` of a release that has all these parts in one folder or repository.
         defaults: What it generates unless told otherwise.
@@ -96,7 +96,7 @@ class ModelSpec(Config):
     transformer: Part | None = None
     vae: Part | None = None
     text_encoder: Part | None = None
-    schedule: Literal["rectified_flow", "ddim", "ddpm", "dpm_solver"] = "rectified_flow"
+    schedule: Literal["rectified_flow", "ddim", "ddpm", "dpm_solver", "lcm"] = "rectified_flow"
     scheduler: dict[str, Any] = {}
     release: str | None = None
     defaults: Defaults = Defaults()
