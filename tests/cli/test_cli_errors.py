@@ -28,7 +28,7 @@ from videoaccel.generation import prepared as denoising
         (
             ["x", "--model", "nothing"],
             2,
-            "no model or folder is called 'nothing'; there are demo, dit-xl-2-256, dit-xl-2-512, latte-1, opensora-v1.2, pix",
+            "no model or folder is called 'nothing'; there are demo, dit-xl-2-256, dit-xl-2-512, latte-1, ",
         ),
         (["x", "--stepz", "3"], 2, "No such option: --stepz"),
         (["x", "--steps"], 2, "--steps"),

@@ -139,7 +139,7 @@ class DPMSolverSchedule(StrictFields, DPMSolverMultistepScheduler):
 
 
 class LCMSchedule(StrictFields, LCMScheduler):
-    """diffusers' schedule of latent consistency models; its fields and files are diffusers', an unknown one is an error.
+    """diffusers' schedule of consistency models; its fields and files are diffusers', an unknown one is an error.
 
     `timesteps` is ``[N, 1]``, falling, and `sigmas` ``[1, N+1]``, ``sqrt(1 - a)`` before each step and after the last.
     """
