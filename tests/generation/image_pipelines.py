@@ -10,11 +10,27 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPi
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from tests.models.image_networks import SIGMA, original_dit, original_pixart
+from tests.models.image_networks import SIGMA, original_dit, original_pixart, tiny_dit, tiny_pixart
 from tests.models.test_frame_vae import FIELDS
 from tests.tiny_pipeline import text_encoder, tokenizer
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.models.frame_vae import FrameAutoencoder
+from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule
 
 LABELS = {"0": "tench, Tinca tinca", "1": "goldfish", "2": "white shark", "3": "hen"}
+
+
+def ours(kind: str) -> VideoPipeline:
+    """Our own, with steps that draw noise (DiT's) or look back (PixArt's); importable by worker ranks."""
+    torch.manual_seed(0)
+    made = VideoPipeline(
+        transformer=tiny_dit() if kind == "dit" else tiny_pixart(),
+        vae=FrameAutoencoder(**FIELDS).eval(),
+        scheduler=DDPMSchedule(clip_sample=False) if kind == "dit" else DPMSolverSchedule(),
+        defaults={"height": 16, "width": 24, "num_frames": 1, "steps": 6, "guidance": 4.0, "align": None},
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def dit() -> DiTPipeline:

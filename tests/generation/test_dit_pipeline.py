@@ -11,6 +11,7 @@ from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
+from tests.cli.commands import Cli, in_folder
 from tests.generation.image_pipelines import LABELS, dit
 from tests.workshop import Workshop
 from videoaccel import CalibrateSettings, GenerateSettings, calibrate
@@ -50,6 +51,11 @@ def pipe(folder: Path) -> VideoPipeline:
     made = VideoPipeline.from_pretrained(folder, dtype=torch.float32)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    return in_folder(tmp_path, monkeypatch, capfd)
 
 
 def latents(pipe: VideoPipeline, prompt: Any = "tench", **options: Any) -> Tensor:
@@ -161,6 +167,18 @@ def test_the_command_line_makes_a_picture_and_makes_it_again(folder: Path, tmp_p
             workshop("b.png", **options | {"prompt": prompt})
     with pytest.raises(ValueError, match="DiT makes images, clips of 1 frame, not of 4"):
         workshop("c.mp4", frames=4, **options)
+
+
+def test_jobs_are_rendered(cli: Cli, folder: Path) -> None:
+    """Classes take the place of texts in the states that are kept; a wrong one is told by its job."""
+    about = {"model": str(folder), "steps": 2, "threads": 1, "dtype": "float32"}
+    jobs = [{"prompt": prompt, **about} for prompt in ("hen", "3", "white shark")]
+    Path("jobs.jsonl").write_text("".join(f"{json.dumps(job)}\n" for job in jobs))
+    done = cli("render", "jobs.jsonl", "-o", "out")
+    assert done.code == 0, done.err
+    found = [json.loads(path.read_text()) for path in Path("out").rglob("*.json") if "settings" in path.read_text()]
+    hashes = {record["prompt"]: record["output"]["sha256"] for record in found if "output" in record}
+    assert set(hashes) == {"hen", "3", "white shark"} and hashes["hen"] == hashes["3"] != hashes["white shark"]
 
 
 def test_routers_are_trained_for_it(folder: Path, tmp_path: Path) -> None:

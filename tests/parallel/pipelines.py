@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.generation.image_pipelines import ours
 from tests.models.networks import tiny_stdit
 from tests.parallel.work import mesh_of
 from tests.policies.test_all import prior
@@ -101,6 +102,21 @@ def soda_tables(steps: int, sites: int) -> dict[str, torch.Tensor]:
         "influence.site": torch.ones(steps, sites),
         "influence.step": torch.ones(steps),
     }
+
+
+@torch.inference_mode()
+def image(degrees: tuple[int, int, int] | None, kind: str, method: str | None) -> tuple[Tensor, str]:
+    """Latents of two images, and the decisions' digest."""
+    pipe = ours(kind).parallelize(Mesh() if degrees is None else mesh_of(*degrees))
+    if kind == "dit":
+        text = PromptStates(torch.tensor([1.0, 4.0]).view(-1, 1, 1, 1), torch.ones(2, 1, dtype=torch.long))
+    else:
+        text = states(2)
+    options = {} if method is None else {"policy": make_policy(method)}
+    if kind == "pixart":
+        options["negative_prompt_states"] = states(2).rows([1])
+    maker = pipe._maker(pipe.request(prompt_states=[text], seed=[3, 4], **options), None)
+    return maker.latents(maker.request.references), maker.sessions[0].digest()
 
 
 def made_by_half(options: dict[str, Any]) -> Any:

@@ -47,6 +47,19 @@ def test_latents_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int
     check(ranks, degrees, options)
 
 
+@pytest.mark.parametrize("degrees", SHARED)
+@pytest.mark.parametrize("kind", ["dit", "pixart"])
+@pytest.mark.parametrize("method", [None, "duca"])
+def test_images_are_those_of_one_rank(
+    ranks: RankPools, degrees: tuple[int, int, int], kind: str, method: str | None
+) -> None:
+    """With noise in every step, and a solver that looks back."""
+    expected, digest = pipelines.image(None, kind, method)
+    for out, found in ranks(degrees[1] * degrees[2]).run(pipelines.image, degrees, kind, method):
+        assert found == digest
+        torch.testing.assert_close(out, expected, atol=1e-6 * float(expected.abs().max()), rtol=1e-4)
+
+
 @pytest.mark.parametrize("degrees", [*SHARED[:2], pytest.param(SHARED[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "method", [*policy_names(), "delta_dit+sada", pytest.param("soda+fixed_linear", marks=pytest.mark.slow)]
