@@ -69,8 +69,9 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
     """Find a model by the name of its configuration, by a folder, or by the hub id of its transformer.
 
     Args:
-        name: ``demo``, ``opensora-v1.2``, ``latte-1``, ``dit-xl-2-256`` and so on, a folder saved by ``save_pretrained``,
-            a folder or hub id of a released STDiT3, a folder with all of a released Latte, DiT or PixArt.
+        name: ``demo``, ``opensora-v1.2``, ``latte-1``, ``dit-xl-2-256`` and so on, a folder saved by
+            ``save_pretrained``, a folder or hub id of a released STDiT3, a folder with all of a released Latte, DiT or
+            PixArt.
         vae: For a released STDiT3: folder or hub id of the VAE in place of the release's.
         text_encoder: Likewise of the T5.
 
