@@ -4,6 +4,14 @@ import pytest
 
 from tests.cli.commands import Cli, in_folder
 from tests.outside import folders
+from videoaccel.settings import pipeline_folder
+
+
+@pytest.fixture(autouse=True)
+def dit_is_somebody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DiT needs no text encoder: it stands for pipelines that are not ours, though we run its network ourselves."""
+    ours = {kind: name for kind, name in pipeline_folder.releases().items() if kind != "DiTPipeline"}
+    monkeypatch.setattr(pipeline_folder, "releases", lambda: ours)
 
 
 @pytest.fixture(scope="session")

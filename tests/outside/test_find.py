@@ -27,14 +27,14 @@ def test_folders_say_their_class(dit_folder: Path, blocks_folder: Path) -> None:
     assert blocks is not None and (blocks.kind, blocks.modular) == ("WanModularPipeline", True)
 
 
-def test_looking_needs_no_torch(dit_folder: Path) -> None:
+def test_looking_needs_no_torch(wan_folder: Path) -> None:
     code = (
         "import sys; from videoaccel.outside.find import find_outside; "
         "from videoaccel.settings.generate import GenerateSettings; "
-        f"print(find_outside(GenerateSettings(model={str(dit_folder)!r})).kind, 'torch' in sys.modules)"
+        f"print(find_outside(GenerateSettings(model={str(wan_folder)!r})).kind, 'torch' in sys.modules)"
     )
     done = subprocess.run(python("-c", code), capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["DiTPipeline", "False"]
+    assert done.stdout.split() == ["WanPipeline", "False"]
 
 
 def test_a_release_that_runs_here_can_be_loaded_as_diffusers_pipeline(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_code_of_a_model_does_not_run_unless_told(tmp_path: Path, dit_folder: Pa
         pipeline_class(found, trusted=True)
 
 
-def test_commands_for_our_own_models_say_so(dit_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a DiTPipeline of diffusers; generate, .* take it"):
-        find_model(str(dit_folder))
+def test_commands_for_our_own_models_say_so(wan_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a WanPipeline of diffusers; generate, .* take it"):
+        find_model(str(wan_folder))
 
 
 def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path, dit_folder: Path) -> None:
