@@ -16,7 +16,7 @@ from videoaccel.calibration.files import merge_files, part_path
 from videoaccel.eval.world import Scene, is_held_out
 from videoaccel.generation.denoise import Network
 from videoaccel.planning.prior import Prior, find_prior, shelf
-from videoaccel.policies.soda import fewest_calls
+from videoaccel.policies._soda_network import fewest_calls
 from videoaccel.settings.calibrate import PROMPTS, parse_bytes
 
 PROMPT = "a red circle"

@@ -12,7 +12,7 @@ from tests.policies.rollout import costs_of, rollout
 from videoaccel.models.seam import BODY, Site
 from videoaccel.planning.session import PlanSession
 from videoaccel.policies._soda_errors import SHARES, ErrorProbe
-from videoaccel.policies.soda import fewest_calls
+from videoaccel.policies._soda_network import fewest_calls
 from videoaccel.session.actions import Compute, Forecast, Partial, Reuse
 from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy

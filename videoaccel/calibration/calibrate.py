@@ -84,8 +84,8 @@ def calibrate_settings(
 
     Args:
         settings: What to measure.
-        listener: Told how far the work is: stages ``text``, ``load``, ``measure`` and ``curve``; the last two count
-            network calls.
+        listener: Told how far the work is: stages ``text``, ``load``, ``measure``, ``curve`` and ``fit``; the last
+            three count network calls.
         note: Told in a sentence where it goes on.
 
     Returns:
@@ -97,7 +97,7 @@ def calibrate_settings(
     """
     methods = chosen_methods(settings.methods)
     prompts = settings.prompts or builtin_prompts(settings.model)
-    numbers = range(settings.first, settings.first + settings.samples)
+    numbers = range(settings.first, settings.first + max(settings.samples, settings.fit_samples))
     texts, seeds = [prompts[k % len(prompts)] for k in numbers], [settings.seed + k for k in numbers]
     generation = settings.generation(texts, seeds=seeds)
     if (ranks := ranks_here()) > 1:  # a sample each, so that a probe sees all of a network
@@ -119,9 +119,11 @@ def calibrate_settings(
         told = clock.listener, note if mesh.first else (lambda text: None)
         lpips = quality_curve.find_lpips(settings.backbones)
         run = Run(order, pipe, states, Measuring(methods, memory), setting, out, *told, mesh, lpips)
-        samples = [batch[0] for batch in order.batches]
+        every = [batch[0] for batch in order.batches]
+        samples = every[: settings.samples]
         prior = run.measure(samples, replays=settings.replay_samples)
-        return run.finish(run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)]))
+        prior = run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)])
+        return run.finish(run.fit(prior, every[: settings.fit_samples]))
 
 
 def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:

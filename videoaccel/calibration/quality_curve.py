@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,7 +91,7 @@ def measure(
         curves[LPIPS] = torch.full((job.steps,), math.nan)
     for calls in counts(job.steps):
         try:
-            session = Soda(anchors=calls).session(job, mix=run.layout.mix)
+            session = Soda(anchors=calls, order="taylor").session(job, mix=run.layout.mix)
         except UnreachableError:  # so few calls that no forecast reaches from one to the next
             continue
         clip = torch.from_numpy(decoded(vae, run.denoise(session), num_frames))
@@ -99,6 +100,26 @@ def measure(
             curves[LPIPS][calls - 1] = frame_lpips(lpips, clip, wanted).mean()
         tick(calls)
     return {name: curve[None] for name, curve in curves.items()}
+
+
+def against(vae: Autoencoder, wanted: Tensor, num_frames: int) -> Callable[[Tensor], list[float]]:
+    """What tells the PSNR of every clip, in dB, from its finished latent, against those of plain runs.
+
+    Args:
+        vae: Decodes.
+        wanted: Finished latents of the plain runs [B, Z, t, h, w].
+        num_frames: Frames of each clip.
+    """
+    from videoaccel.eval.fidelity import CEILING, frame_psnr, mean_psnr
+
+    clips = [torch.from_numpy(decoded(vae, one, num_frames)) for one in wanted.split(1)]
+
+    def psnr(latents: Tensor) -> list[float]:
+        made = [torch.from_numpy(decoded(vae, one, num_frames)) for one in latents.split(1)]
+        found = [mean_psnr(frame_psnr(one, clip).tolist()) for one, clip in zip(made, clips, strict=True)]
+        return [min(value, CEILING) for value in found]
+
+    return psnr
 
 
 def decoded(vae: Autoencoder, latents: Tensor, num_frames: int) -> Frames:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from videoaccel import __version__
-from videoaccel.calibration import quality_curve, replay
+from videoaccel.calibration import fitted_steps, quality_curve, replay
 from videoaccel.calibration.files import part_path, with_correlation
+from videoaccel.calibration.fitted_steps import HELD_OUT
+from videoaccel.calibration.fitting import Clips
 from videoaccel.calibration.probing import SiteInfluence, Tick, average, every_site, run_probe, site_groups
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
@@ -178,6 +180,31 @@ class Run:
             if ranks == 1:
                 merge([prior, *curves]).save(self.part)
         return merge([prior, *(curve for found in self.mesh.everyone.each(curves) for curve in found)])
+
+    def fit(self, prior: Prior, samples: Sequence[Sample]) -> Prior:
+        """Fit the steps that SODA serves, where it was measured; the first rank does."""
+        keys = [[sample.seed, sample.prompt] for sample in samples]
+        if "soda.velocity" not in prior.tables or not samples or prior.info.get("fitted") == keys:
+            return prior
+        if len(samples) < HELD_OUT:
+            self.note(f"nothing is fitted: of {counted(len(samples), 'sample')} none is held out, {HELD_OUT} would do")
+            return prior
+        if not quality_curve.available():
+            self.note("nothing is fitted: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
+            return prior
+        found = self.mesh.everyone.same(self._fitted(prior, samples) if self.mesh.first else None)
+        info = {**prior.info, "fitted": keys}
+        count = dict.fromkeys(found, len(samples))
+        return replace(prior, tables={**prior.tables, **found}, samples={**prior.samples, **count}, info=info)
+
+    def _fitted(self, prior: Prior, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        steps, frames = self.order.settings.steps or 0, int(self.order.settings.frames or 1)
+        tick = _counted(self.listener, "fit", fitted_steps.calls_of(len(samples), steps))
+        runs = [self._denoising(sample) for sample in samples]
+        fitting, held = ([runs[k] for k in part] for part in fitted_steps.parted(len(samples)))
+        clips = Clips.of(held, tick=tick)
+        quality = quality_curve.against(self.pipe.vae, clips.wanted[-1], frames)
+        return fitted_steps.fit_steps(Clips.of(fitting, tick=tick), clips, prior.tables, quality)
 
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from videoaccel.planning.prior import Prior
 
 PANEL = "Calibration"
-_OWN = ("seed", "samples", "first", "replay_samples", "methods", "memory", "backbones", "output")
+_OWN = ("seed", "samples", "first", "replay_samples", "fit_samples", "methods", "memory", "backbones", "output")
 
 
 def command() -> Callable[..., None]:

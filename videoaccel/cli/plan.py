@@ -157,7 +157,8 @@ def described(report: PlanReport) -> str:
     lines.append(gain)
     lines.append(f"  stores at most {as_bytes(report.cache_bytes)}")
     if report.psnr is not None:
-        lines.append(f"  expected quality: {report.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean")
+        worst = "" if report.worst_psnr is None else f" (the worst: {report.worst_psnr:.1f})"
+        lines.append(f"  expected quality: {report.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}")
     elif report.error is not None:
         lines.append(f"  expected error: {report.error:.4g}, to be compared with other plans of {report.method} only")
     total = len(report.steps)

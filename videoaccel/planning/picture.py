@@ -6,7 +6,7 @@ from typing import Any
 
 from videoaccel.common.files import atomic_file
 from videoaccel.planning.plan_report import PlanReport
-from videoaccel.session.actions import Action, Borrow, Compute, Forecast, Partial, Place, Reuse
+from videoaccel.session.actions import Action, Borrow, Combine, Compute, Forecast, Partial, Place, Reuse
 
 MOST_LABELS = 40
 
@@ -148,6 +148,8 @@ def _order(action: Action) -> tuple[int, float]:
         return 0, -action.width
     if isinstance(action, Partial):
         return 1, -action.keep
+    if isinstance(action, Combine):
+        return 2, 3 + len(action.weights)
     if isinstance(action, Forecast):
         return 2, action.order
     if isinstance(action, Borrow):
@@ -175,6 +177,8 @@ def _name(action: Action) -> str:
         return f"compute {action.width:.0%} of the neurons"
     if isinstance(action, Forecast):
         return f"forecast, order {action.order}"
+    if isinstance(action, Combine):
+        return f"combination of {len(action.weights)}, fitted"
     if isinstance(action, Borrow):
         return f"compute, {action.branch} borrows"
     return str(action)

@@ -62,12 +62,14 @@ class Plan:
         error: The error that the planner expects, in its own unit.
         expected: For every step the relative error expected of each place that is not computed.
         psnr: What calibration clips had on average, in dB; None where no curve holds for the plan.
+        worst: What the worst of them had; None where that was not measured.
     """
 
     steps: tuple[dict[Place, Action], ...]
     error: float
     expected: tuple[Mapping[Place, float], ...] = ()
     psnr: float | None = None
+    worst: float | None = None
 
     def cost(self, costs: Costs) -> float:
         """Of the whole generation."""

@@ -9,7 +9,7 @@ from typing import Any
 from videoaccel.common.wording import ranges
 from videoaccel.models.seam import Site
 from videoaccel.session.action_grid import spread
-from videoaccel.session.actions import COMPUTE, Action, Place
+from videoaccel.session.actions import COMPUTE, Action, Combine, Place
 from videoaccel.session.costs import Costs
 
 
@@ -28,6 +28,7 @@ class PlanReport:
         ms: Measured costs; None if nothing was measured.
         error: The error that the planner expects, in its own unit; None of a method that plans none.
         psnr: In dB to the plain clip, as calibration clips had on average with such a plan; None if that is not known.
+        worst_psnr: What the worst of them had; None if that is not known.
         adaptive: Whether decisions depend on the clip; the actions, decided on random numbers, then foretell nothing.
         cache_bytes: Most memory that stored values will take.
         prior: Where the calibrated errors are from; None if there are none.
@@ -45,6 +46,7 @@ class PlanReport:
     error: float | None
     adaptive: bool
     psnr: float | None = None
+    worst_psnr: float | None = None
     cache_bytes: int = 0
     prior: Path | None = None
     interpolated: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class PlanReport:
             "ms_dense": None if self.ms is None else round(self.asked * self.ms.dense, 3),
             "predicted_error": self.error,
             "predicted_psnr": None if self.psnr is None else round(self.psnr, 2),
+            "predicted_worst_psnr": None if self.worst_psnr is None else round(self.worst_psnr, 2),
             "anchors": None if self.adaptive else self.anchors,
             "cache_bytes": self.cache_bytes,
             "prior": None if self.prior is None else str(self.prior),
@@ -92,11 +95,17 @@ class PlanReport:
         }
         rows = zip(self.steps, self.shares, strict=True)
         data["steps"] = [
-            {"rows": share, "actions": {str(place): str(action) for place, action in step.items()}}
+            {"rows": share, "actions": {str(place): str(action) for place, action in step.items()}, **_combined(step)}
             for step, share in rows
             if not self.adaptive
         ]
         return data
+
+
+def _combined(step: Mapping[Place, Action]) -> dict[str, Any]:
+    """Coefficients of the last computed values, the newest first, where some are combined."""
+    found = {str(place): list(action.weights) for place, action in step.items() if isinstance(action, Combine)}
+    return {"coefficients": found} if found else {}
 
 
 def _words(step: Mapping[Site, Action], share: float) -> str:

@@ -25,6 +25,7 @@ from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
+from videoaccel.planning.fitted import PREFIX
 
 FORMAT = "videoaccel-prior-1"
 
@@ -117,11 +118,12 @@ class Prior:
             advice = "" if fatal else "; calibrate for this setting, or allow a foreign prior to interpolate"
             raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
         old, new = int(self.setting["steps"]), int(setting["steps"])
-        tables = {name: resample(table, old, new) for name, table in self.tables.items()}
+        kept = {name: table for name, table in self.tables.items() if old == new or not name.startswith(PREFIX)}
+        tables = {name: resample(table, old, new) for name, table in kept.items()}
         return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences}, self.path)
 
     def merged(self, other: "Prior") -> "Prior":
-        """Both together: means weighted by their samples.
+        """Both together: means weighted by their samples; of steps that were fitted, those of more samples.
 
         Raises:
             ValueError: They were made for different settings, or a table's shape differs.
@@ -131,6 +133,10 @@ class Prior:
         tables, samples = dict(self.tables), dict(self.samples)
         for name, table in other.tables.items():
             count = other.samples[name]
+            if name.startswith(PREFIX):
+                if count > samples.get(name, 0):
+                    tables[name], samples[name] = table, count
+                continue
             if name not in tables:
                 tables[name], samples[name] = table, count
                 continue

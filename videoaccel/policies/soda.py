@@ -7,10 +7,8 @@ influence weights, per-site schedules, forecasts, minimax, budgets in millisecon
 Shape legend: R generation rows, B samples, N steps, M sites, K shares, A ages, T frames, S places, C channels.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -19,7 +17,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videoaccel.common.wording import counted
-from videoaccel.models.seam import BODY, Site
+from videoaccel.models.seam import Site
+from videoaccel.planning import fitted
 from videoaccel.planning.anchors import Objective, best_anchors
 from videoaccel.planning.budget import within_budget
 from videoaccel.planning.forecast_errors import ORDERS
@@ -37,7 +36,16 @@ from videoaccel.planning.plan import (
 )
 from videoaccel.planning.session import PlanSession
 from videoaccel.policies._soda_errors import SHARES, ErrorProbe
-from videoaccel.session.actions import COMPUTE, Action, Forecast, Place
+from videoaccel.policies._soda_network import (
+    by_order,
+    fewest_calls,
+    fewest_choice,
+    fitted_plan,
+    forecast_plan,
+    no_more_than_helps,
+    quality_at,
+    within,
+)
 from videoaccel.session.columns import Select
 from videoaccel.session.costs import Costs, Unit
 from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Probe, Session, local_mix
@@ -48,21 +56,25 @@ CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
 BEST_UP_TO = 2
 """Highest order among which ``order: best`` chooses; third order gained nothing, and reaches far where it fails."""
 
+QUALITIES = ("min_psnr", "min_worst_psnr", "max_lpips")
+"""Fields that aim at a quality."""
+
 _DRAWN_FOR = ("schedule", "order", "distances", "objective", "influence")
 
 
 class Soda(Policy):
     """Compute anchors in full; between them serve each module or compute some of its columns, as calibrated errors say.
 
-    One target is given, ``anchors``, ``flops_ratio``, ``speedup``, ``min_psnr`` or ``max_lpips``; if none is, a
-    ``flops_ratio`` of 2. As published, so for the rule ``paper``, ``anchors`` and a ratio may come together: then the
-    offset of the shares that are computed between anchors, ``keep_base``, follows from the ratio.
+    One target is given, ``anchors``, ``flops_ratio``, ``speedup``, ``min_psnr``, ``min_worst_psnr`` or ``max_lpips``;
+    if none is, a ``flops_ratio`` of 2. As published, so for the rule ``paper``, ``anchors`` and a ratio may come
+    together: then the offset of the shares that are computed between anchors, ``keep_base``, follows from the ratio.
     """
 
     knob: ClassVar[str] = "flops_ratio"
     sweep: ClassVar[tuple[float, ...]] = (1.3, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)
     needs: ClassVar[tuple[str, ...]] = ("soda.cache", "soda.prune", "soda.forecast", "soda.velocity")
     uses: ClassVar[tuple[str, ...]] = ("influence.site", "influence.step")
+    later: ClassVar[tuple[str, ...]] = ("min_worst_psnr",)
 
     all_or_nothing: ClassVar[bool] = True
 
@@ -70,15 +82,19 @@ class Soda(Policy):
     flops_ratio: float | None = Field(None, ge=1, description="How many times fewer FLOPs.")
     speedup: float | None = Field(None, ge=1, description="How many times faster on this machine.")
     min_psnr: float | None = Field(None, gt=0, description="As fast as calibrated clips keep this PSNR on average, dB.")
+    min_worst_psnr: float | None = Field(
+        None, gt=0, description="As fast as the worst of the held-out clips kept this PSNR, dB."
+    )
     max_lpips: float | None = Field(None, gt=0, description="As fast as calibrated clips keep within this LPIPS.")
     schedule: Literal["network", "modules", "sites"] = Field(
         "network",
         description="Between anchors serve the velocity, or every module by its own rule; or a schedule for each site.",
     )
-    order: Literal["best"] | Annotated[int, Field(ge=0, lt=ORDERS)] = Field(
+    order: Literal["best", "fitted", "taylor"] | Annotated[int, Field(ge=0, lt=ORDERS)] = Field(
         "best",
-        description="Of the forecast velocity, for the schedule network: in each step the one of 0, 1 and 2 that errs "
-        "least, or always this one.",
+        description="What serves a velocity, for the schedule network: fitted combinations of the last ones, Taylor "
+        "forecasts of the order 0, 1 or 2 that errs least in each step, or always of this one; best: fitted or taylor, "
+        "whichever kept more in calibration.",
     )
     distances: tuple[int, ...] = Field((), description="Allowed distances between anchors; all if empty.")
     objective: Objective = Field("minimax", description="Least sum of errors, or least greatest error.")
@@ -97,23 +113,27 @@ class Soda(Policy):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        targets = ("anchors", "flops_ratio", "speedup", *CURVES)
+        targets = ("anchors", "flops_ratio", "speedup", *QUALITIES)
         given = [name for name in targets if getattr(self, name) is not None]
         published = (self.schedule, self.rule) == ("modules", "paper") and set(given) < {*targets[:3]}
         if len(given) > 1 and not (published and len(given) == 2 and self.anchors is not None):
             raise ValueError(f"give one target, not {' and '.join(given)}")
-        if given and given[0] in CURVES and self._off_curve:
+        if given and given[0] in QUALITIES and self._off_curve:
             raise ValueError(
                 f"{given[0]} holds for the default {self._off_curve[0]} only: its curve was measured with that"
             )
+        if self.order == "fitted" and self._off_curve:
+            name = self._off_curve[0]
+            raise ValueError(f"steps are fitted for the default {name} only, not for {getattr(self, name)}")
         if self.schedule == "sites" and self.anchors is not None:
             raise ValueError("a schedule for each site has no anchors; give flops_ratio or speedup")
         return self
 
     @property
     def _off_curve(self) -> list[str]:
-        """Fields that make it another method than that whose curve was measured."""
-        return [name for name in _DRAWN_FOR if getattr(self, name) != type(self).model_fields[name].default]
+        """Fields that make it another method than those whose quality was measured."""
+        changed = [name for name in _DRAWN_FOR if getattr(self, name) != type(self).model_fields[name].default]
+        return [name for name in changed if name != "order" or isinstance(self.order, int)]
 
     @classmethod
     def below(cls, **fields: Any) -> Policy:
@@ -184,7 +204,7 @@ class Soda(Policy):
     @property
     def _budget(self) -> tuple[Unit, float | None]:
         """The ratio that is aimed at, and of what; None where the number of anchors or a quality is."""
-        aimed = self.anchors or self.min_psnr or self.max_lpips
+        aimed = self.anchors or any(getattr(self, name) for name in QUALITIES)
         return "flops" if self.speedup is None else "ms", self.flops_ratio or self.speedup or (None if aimed else 2.0)
 
     def network(self, tables: Mapping[str, Tensor], steps: int) -> Plan:
@@ -201,47 +221,54 @@ class Soda(Policy):
             NoTableError: A table is missing.
             ValueError: The tables were made for another number of steps, or the target cannot be reached.
         """
-        unit, target = self._budget
-        needed: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
-        needed += tuple(table for name, (table, _) in CURVES.items() if getattr(self, name) is not None)
-        _require(tables, needed, method="soda")
-        measured, orders = self._by_order(tables["soda.velocity"])
-        served = measured
-        if len(served) != steps:
-            raise ValueError(f"the prior was made for {counted(len(served), 'step')}, here are {steps}")
-        if self.influence:
-            served = served * tables["influence.step"][:, None]
-        count = self.anchors or self._calls_for_quality(tables) or int(steps / (target or 2.0))
+        required: tuple[str, ...] = ("soda.velocity", "influence.step") if self.influence else ("soda.velocity",)
+        _require(tables, (*required, *(fitted.TABLES if self.order == "fitted" else ())), method="soda")
+        order = self.order if isinstance(self.order, int) else None
+        measured, orders = by_order(tables["soda.velocity"], order, up_to=BEST_UP_TO)
+        if len(measured) != steps:
+            raise ValueError(f"the prior was made for {counted(len(measured), 'step')}, here are {steps}")
+        served = measured * tables["influence.step"][:, None] if self.influence else measured
+        choice, count = self._choice(tables, steps)
+        if choice is not None and choice.fitted is not None:
+            return fitted_plan(choice, served, measured)
+        aims = {"objective": self.objective, "distances": self.distances}
+        fixed = self._budget[1] is None or choice is not None
         try:
-            marks, error = best_anchors(served, count, objective=self.objective, distances=self.distances or None)
+            plan = forecast_plan(served, measured, orders, count, exactly=fixed, **aims)  # type: ignore[arg-type]
         except UnreachableError:
+            unit, target = self._budget
             if target is None:
                 raise
             fewest = next(n for n in range(1, steps + 1) if _possible(served, n, self.distances))
             raise unreachable(target, steps / fewest, unit) from None
-        actions: list[dict[Place, Action]] = []
-        expected: list[dict[Place, float]] = []
-        for i in range(steps):
-            age = i - max(mark for mark in marks if mark <= i)
-            actions.append({BODY: Forecast(int(orders[i, age - 1])) if age else COMPUTE})
-            expected.append({BODY: float(measured[i, age - 1])} if age else {})
+        if choice is not None:
+            return replace(plan, psnr=choice.mean, worst=choice.worst)
         curve = None if self._off_curve else tables.get("soda.psnr")
-        psnr = None if curve is None else quality_at(curve.tolist(), len(marks))
-        return Plan(tuple(actions), error, tuple(expected), psnr)
+        return replace(plan, psnr=None if curve is None else quality_at(curve.tolist(), len(plan.anchors)))
 
-    def _by_order(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """Errors of forecasts from a table [N, orders, A], and of which order they are, [N, A] each."""
-        if self.order == "best":
-            found = velocity[:, : BEST_UP_TO + 1].min(1)
-            return found.values, found.indices
-        return velocity[:, self.order], torch.full_like(velocity[:, 0], self.order)
-
-    def _calls_for_quality(self, tables: Mapping[str, Tensor]) -> int | None:
-        """Network calls that keep the quality asked for; None if none is."""
-        for name, (table, sign) in CURVES.items():
-            if (target := getattr(self, name)) is not None:
-                return fewest_calls((sign * tables[table]).tolist(), sign * target, what=name)
-        return None
+    def _choice(self, tables: Mapping[str, Tensor], steps: int) -> tuple[fitted.Choice | None, int]:
+        """The plan to take of those whose quality was measured, if one of them is; and how often the network runs."""
+        kinds = {"taylor": self.order != "fitted", "fitted": self.order != "taylor"}
+        offered = [] if self._off_curve else fitted.choices(tables, **kinds)
+        for name in QUALITIES:
+            if (target := getattr(self, name)) is None:
+                continue
+            if name == "min_worst_psnr":
+                _require(tables, (fitted.QUALITY,), method="soda")
+            if offered and name != "max_lpips":
+                kept = fewest_choice(offered, target, worst=name == "min_worst_psnr", what=name)
+                return kept, kept.calls
+            table, sign = CURVES[name]
+            _require(tables, (table,), method="soda")
+            return None, fewest_calls((sign * tables[table]).tolist(), sign * target, what=name)
+        if self.anchors is not None:
+            return fitted.exactly(tables, self.anchors, **kinds) if offered else None, self.anchors
+        count = int(steps / (self._budget[1] or 2.0))
+        if (choice := within(offered, count)) is not None and count < steps:
+            return choice, choice.calls
+        if self._off_curve or "soda.psnr" not in tables:
+            return None, count
+        return None, no_more_than_helps(tables["soda.psnr"].tolist(), count)
 
     def _anchored(self, errors: Errors, sites: list[Site], costs: Costs, target: float | None) -> Plan:
         cheapest = torch.minimum(errors.cache, errors.forecast) if self.forecast else errors.cache
@@ -316,45 +343,6 @@ def _require(tables: Mapping[str, Tensor], names: tuple[str, ...], *, method: st
             f"{method} needs the calibrated table {missing[0]}, which is not there for this model and setting; "
             f"videoaccel calibrate measures it{', with the weights of AlexNet' if 'lpips' in missing[0] else ''}"
         )
-
-
-def fewest_calls(quality: Sequence[float], target: float, *, what: str) -> int:
-    """Network calls that reach a quality, on a curve measured at some numbers of calls.
-
-    Args:
-        quality: By number of calls, the first of one call; NaN where it was not measured. More is better.
-        target: The quality wanted.
-        what: The target's name.
-
-    Raises:
-        UnreachableError: Nothing measured reaches it.
-
-    >>> fewest_calls([math.nan, 20.0, math.nan, math.nan, 32.0], 28.0, what="min_psnr")
-    4
-    """
-    known = [(calls, value) for calls, value in enumerate(quality, start=1) if not math.isnan(value)]
-    short = [point for point in known if point[1] < target]
-    enough = [point for point in known if not short or point[0] > short[-1][0]]
-    if not enough:
-        best = abs(max((value for _, value in known), default=math.nan))
-        raise UnreachableError(f"{what} {abs(target):g} cannot be kept: the best in calibration was {best:.4g}")
-    (calls, value), (below, less) = enough[0], short[-1] if short else (0, math.nan)
-    if not short:
-        return calls
-    return min(calls, below + math.ceil((calls - below) * (target - less) / (value - less)))
-
-
-def quality_at(quality: Sequence[float], calls: int) -> float | None:
-    """What so many network calls keep, on the same curve; None beyond what was measured.
-
-    >>> quality_at([math.nan, 20.0, math.nan, math.nan, 32.0], 3)
-    24.0
-    """
-    known = [(at, value) for at, value in enumerate(quality, start=1) if math.isfinite(value)]
-    for (low, less), (high, more) in pairwise(known):
-        if low <= calls <= high:
-            return less + (more - less) * (calls - low) / (high - low)
-    return None
 
 
 def _possible(served: Tensor, count: int, distances: tuple[int, ...]) -> bool:

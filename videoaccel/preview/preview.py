@@ -175,6 +175,7 @@ def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, ca
     session = policy.session(replace(job, cache_memory=limit))
     rehearse(session, job, frames=frames)
     planned = getattr(session, "plan", None)
+    told = None if prior is None or prior.info.get("interpolated") else planned
     return PlanReport(
         method=policy.name,
         fields=policy.model_dump(mode="json"),
@@ -185,7 +186,8 @@ def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, ca
         flops=run.costs("flops"),
         ms=None,
         error=None if planned is None else planned.error,
-        psnr=None if planned is None or prior is None or prior.info.get("interpolated") else planned.psnr,
+        psnr=None if told is None else told.psnr,
+        worst_psnr=None if told is None else told.worst,
         adaptive=depends_on_clip(session),
         cache_bytes=stored if cache_memory is None else min(stored, cache_memory),
         prior=None if prior is None else prior.path,

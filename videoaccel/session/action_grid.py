@@ -78,7 +78,7 @@ def as_letters(
 
 
 def _letter(action: Action) -> str:
-    kinds = {"compute": "c", "partial": "p", "forecast": "f", "reuse": "r", "borrow": "b"}
+    kinds = {"compute": "c", "partial": "p", "forecast": "f", "combine": "f", "reuse": "r", "borrow": "b"}
     if isinstance(action, Compute) and action.width != 1:
         return "p"
     return kinds.get(type(action).__name__.lower(), "s")

@@ -17,6 +17,7 @@ from videoaccel.models.seam import BODY, Branch, Site, Work
 from videoaccel.session.actions import (
     COMPUTE,
     Action,
+    Combine,
     Compute,
     Forecast,
     Form,
@@ -25,6 +26,7 @@ from videoaccel.session.actions import (
     Reuse,
     Skip,
     Span,
+    order_of,
     reads,
 )
 from videoaccel.session.columns import Columns, Select, choose, score
@@ -223,7 +225,9 @@ class ActionSession(Session):
         return stored if self.span_form == "absolute" else (x.float() + stored).to(x.dtype)
 
     def _stored(self, place: Place, action: Action) -> Tensor:
-        order = action.order if isinstance(action, Forecast) else 0
+        if isinstance(action, Combine):
+            return self.slots[place].combine(action.on_terms, self.rows)
+        order = order_of(action)
         gain = action.gain if isinstance(action, Forecast) else 1.0
         value = self.slots[place].read(self.i, self.rows, order=order, gain=gain)
         return value * action.gain if isinstance(action, Reuse) and action.gain != 1.0 else value
@@ -296,7 +300,9 @@ class ActionSession(Session):
         if reads(action):
             slot = self.slots.get(place)
             age = None if slot is None else slot.age(self.i, self.rows)
-            if age is None or (self.max_age is not None and age > self.max_age):
+            too_old = age is not None and self.max_age is not None and age > self.max_age
+            depth = len(action.weights) if isinstance(action, Combine) else 1
+            if slot is None or age is None or too_old or slot.depth(self.rows) < depth:
                 action = COMPUTE
         self.trace[-1][place] = action
         return action

@@ -4,6 +4,7 @@ A decision is made at a *place*: a module, a block, or a span of blocks (the tru
 adds to the residual stream is its delta; a slot keeps deltas of computed steps (:mod:`videoaccel.session.slots`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -62,6 +63,34 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Combine:
+    """Serve a combination of the values of the last computed steps.
+
+    Attributes:
+        weights: Of the last computed value, the one before it, and so on.
+        gaps: Steps between these: from the last to the one before it, and so on; one fewer than weights.
+    """
+
+    weights: tuple[float, ...]
+    gaps: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"combine{len(self.weights)}"
+
+    @property
+    def on_terms(self) -> tuple[float, ...]:
+        """Weights of a slot's terms (value, and its finite differences per step) that come to the same.
+
+        >>> Combine((2.0, -1.0), (4,)).on_terms
+        (1.0, 4.0)
+        """
+        first, second, third = (*self.weights, 0.0, 0.0)[:3]
+        gap, before = (*self.gaps, 0, 0)[:2]
+        found = (first + second + third, -gap * (second + third) - before * third, gap * before * third)
+        return found[: len(self.weights)]
+
+
+@dataclass(frozen=True)
 class Partial:
     """Compute ``keep`` of the columns (a column is a place in all frames), fill the rest from the slot.
 
@@ -103,7 +132,7 @@ class Borrow:
         return f"borrow-{self.branch}"
 
 
-Action = Compute | Reuse | Forecast | Partial | Skip | Borrow
+Action = Compute | Reuse | Forecast | Combine | Partial | Skip | Borrow
 
 COMPUTE = Compute()
 REUSE = Reuse()
@@ -112,4 +141,43 @@ SKIP = Skip()
 
 def reads(action: Action) -> bool:
     """Whether the action needs a filled slot."""
-    return isinstance(action, Reuse | Forecast) or (isinstance(action, Partial) and action.fill != "zero")
+    return isinstance(action, Reuse | Forecast | Combine) or (isinstance(action, Partial) and action.fill != "zero")
+
+
+def precisely(action: Action) -> str:
+    """The action in words, with all that it depends on.
+
+    >>> precisely(Combine((1.25, -0.25), (3,)))
+    'combine2(1.25 -0.25)'
+    """
+    weights = " ".join(f"{weight:.6g}" for weight in action.weights) if isinstance(action, Combine) else ""
+    return f"{action}({weights})" if weights else str(action)
+
+
+def order_of(action: Action) -> int:
+    """Highest difference of a slot that the action reads."""
+    if isinstance(action, Combine):
+        return len(action.weights) - 1
+    return action.order if isinstance(action, Forecast) else 0
+
+
+def taylor_weights(ahead: Sequence[int]) -> tuple[float, ...]:
+    """Of a slot's forecast of the highest order, as weights of the values that it was made from.
+
+    Args:
+        ahead: Steps from each value to the one that is forecast, the last computed value first; three at most.
+
+    >>> taylor_weights([1, 3])
+    (1.5, -0.5)
+    """
+    k = ahead[0]
+    if len(ahead) == 1:
+        return (1.0,)
+    gap = ahead[1] - k
+    if len(ahead) == 2:
+        return (1 + k / gap, -k / gap)
+    before = ahead[2] - ahead[1]
+    slope, bend = k, k**2 / 2
+    first = 1 + slope / gap + bend / gap**2
+    second = -slope / gap - bend / gap**2 - bend / (gap * before)
+    return (first, second, bend / (gap * before))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from videoaccel.models.seam import Attend, Branch, Site, Work
-from videoaccel.session.actions import COMPUTE, Action, Place, Span
+from videoaccel.session.actions import COMPUTE, Action, Place, Span, precisely
 from videoaccel.session.columns import Columns
 from videoaccel.session.costs import Costs, Unit
 
@@ -278,7 +278,7 @@ class Session:
 
     def digest(self) -> str:
         """Short hash of all decisions: two runs that decided alike share it."""
-        steps = (",".join(f"{place}={action}" for place, action in step.items()) for step in self.trace)
+        steps = (",".join(f"{place}={precisely(action)}" for place, action in step.items()) for step in self.trace)
         text = ";".join(f"{share:.3f}:{step}" for share, step in zip(self.shares, steps, strict=True))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

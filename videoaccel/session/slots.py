@@ -44,6 +44,10 @@ class Slot:
         oldest = min(self.steps if rows is None else (self.steps[row] for row in rows))
         return None if oldest < 0 else step - oldest
 
+    def depth(self, rows: Sequence[int] | None = None) -> int:
+        """Terms that are known of all the rows."""
+        return min(self.known if rows is None else (self.known[row] for row in rows))
+
     def write(self, step: int, value: Tensor, rows: Sequence[int] | None = None) -> None:
         """Keep the value [R', ...] computed at ``step`` for ``rows`` (default: all)."""
         index = range(len(self.steps)) if rows is None else rows
@@ -72,6 +76,13 @@ class Slot:
             term = self._rows(self.terms[j], rows)
             factor = self._per_row([gain * k**j / math.factorial(j) for k in ahead], term)
             value = value + factor * term
+        return value
+
+    def combine(self, weights: Sequence[float], rows: Sequence[int] | None = None) -> Tensor:
+        """``sum(weights * terms)``, [R', ...]; as many terms have to be known."""
+        value = weights[0] * self._rows(self.terms[0], rows)
+        for weight, term in zip(weights[1:], self.terms[1:], strict=False):
+            value = value + weight * self._rows(term, rows)
         return value
 
     def change(self, rows: Sequence[int] | None = None) -> Tensor:

@@ -94,6 +94,9 @@ class CalibrateSettings(ModelSettings):
     samples: int = Field(10, ge=1, description="Samples to measure.")
     first: int = Field(0, ge=0, description="Number of the first sample, where several machines share the work.")
     replay_samples: int = Field(2, ge=0, description="Samples, of these, of which replays are made.")
+    fit_samples: int = Field(
+        0, ge=0, description="Samples on which SODA's steps are fitted; every fourth is held out to measure them."
+    )
     methods: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="Measure what these need; all by default."
     )

@@ -71,7 +71,7 @@ def _option(default: Any, panel: str, text: str, *, flag: str = "", metavar: str
     return Field(default, description=text, json_schema_extra=shown, **checks)
 
 
-TARGETS = ("speedup", "flops_ratio", "anchors", "min_psnr", "max_lpips")
+TARGETS = ("speedup", "flops_ratio", "anchors", "min_psnr", "min_worst_psnr", "max_lpips")
 """What a method that plans can be told to reach, one of them."""
 
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -117,6 +117,9 @@ class GenerateSettings(Config):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
     later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora")
+
+    later: ClassVar[tuple[str, ...]] = ("min_worst_psnr",)
+    """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
     vbench: str | None = _option(
@@ -226,6 +229,10 @@ class GenerateSettings(Config):
     )
     min_psnr: float | None = _option(
         None, _ACCEL, "As fast as clips keep this PSNR (dB) on average, as calibrated.", metavar="DB", gt=0,
+        allow_inf_nan=False,
+    )  # fmt: skip
+    min_worst_psnr: float | None = _option(
+        None, _ACCEL, "As fast as the worst of the held-out clips kept this PSNR (dB).", metavar="DB", gt=0,
         allow_inf_nan=False,
     )  # fmt: skip
     max_lpips: float | None = _option(

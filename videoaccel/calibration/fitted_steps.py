@@ -1,0 +1,97 @@
+"""Fitted steps for a ladder of budgets, and what they keep on clips that nothing was fitted on.
+
+Shape legend: N steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from videoaccel.calibration.fitting import Clips, Fit, follow
+from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
+from videoaccel.planning.plan import UnreachableError
+from videoaccel.policies.soda import Soda
+
+RATIOS = (1.1, 1.25, 1.4, 1.5, 1.6, 1.75, 1.9, 2.0, 2.15, 2.3, 2.5, 2.75, 3.0, 3.3, 3.75, 4.3, 5.0, 6.0)
+"""How many times fewer network calls the budgets have that are fitted."""
+
+HELD_OUT = 4
+"""Every so many-th clip is not fitted on."""
+
+Quality = Callable[[Tensor], list[float]]
+"""From finished latents [B, ...] of the held-out clips to the PSNR of each, in dB."""
+
+
+def ladder(steps: int) -> list[int]:
+    """Numbers of network calls that are fitted."""
+    return sorted({round(steps / ratio) for ratio in RATIOS} & {*range(1, steps)} | {*range(max(1, steps - 1), steps)})
+
+
+def parted(count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the clips to fit on, and of those to hold out.
+
+    >>> parted(5)
+    ([0, 1, 2, 4], [3])
+    """
+    held = [k for k in range(count) if k % HELD_OUT == HELD_OUT - 1]
+    return [k for k in range(count) if k not in held], held
+
+
+def calls_of(count: int, steps: int) -> int:
+    """Network calls that fitting on so many clips takes, at most."""
+    fitted, held = parted(count)
+    return (len(fitted) + len(held)) * steps + (len(fitted) + 2 * len(held)) * sum(ladder(steps))
+
+
+@torch.inference_mode()
+def fit_steps(
+    fitting: Clips,
+    held: Clips,
+    tables: Mapping[str, Tensor],
+    quality: Quality,
+    *,
+    counts: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """Tables of the ladder's plans.
+
+    Args:
+        fitting: Clips to fit on.
+        held: Clips to measure the quality on.
+        tables: Calibrated ones, of which anchors are made.
+        quality: Of the held-out clips.
+        counts: Numbers of network calls; default the ladder's.
+    """
+    steps, fit = fitting.steps, Fit(fitting)
+    kept = torch.full((steps, len(KINDS), len(FIGURES)), math.nan)
+    found: list[Fitted] = []
+    for calls in ladder(steps) if counts is None else counts:
+        policy = Soda(anchors=calls, order="taylor")
+        try:
+            anchors = policy.network(tables, steps).anchors
+        except UnreachableError:  # so few calls that no forecast reaches from one to the next
+            continue
+        fitted, _ = fit.along(anchors)
+        found.append(fitted)
+        for kind, latents in enumerate((_forecast(held, policy, tables), follow(held, fitted))):
+            kept[calls - 1, kind] = _figures(quality(latents))
+    return to_tables(found, kept, steps=steps)
+
+
+def _forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:
+    """Finished latents under Taylor forecasts."""
+    latents = []
+    for run in clips.runs:
+        job = run.job(prior=tables)
+        session = policy.session(job, mix=run.layout.mix)
+        latents.append(run.denoise(session))
+        clips.tick(round(sum(session.shares) * job.samples))
+    return torch.cat(latents)
+
+
+def _figures(psnr: Sequence[float]) -> Tensor:
+    values = torch.tensor(psnr, dtype=torch.float64)
+    return torch.stack([values.mean(), values.min(), values.std(correction=0)]).float()

@@ -1,0 +1,130 @@
+"""Steps served by fitted combinations of velocities: how a prior keeps them, and which of them a plan takes.
+
+For some numbers of network calls a prior has the anchors, the coefficients of every segment from one anchor to the
+next, and what both these and Taylor forecasts kept on clips that nothing was fitted on.
+
+Shape legend: N steps, J velocities that are combined.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videoaccel.common.wording import ranges
+from videoaccel.planning.plan import UnreachableError
+
+MOST = 3
+"""J, at most: a fourth velocity gained nothing."""
+
+ANCHORS, WEIGHTS, QUALITY = "soda.fitted.anchors", "soda.fitted.weights", "soda.fitted.quality"
+TABLES = (ANCHORS, WEIGHTS, QUALITY)
+PREFIX = "soda.fitted."
+"""Of tables that hold plans: they are not averaged, and not interpolated."""
+
+KINDS = ("taylor", "fitted")
+FIGURES = ("mean", "worst", "spread")
+"""Axes of the quality, PSNR in dB: [N, kind, figure], by number of calls from 1 on; NaN where it was not measured."""
+
+
+class Fitted(NamedTuple):
+    """What is computed, and what is served in between.
+
+    Attributes:
+        anchors: Steps in which the network is called.
+        weights: For each, of what is served up to the next one: coefficients of the velocities of this anchor and
+            those before it; none where nothing is served.
+    """
+
+    anchors: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+class Choice(NamedTuple):
+    """A plan whose quality was measured.
+
+    Attributes:
+        calls: Of the network.
+        fitted: Coefficients; None for Taylor forecasts.
+        mean: PSNR that clips kept on average, in dB.
+        worst: That of the worst clip.
+    """
+
+    calls: int
+    fitted: Fitted | None
+    mean: float
+    worst: float
+
+
+def to_tables(found: Sequence[Fitted], quality: Tensor, *, steps: int) -> dict[str, Tensor]:
+    """Tables of some fits, by their numbers of calls.
+
+    Args:
+        found: One a number of calls.
+        quality: [N, kinds, figures].
+        steps: N.
+    """
+    anchors, weights = torch.zeros(steps, steps), torch.zeros(steps, steps, MOST)
+    for fit in found:
+        row = len(fit.anchors) - 1
+        for mark, coefficients in zip(fit.anchors, fit.weights, strict=True):
+            anchors[row, mark] = 1
+            weights[row, mark, : len(coefficients)] = torch.tensor(coefficients)
+    return {ANCHORS: anchors, WEIGHTS: weights, QUALITY: quality}
+
+
+def from_tables(tables: Mapping[str, Tensor], calls: int) -> Fitted | None:
+    """The fit for so many network calls; None if there is none."""
+    if ANCHORS not in tables or not 1 <= calls <= len(tables[ANCHORS]):
+        return None
+    marks = tables[ANCHORS][calls - 1].nonzero().flatten().tolist()
+    if not marks:
+        return None
+    ends = (*marks[1:], len(tables[ANCHORS]))
+    rows = tables[WEIGHTS][calls - 1]
+    weights = [
+        tuple(rows[mark, : min(MOST, j + 1)].tolist()) if end > mark + 1 else ()
+        for j, (mark, end) in enumerate(zip(marks, ends, strict=True))
+    ]
+    return Fitted(tuple(marks), tuple(weights))
+
+
+def choices(tables: Mapping[str, Tensor], *, taylor: bool = True, fitted: bool = True) -> list[Choice]:
+    """The plans worth taking, by rising number of calls: none is as good as, or worse than, one of fewer calls.
+
+    Args:
+        tables: A prior's.
+        taylor: Whether those of Taylor forecasts count.
+        fitted: Whether fitted ones do.
+    """
+    if QUALITY not in tables:
+        return []
+    found: list[Choice] = []
+    for row, kinds in enumerate(tables[QUALITY].tolist()):
+        for kind, allowed in ((0, taylor), (1, fitted)):
+            mean, worst, _ = kinds[kind]
+            if not allowed or math.isnan(mean) or (found and mean <= found[-1].mean):
+                continue
+            if found and found[-1].calls == row + 1:
+                found.pop()
+            found.append(Choice(row + 1, from_tables(tables, row + 1) if kind else None, mean, worst))
+    return found
+
+
+def exactly(tables: Mapping[str, Tensor], calls: int, *, taylor: bool = True, fitted: bool = True) -> Choice | None:
+    """The better of the plans of so many calls; None if none was measured, see :func:`choices`.
+
+    Raises:
+        UnreachableError: Only fitted ones count, and none was fitted for so many calls.
+    """
+    row = tables[QUALITY][calls - 1].tolist() if 1 <= calls <= len(tables[QUALITY]) else [[math.nan] * 3] * 2
+    kinds = [kind for kind, allowed in enumerate((taylor, fitted)) if allowed and not math.isnan(row[kind][0])]
+    if not kinds and not taylor:
+        known = [at + 1 for at, kept in enumerate(tables[QUALITY][:, 1, 0].tolist()) if not math.isnan(kept)]
+        raise UnreachableError(f"steps were not fitted for {calls} anchors; they were for {ranges(known)}")
+    if not kinds:
+        return None
+    best = max(kinds, key=lambda kind: row[kind][0])
+    return Choice(calls, from_tables(tables, calls) if best else None, row[best][0], row[best][1])
