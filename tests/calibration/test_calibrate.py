@@ -258,3 +258,28 @@ def test_lpips_has_its_curve_where_its_network_is(measure: Measure, tmp_path: Pa
     tables = measure(steps=8, samples=1, replay_samples=1, backbones=str(tmp_path)).tables
     assert tables["soda.lpips"].isnan().tolist() == tables["soda.psnr"].isnan().tolist()
     assert 0 < tables["soda.lpips"][5] < tables["soda.lpips"][1]
+
+
+def test_fitted_steps_are_added_and_change_nothing_else(measure: Measure, calls: list[int]) -> None:
+    plain = measure("plain.safetensors", replay_samples=1)
+    told: list[tuple[str, int, int]] = []
+    prior = measure("plain.safetensors", replay_samples=1, fit_samples=4, listener=lambda *event: told.append(event))
+    added = {name for name in prior.tables if name.startswith("soda.fitted.")}
+    assert prior.tables.keys() - plain.tables.keys() == added and len(added) == 3
+    for name, table in plain.tables.items():
+        assert torch.equal(prior.tables[name].nan_to_num(-1), table.nan_to_num(-1))
+    assert prior.samples["soda.fitted.quality"] == 4 and prior.samples["soda.cache"] == 2
+    fit = [event for event in told if event[0] == "fit"]
+    assert fit[0][1] == 0 and fit[-1][1] <= fit[-1][2]
+    fitted = [row for row in range(4) if not prior.tables["soda.fitted.quality"][row].isnan().any()]
+    assert fitted and all(prior.tables["soda.fitted.anchors"][row].sum() == row + 1 for row in fitted)
+    before = len(calls)
+    again = measure("plain.safetensors", replay_samples=1, fit_samples=4)
+    assert len(calls) == before and same(prior, again)
+
+
+def test_of_too_few_samples_none_could_be_held_out(measure: Measure) -> None:
+    notes: list[str] = []
+    prior = measure(fit_samples=3, note=notes.append)
+    assert "soda.fitted.anchors" not in prior.tables
+    assert "nothing is fitted: of 3 samples none is held out, 4 would do" in notes

@@ -24,6 +24,7 @@ FIRING: dict[str, dict[str, Any]] = {
     "adacache": {},
     "delta_dit": {"share": 0.5},
     "duca": {},
+    "easycache": {"threshold": 0.5, "warmup": 3},
     "elastic": {"decisions": "static"},
     "fastercache": {},
     "first_block": {"threshold": 0.6},
@@ -40,7 +41,7 @@ FIRING: dict[str, dict[str, Any]] = {
 }
 """Fields with which a method does something on the tiny network, which changes a lot from step to step."""
 
-ONLINE = {"adacache", "first_block", "sada", "teacache"}
+ONLINE = {"adacache", "easycache", "first_block", "sada", "teacache"}
 """Methods that look at the samples of a batch to decide."""
 
 KEEPS_NOTHING = {"elastic"}

@@ -16,7 +16,7 @@ from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
 from videoaccel.planning.plan import UnreachableError
 from videoaccel.policies.soda import Soda
 
-RATIOS = (1.1, 1.25, 1.4, 1.5, 1.6, 1.75, 1.9, 2.0, 2.15, 2.3, 2.5, 2.75, 3.0, 3.3, 3.75, 4.3, 5.0, 6.0)
+RATIOS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.3, 2.5, 3.0, 3.3, 3.75, 4.3, 5.0, 6.0)
 """How many times fewer network calls the budgets have that are fitted."""
 
 HELD_OUT = 4
@@ -76,12 +76,12 @@ def fit_steps(
             continue
         fitted, _ = fit.along(anchors)
         found.append(fitted)
-        for kind, latents in enumerate((_forecast(held, policy, tables), follow(held, fitted))):
+        for kind, latents in enumerate((forecast(held, policy, tables), follow(held, fitted))):
             kept[calls - 1, kind] = _figures(quality(latents))
     return to_tables(found, kept, steps=steps)
 
 
-def _forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:
+def forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:
     """Finished latents under Taylor forecasts."""
     latents = []
     for run in clips.runs:

@@ -1,0 +1,181 @@
+"""Fitting what is served: against coefficients known from linear dynamics, and against a plain solver."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
+from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
+from videoaccel.parallel.layout import Layout
+from videoaccel.planning.fitted import QUALITY, choices, from_tables
+from videoaccel.session.actions import taylor_weights
+from videoaccel.session.slots import Slot
+
+STEPS = 10
+Law = Callable[[int, Tensor], Tensor]
+
+
+def decay(i: int, x: Tensor) -> Tensor:
+    """A velocity without guidance whose Euler run is a power of one number."""
+    return 0.5 * x
+
+
+class Run:
+    """A denoising run of a law in place of a network, with Euler steps or those of another solver."""
+
+    guidance_scale = 1.0
+    layout = Layout()
+
+    def __init__(self, law: Law, *, clips: int = 3, seed: int = 0, solver: Any = None) -> None:
+        self.law, self.solver = law, solver
+        self.z = torch.randn(clips, 2, 1, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        self.timesteps = [torch.full((clips,), float(STEPS - i)) for i in range(STEPS)]
+
+    def update(self, i: int, x: Tensor, velocity: Tensor) -> Tensor:
+        return self.solver(i, x, velocity) if self.solver else x - velocity / STEPS
+
+    def network(self, run: Any) -> Any:
+        def at(x: Tensor, timestep: Tensor, mask: Any) -> Any:
+            return lambda: {"cond": self.law(STEPS - int(timestep[0]), x)}
+
+        return SimpleNamespace(at=at)
+
+
+def clips_of(*runs: Run) -> Clips:
+    wanted = [torch.cat([run.z for run in runs])]
+    empty = Clips(runs, wanted)  # type: ignore[arg-type]
+    for i in range(STEPS):
+        wanted.append(empty.serve(i, i + 1, wanted[-1], empty.velocity(i, wanted[-1])))
+    return Clips(runs, wanted)  # type: ignore[arg-type]
+
+
+def curved(i: int, x: Tensor) -> Tensor:
+    return torch.sin(x) * (1 + 0.1 * i) + 0.05 * i
+
+
+def test_coefficients_of_a_linear_law_are_known() -> None:
+    """x shrinks by 1 - 1/20 a step: the mean velocity of the steps after an anchor is a known part of the anchor's."""
+    clips = clips_of(Run(decay))
+    fit = Fit(clips, most=1, ridge=0.0)
+    fitted, end = fit.along([0, 4, 5, 8])
+    shrinks = 1 - 0.5 / STEPS
+    served = lambda count: sum(shrinks**k for k in range(1, count + 1)) / count  # noqa: E731
+    assert fitted.anchors == (0, 4, 5, 8)
+    assert fitted.weights[1] == (), "nothing is served between neighbours"
+    for j, count in ((0, 3), (2, 2), (3, 1)):
+        assert fitted.weights[j] == pytest.approx((served(count),), rel=1e-5)
+    assert torch.allclose(end, clips.wanted[-1], rtol=1e-5)
+
+
+def test_a_segment_repairs_what_was_left_over_before() -> None:
+    clips = clips_of(Run(curved, clips=6))
+    closed, end = Fit(clips).along([0, 1, 2, 5, 8])
+    taylor = follow(clips, closed._replace(weights=tuple(_taylor(closed.anchors))))
+    error = lambda x: float((x - clips.wanted[-1]).square().mean())  # noqa: E731
+    assert error(end) < error(taylor) / 10
+    assert torch.allclose(follow(clips, closed), end, atol=1e-5), "the same coefficients give the same run"
+
+
+def _taylor(anchors: tuple[int, ...]) -> list[tuple[float, ...]]:
+    ends = (*anchors[1:], STEPS)
+    found = []
+    for j, (mark, end) in enumerate(zip(anchors, ends, strict=True)):
+        known = anchors[max(0, j - 2) : j + 1][::-1]
+        found.append(tuple(mean_taylor(known, range(mark + 1, end)).tolist()) if end > mark + 1 else ())
+    return found
+
+
+def test_other_solvers_are_probed_through_their_update() -> None:
+    """A step that scales the latent, as DDIM's does: the target goes through it."""
+
+    def ddim(i: int, x: Tensor, predicted: Tensor) -> Tensor:
+        return (1 + 0.02 * i) * x - (0.1 + 0.01 * i) * predicted
+
+    clips = clips_of(Run(curved, clips=6, solver=ddim))
+    fitted, end = Fit(clips).along([0, 1, 2, 5, 8])
+    taylor = follow(clips, fitted._replace(weights=tuple(_taylor(fitted.anchors))))
+    error = lambda x: float((x - clips.wanted[-1]).square().mean())  # noqa: E731
+    assert error(end) < error(taylor) / 5
+
+
+def test_least_squares_is_what_a_plain_solver_finds() -> None:
+    make = torch.Generator().manual_seed(3)
+    moved = torch.randn(3, 5, 2, 4, generator=make, dtype=torch.float64)
+    target = torch.randn(5, 2, 4, generator=make, dtype=torch.float64) * torch.tensor([1.0, 9, 0.1, 3, 1]).view(5, 1, 1)
+    scale = target.square().flatten(1).sum(1).rsqrt()[:, None]
+    columns = (moved.flatten(2) * scale).flatten(1).T
+    plain = torch.linalg.lstsq(columns, (target.flatten(1) * scale).flatten()[:, None]).solution[:, 0]
+    usual = torch.tensor([2.0, -1.0, 0.0], dtype=torch.float64)
+    found = least_squares(moved, target, usual=usual, gaps=(7, 4, 2), ridge=0.0)
+    assert torch.allclose(found, plain, atol=1e-8)
+    held = least_squares(moved, target, usual=usual, gaps=(7, 4, 2), ridge=1e9)
+    assert torch.allclose(held, usual, atol=1e-6), "held to Taylor's"
+    between = least_squares(moved, target, usual=usual, gaps=(7, 4, 2), ridge=1.0)
+    assert (between - usual).norm() < (found - usual).norm()
+
+
+def test_velocities_that_are_alike_are_no_trouble() -> None:
+    moved = torch.ones(3, 2, 4, dtype=torch.float64)
+    found = least_squares(moved, 3 * torch.ones(2, 4, dtype=torch.float64), usual=torch.zeros(3, dtype=torch.float64))
+    assert found.isfinite().all() and float(found.sum()) == pytest.approx(3, rel=2e-3)
+
+
+def test_the_usual_coefficients_are_the_slots_forecast() -> None:
+    values = torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slot = Slot(1, order=2)
+    for step, value in zip((1, 4, 6), values, strict=True):
+        slot.write(step, value)
+    weights = taylor_weights([9 - 6, 9 - 4, 9 - 1])
+    by_hand = sum(w * v for w, v in zip(weights, values.flip(0), strict=True))
+    assert torch.allclose(slot.read(9, order=2), torch.as_tensor(by_hand))
+    mean = mean_taylor((6, 4, 1), [7, 9])
+    assert mean.tolist() == pytest.approx(
+        [(a + b) / 2 for a, b in zip(taylor_weights([1, 3, 6]), weights, strict=True)]
+    )
+
+
+def test_runs_that_share_anchors_share_calls() -> None:
+    told: list[int] = []
+    dense = clips_of(Run(curved, clips=3))
+    fit = Fit(Clips(dense.runs, dense.wanted, told.append))
+    fit.along([0, 1, 4, 7])
+    assert sum(told) == 4 * 3
+    fit.along([0, 1, 4, 8])
+    assert sum(told) == 5 * 3
+    fit.along([0, 2])
+    fit.along([0, 1])
+    assert sum(told) == 7 * 3, "what later anchors needed is kept only along the present ones"
+
+
+def test_tables_of_a_ladder() -> None:
+    fitting, held = clips_of(Run(curved, clips=6)), clips_of(Run(curved, clips=2, seed=9))
+    velocity = torch.full((STEPS, 4, 8), 1.0) * torch.arange(1, 9)
+    tables = {"soda.velocity": velocity}
+
+    def quality(latents: Tensor) -> list[float]:
+        return [float(-10 * (one - wanted).square().mean().clamp_min(1e-12).log10())
+                for one, wanted in zip(latents, held.wanted[-1], strict=True)]  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("videoaccel.calibration.fitted_steps.forecast", lambda clips, *_: clips.wanted[-1] + 0.1)
+        found = fit_steps(fitting, held, tables, quality, counts=[4, 5, 7])
+    assert found[QUALITY][3, 0, 0] == pytest.approx(20.0, abs=1e-3)
+    assert found[QUALITY][4, 1, 0] > 20 and found[QUALITY][5].isnan().all()
+    fitted = from_tables(found, 5)
+    assert fitted is not None and len(fitted.anchors) == 5 and from_tables(found, 6) is None
+    again = Fit(fitting).along(fitted.anchors)[0]
+    for one, other in zip(fitted.weights, again.weights, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    means = [one.mean for one in choices(found)]
+    assert means == sorted(means) and all(one.fitted is not None for one in choices(found, taylor=False))
+
+
+def test_the_ladder_has_every_usual_budget_and_every_fourth_clip_is_held_out() -> None:
+    assert {5, 8, 10, 12, 15, 20, 24, 29} <= set(ladder(30)) and max(ladder(30)) < 30
+    assert ladder(4) == [1, 2, 3] and min(ladder(100)) == 17 and ladder(2) == [1]
+    fitted, held = parted(28)
+    assert len(fitted) == 21 and len(held) == 7 and not set(fitted) & set(held)
