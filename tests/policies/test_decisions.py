@@ -26,6 +26,7 @@ SHAPE = (1, 8, 2, 8, 8)
 
 SOME_FIRE: dict[str, dict[str, Any]] = {
     "adacache": {"fastest": 12},
+    "easycache": {"threshold": 0.3, "warmup": 3},
     "first_block": {"threshold": 0.25},
     "lemica": {"budget": 6},
     "sada": {"threshold": 0.3},
