@@ -199,9 +199,10 @@ def test_priors_keep_fits_apart() -> None:
     setting = {"model": "a", "scheduler": "flow", "steps": STEPS, "size": [8, 8], "frames": 1, "guidance": 1.0,
                "dtype": "float32"}  # fmt: skip
     few, many = tables(fitted4=30.0), tables(fitted4=40.0)
-    one = Prior(setting, few, dict.fromkeys(few, 4))
-    other = Prior(setting, many, dict.fromkeys(many, 8))
+    one = Prior(setting, few, dict.fromkeys(few, 4), {"fitted": [[0, "a"]]})
+    other = Prior(setting, many, dict.fromkeys(many, 8), {"fitted": [[1, "b"]]})
     for merged in (one.merged(other), other.merged(one)):
+        assert merged.info["fitted"] == [[1, "b"]]
         assert merged.tables[QUALITY][3, 1, 0] == 40.0 and merged.samples[QUALITY] == 8
         assert merged.samples["soda.velocity"] == 12
     elsewhere = one.for_setting({**setting, "steps": 12}, foreign=True)

@@ -131,11 +131,15 @@ class Prior:
         if differences := self.differences(other.setting):
             raise ValueError(f"priors of different settings do not merge: {', '.join(differences)}")
         tables, samples = dict(self.tables), dict(self.samples)
+        info = _joined(self.info, other.info)
         for name, table in other.tables.items():
             count = other.samples[name]
             if name.startswith(PREFIX):
-                if count > samples.get(name, 0):
+                if count > self.samples.get(name, 0):
                     tables[name], samples[name] = table, count
+                    info["fitted"] = other.info.get("fitted", [])
+                elif "fitted" in self.info:
+                    info["fitted"] = self.info["fitted"]
                 continue
             if name not in tables:
                 tables[name], samples[name] = table, count
@@ -146,7 +150,7 @@ class Prior:
                 )
             tables[name] = (tables[name] * samples[name] + table * count) / (samples[name] + count)
             samples[name] += count
-        return Prior(self.setting, tables, samples, _joined(self.info, other.info))
+        return Prior(self.setting, tables, samples, info)
 
 
 def merge(priors: Sequence[Prior]) -> Prior:
