@@ -11,24 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from videoaccel.calibration.fitting import Clips, Fit, error_left, follow
-from videoaccel.planning.anchors import best_anchors
+from videoaccel.calibration.fitting import Clips, Fit, follow
 from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
 from videoaccel.planning.plan import UnreachableError
-from videoaccel.policies._soda_network import by_order
-from videoaccel.policies.soda import BEST_UP_TO, Soda
+from videoaccel.policies.soda import Soda
 
 RATIOS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.3, 2.5, 3.0, 3.3, 3.75, 4.3, 5.0, 6.0)
 """How many times fewer network calls the budgets have that are fitted."""
 
 HELD_OUT = 4
 """Every so many-th clip is not fitted on."""
-
-POWERS = (0.0, 0.5, 1.0)
-"""Of a step's length, which errors of forecasts are weighted with: each gives anchors, and the best are taken."""
-
-JUDGES = 4
-"""Clips on which anchors are compared."""
 
 Quality = Callable[[Tensor], list[float]]
 """From finished latents [B, ...] of the held-out clips to the PSNR of each, in dB."""
@@ -52,8 +44,7 @@ def parted(count: int) -> tuple[list[int], list[int]]:
 def calls_of(count: int, steps: int) -> int:
     """Network calls that fitting on so many clips takes, at most."""
     fitted, held = (len(part) for part in parted(count))
-    each = fitted + 2 * held + len(POWERS) * min(JUDGES, fitted)
-    return (fitted + held) * steps + each * sum(ladder(steps))
+    return (fitted + held) * steps + (fitted + 2 * held) * sum(ladder(steps))
 
 
 @torch.inference_mode()
@@ -74,36 +65,20 @@ def fit_steps(
         quality: Of the held-out clips.
         counts: Numbers of network calls; default the ladder's.
     """
-    steps, fit, judged = fitting.steps, Fit(fitting), Fit(fitting.first(JUDGES))
+    steps, fit = fitting.steps, Fit(fitting)
     kept = torch.full((steps, len(KINDS), len(FIGURES)), math.nan)
     found: list[Fitted] = []
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
         try:
-            policy.network(tables, steps)
+            anchors = policy.network(tables, steps).anchors
         except UnreachableError:  # so few calls that no forecast reaches from one to the next
             continue
-        offered = candidates(tables["soda.velocity"], calls, fitting.lengths())
-        anchors = min(offered, key=lambda marks: error_left(judged, marks)) if len(offered) > 1 else offered[0]
         fitted, _ = fit.along(anchors)
         found.append(fitted)
         for kind, latents in enumerate((forecast(held, policy, tables), follow(held, fitted))):
             kept[calls - 1, kind] = _figures(quality(latents))
     return to_tables(found, kept, steps=steps)
-
-
-def candidates(velocity: Tensor, calls: int, lengths: Sequence[float]) -> list[tuple[int, ...]]:
-    """Anchors that may be the best ones.
-
-    Args:
-        velocity: Errors of forecasts, ``soda.velocity`` [N, orders, A].
-        calls: How many anchors.
-        lengths: How far each step moves the latent per unit of velocity; N of them.
-    """
-    served, _ = by_order(velocity, None, up_to=BEST_UP_TO)
-    scale = torch.tensor(lengths, dtype=served.dtype)[:, None]
-    found = [tuple(best_anchors(served * scale**power, calls, objective="minimax")[0]) for power in POWERS]
-    return list(dict.fromkeys(found))
 
 
 def forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:

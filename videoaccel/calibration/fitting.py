@@ -51,21 +51,6 @@ class Clips:
         """N."""
         return len(self.wanted) - 1
 
-    def first(self, count: int) -> "Clips":
-        """The runs of the first clips, ``count`` or a few more."""
-        runs: list[Denoising] = []
-        while sum(len(run.z) for run in runs) < count and len(runs) < len(self.runs):
-            runs.append(self.runs[len(runs)])
-        clips = sum(len(run.z) for run in runs)
-        return Clips(runs, [x[:clips] for x in self.wanted], self.tick)
-
-    def lengths(self) -> list[float]:
-        """How far each step moves the latent per unit of velocity, N of them."""
-        x = self.wanted[0]
-        one, none = torch.ones_like(x), torch.zeros_like(x)
-        moved = [self.serve(i, i + 1, x, one) - self.serve(i, i + 1, x, none) for i in range(self.steps)]
-        return [float(step.abs().mean()) for step in moved]
-
     def velocity(self, i: int, x: Tensor) -> Tensor:
         """What the network says in step ``i``, guided, float32."""
         found = []
@@ -219,36 +204,3 @@ def _differences(anchors: Sequence[int]) -> Tensor:
         level = [(level[j] - level[j + 1]) / (anchors[j] - anchors[j + order]) for j in range(count - order)]
         found.append(level[0])
     return torch.stack(found)
-
-
-def improved(fit: Fit, anchors: Sequence[int], *, rounds: int = 1) -> tuple[int, ...]:
-    """Anchors that leave less error than the given ones, each moved by one step where that helps, the rest refitted.
-
-    Takes about as many network calls a clip and round as there are anchors, squared.
-
-    Args:
-        fit: On the clips that decide.
-        anchors: Where the search starts.
-        rounds: How often every anchor is tried; it ends where none moves.
-    """
-    best = tuple(anchors)
-    least = error_left(fit, best)
-    for _ in range(rounds):
-        before = best
-        for j in range(len(best) - 1, 0, -1):  # from the last on, since what is before is shared
-            stop = best[j + 1] if j + 1 < len(best) else fit.clips.steps
-            for mark in (best[j] - 1, best[j] + 1):
-                if not best[j - 1] < mark < stop:
-                    continue
-                tried = (*best[:j], mark, *best[j + 1 :])
-                if (left := error_left(fit, tried)) < least:
-                    best, least = tried, left
-        if best == before:
-            break
-    return best
-
-
-def error_left(fit: Fit, anchors: Sequence[int]) -> float:
-    """Mean logarithm of the clips' squared errors, which is what a mean of decibels is."""
-    _, end = fit.along(anchors)
-    return float((end - fit.clips.wanted[-1]).square().flatten(1).mean(1).clamp_min(1e-20).log().mean())

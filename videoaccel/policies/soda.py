@@ -339,7 +339,7 @@ def tables_of(job: Job, names: tuple[str, ...], *, method: str) -> Mapping[str, 
 
 def _require(tables: Mapping[str, Tensor], names: tuple[str, ...], *, method: str) -> None:
     if missing := [name for name in names if name not in tables]:
-        how = {"lpips": ", with the weights of AlexNet", "fitted": " with --fit-samples 20"}
+        how = {"lpips": ", with the weights of AlexNet", "fitted": " with --fit-samples 24"}
         raise NoTableError(
             f"{method} needs the calibrated table {missing[0]}, which is not there for this model and setting; "
             f"videoaccel calibrate measures it{next((text for part, text in how.items() if part in missing[0]), '')}"
