@@ -11,6 +11,7 @@ Shape legend: N steps, B clips, J velocities that are combined.
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +25,10 @@ from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.calibration.fitted_steps import forecast, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.calibration.quality_curve import against
+from videoaccel.common.package import packaged
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.planning.fitted import MOST, Fitted
-from videoaccel.planning.prior import find_prior
+from videoaccel.planning.fitted import FIGURES, KINDS, MOST, PREFIX, QUALITY, Fitted
+from videoaccel.planning.prior import Prior, find_prior
 from videoaccel.policies.soda import Soda
 
 COUNTS = (20, 15, 12, 10, 8)
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--made", action="store_true", help="report the rows that --out has, and make no more")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     lab: Lab | None = None
@@ -163,6 +166,8 @@ def main() -> None:
     for calls in args.counts:
         for name in args.variants:
             path = args.out / f"{name.replace(' ', '-').replace(',', '')}-{calls}.json"
+            if args.made and not path.exists():
+                continue
             if not path.exists():
                 lab = lab or Lab(args.out, args.clips)
                 path.write_text(json.dumps(lab.quality(VARIANTS[name](lab, calls))))
@@ -170,7 +175,21 @@ def main() -> None:
             row = {"calls": calls, "variant": name, "mean": statistics.fmean(psnr), "worst": min(psnr), "psnr": psnr}
             rows.append({key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()})
             print(f"{calls} {name}: {row['mean']:.2f} ({row['worst']:.2f})", flush=True)
-    keep("soda_fitted", {"clips": args.clips, "rows": rows})
+    keep("soda_fitted", {"clips": args.clips, "rows": rows, "prior": in_the_box()})
+
+
+def in_the_box() -> dict[str, Any]:
+    """What the demo model's prior says of its plans, on clips that its fit left out, and what fits add to its size."""
+    path = packaged("assets", "priors") / "demo.safetensors"
+    tables = Prior.load(path).tables
+    held = {
+        f"{calls} {kind}": dict(zip(FIGURES, (round(value, 2) for value in figures), strict=True))
+        for calls, kinds in enumerate(tables[QUALITY].tolist(), start=1)
+        for kind, figures in zip(KINDS, kinds, strict=True)
+        if not math.isnan(figures[0])
+    }
+    size = sum(4 * table.numel() for name, table in tables.items() if name.startswith(PREFIX))
+    return {"bytes": path.stat().st_size, "bytes_of_fits": size, "held_out": held}
 
 
 if __name__ == "__main__":
