@@ -32,6 +32,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "teacache": {"threshold": (0.05, 0.1, 0.15, 0.2, 0.3)},
     "fora": {"period": (2, 3, 4, 5)},
     "taylorseer": {"period": (2, 3, 4)},
+    "easycache": {"threshold": (0.025, 0.05, 0.1, 0.2, 0.3)},
     "first_block": {"threshold": (0.05, 0.08, 0.12, 0.2, 0.3)},
     "duca": {"period": (2, 3, 4, 5)},
     "toca": {"period": (2, 3, 4, 5, 6)},
