@@ -116,9 +116,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora")
-
-    later: ClassVar[tuple[str, ...]] = ("min_worst_psnr",)
+    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr")
     """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
