@@ -285,14 +285,15 @@ def test_bad_input_is_one_sentence(pipe: VideoPipeline, tmp_path: Path) -> None:
 
 
 def test_missing_extras_are_named(pipe: VideoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package, extra in (("torchmetrics", "eval"), ("matplotlib", "report")):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "videoaccel.comparison.asked.importlib.util.find_spec",
-                lambda name, gone=package: name != gone or None,
-            )
-            with pytest.raises(ValueError, match=rf"{package}.*videoaccel\[{extra}\]"):
-                small(pipe, tmp_path / "run", picture=True)
+    find = "videoaccel.comparison.asked.importlib.util.find_spec"
+    with monkeypatch.context() as patch:
+        patch.setattr(find, lambda name: name != "torchmetrics" or None)
+        with pytest.raises(ValueError, match=r"torchmetrics.*videoaccel\[eval\]"):
+            small(pipe, tmp_path / "run")
+    monkeypatch.setattr(find, lambda name: name != "matplotlib" or None)
+    found = small(pipe, tmp_path / "run", picture=True)
+    assert {path.name for path in found.files} == {RESULTS, TABLE}
+    assert [note for note in found.notes if "matplotlib" in note and "videoaccel[report]" in note]
 
 
 # -- arithmetic
@@ -337,11 +338,23 @@ def rows() -> Iterator[dict[str, Any]]:
                    "exact_seconds": exact, "plan_seconds": 0.5, "peak_memory": 100 + repeat}  # fmt: skip
 
 
+def test_what_is_in_the_box_is_run_once_with_its_fields() -> None:
+    exact, pair, sites = choose_settings(
+        ["fora-sada", "soda-sites"], values={"fora-sada": {"sada.threshold": [0.2]}}, controls=False
+    )
+    assert exact.method == "exact" and (pair.method, pair.name) == ("fora-sada", "sada.threshold=0.2")
+    assert pair.policy is not None and pair.policy.name == "fora+sada"
+    assert pair.policy.model_dump()["sada"]["threshold"] == 0.2 and pair.policy.model_dump()["fora"]["period"] == 3
+    assert (sites.method, sites.name) == ("soda-sites", "")
+    with pytest.raises(ValueError, match="takes one value, not 2"):
+        choose_settings(["soda-sites"], values={"soda-sites": {"flops_ratio": [1.5, 2.0]}})
+
+
 def test_a_result_sums_up_its_rows() -> None:
     settings = [Setting("exact"), Setting("m", "k=1", make_policy("fora"))]
     _, found = summarise(settings, rows(), skipped={})
     assert found.psnr == (30 + 20 + 40 + 100) / 4 and found.ssim == 0.5
-    assert (found.worst_prompt, found.worst_psnr) == ("p", 25.0)
+    assert (found.worst_prompt, found.worst_seed, found.worst_psnr) == ("p", 1, 20.0)
     assert found.latency_s == (2.0 + 1.5) / 2 and found.speedup_latency == 3.0
     assert (found.speedup_latency_low, found.speedup_latency_high) == (2.5, 3.5)
     assert (found.flops, found.speedup_flops, found.peak_memory, found.plan_s) == (4.0, 3.0, 101, 0.5)

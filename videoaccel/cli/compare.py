@@ -156,6 +156,8 @@ def _show(comparison: Comparison) -> None:
     for (method, reason), settings in reasons.items():
         console.print(f"no result: {' '.join([method, ', '.join(settings)]).strip()}: {reason}", soft_wrap=True)
     console.print("\n".join(f"wrote {path}" for path in comparison.files), soft_wrap=True)
+    for note in comparison.notes:
+        typer.echo(f"videoaccel: {note}", err=True)
 
 
 def _results(results: Sequence[Result], *, wide: bool) -> Table:

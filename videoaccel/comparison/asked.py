@@ -24,6 +24,9 @@ OPTIONS = (
 """Arguments of a pipeline's call that all clips of a comparison may share."""
 
 
+_MISSING = "{} needs {}, which is not installed; pip install 'videoaccel[{}]' brings it"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is compared, and how thoroughly.
@@ -97,13 +100,18 @@ class Asked:
         if self.timed_clips < 1 or self.repeats < 0:
             counts = f"{self.timed_clips} and {self.repeats}"
             raise ValueError(f"at least 1 clip is timed, 0 times or more; got {counts}")
-        _need("torchmetrics", "eval", "measuring quality")
-        if self.picture:
-            _need("matplotlib", "report", "drawing the picture")
+        if not _there("torchmetrics"):
+            raise ValueError(_MISSING.format("measuring quality", "torchmetrics", "eval"))
         check_folder(Path(self.out))
         return chosen, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(self.seeds)]
 
+    @property
+    def no_picture(self) -> str | None:
+        """Why there will be no picture though one is asked for; None if there will, or none is."""
+        if not self.picture or _there("matplotlib"):
+            return None
+        return _MISSING.format("the picture", "matplotlib", "report")
 
-def _need(package: str, extra: str, what: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(f"{what} needs {package}, which is not installed; pip install 'videoaccel[{extra}]' brings it")
+
+def _there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -46,12 +46,14 @@ class Comparison:
         at: Every method's PSNR at the speed-ups that were asked for.
         about: Model, machine, versions, command.
         files: What was written.
+        notes: What to say of it: a picture that could not be drawn.
     """
 
     results: Sequence[Result]
     at: Sequence[AtSpeedup]
     about: Mapping[str, Any]
     files: Sequence[Path]
+    notes: Sequence[str] = ()
 
     @property
     def errors(self) -> list[Result]:
@@ -191,7 +193,8 @@ def _write(asked: Asked, results: Sequence[Result], at: Sequence[AtSpeedup], abo
     whole = {**about, "rows": [asdict(result) for result in results], "at_speedup": [_read_off(found) for found in at]}
     atomic_write_text(files[0], f"{to_json(whole, indent=2)}\n")
     atomic_write_text(files[1], to_csv(results))
-    if asked.picture:
+    missing = asked.no_picture
+    if asked.picture and missing is None:
         from videoaccel.comparison.plot import plot
 
         holds = about["holds"]
@@ -203,7 +206,7 @@ def _write(asked: Asked, results: Sequence[Result], at: Sequence[AtSpeedup], abo
         )
         files.append(out / PICTURE)
         atomic_write_bytes(files[-1], plot(results, title=title))
-    return Comparison(results, at, about, files)
+    return Comparison(results, at, about, files, () if missing is None else (missing,))
 
 
 def _read_off(found: AtSpeedup) -> dict[str, Any]:

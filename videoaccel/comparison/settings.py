@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from videoaccel.common.reading import parse_yaml
+from videoaccel.session.chain import SIGN, nested
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import knob_of, make_policy, policy_names
+from videoaccel.session.registry import beside_file, knob_of, make_policy, named_method, policy_names
+from videoaccel.settings.config import config_names
 
 EXACT, OFF, ALL = "exact", "off", "all"
 
@@ -48,7 +50,8 @@ def choose_settings(
     """Every method at every value of its knob, ``exact`` first.
 
     Args:
-        methods: Names; ``exact`` is always there, ``all`` names every method, ``soda+sada`` two at once.
+        methods: Names; ``exact`` is always there, ``all`` names every method, ``soda+sada`` two at once. What is
+            in the box, such as ``fora-sada``, is run once, with the values given over its own.
         values: By method fields in place of its sweep: one that has several values is the knob, the others are fixed.
             A method with none of several is swept with the others fixed, or run once where these exclude its knob.
         controls: Add the `CONTROLS`.
@@ -59,15 +62,16 @@ def choose_settings(
     values = values or {}
     wanted = [name for given in methods for name in (policy_names() if given == ALL else [given])]
     names = list(dict.fromkeys([*wanted, *(CONTROLS if controls else ())]))
+    boxed = set(config_names("accel"))
     for name in [*names, *values]:
-        if name != EXACT:
+        if name != EXACT and name not in boxed:
             knob_of(name)
     if left := [name for name in values if name not in names]:
         raise ValueError(f"values are given for {left[0]}, which is not among the methods {', '.join(names)}")
     settings = [Setting(EXACT)]
     for name in names:
         if name != EXACT:
-            settings += _of_method(name, values.get(name, {}))
+            settings += (_of_box if name in boxed else _of_method)(name, values.get(name, {}))
     return tuple({setting.key: setting for setting in settings}.values())
 
 
@@ -116,8 +120,21 @@ def _of_method(method: str, values: Values) -> list[Setting]:
         return [_setting(method, fixed)]  # a field that stands in for the knob, such as soda's anchors
 
 
+def _of_box(name: str, values: Values) -> list[Setting]:
+    for field, some in values.items():
+        if len(some) != 1:
+            raise ValueError(f"{name}, in the box, is run once: {field} takes one value, not {len(some)}")
+    method, own = named_method(name)
+    given = {field: value for field, (value,) in values.items()}
+    fields = beside_file(own, nested(given) if SIGN in method else given)
+    return [Setting(name, _text(given), make_policy(method, **fields))]
+
+
 def _setting(method: str, fields: Mapping[str, Any]) -> Setting:
-    text = " ".join(
+    return Setting(method, _text(fields), make_policy(method, **fields))
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    return " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items()
     )
-    return Setting(method, text, make_policy(method, **fields))

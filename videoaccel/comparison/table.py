@@ -42,8 +42,9 @@ class Result:
         plan_s: Seconds of planning before the first step, the median; not part of the latency.
         psnr: Mean over clips, dB; infinite where all are those of exact, bit for bit.
         ssim: Mean over clips.
-        worst_psnr: Of the prompt that came out worst, the mean over its seeds.
-        worst_prompt: Which that is.
+        worst_psnr: Of the clip that came out worst.
+        worst_prompt: Its prompt.
+        worst_seed: Its seed.
         digest: Of all decisions; two rows that decided alike share it.
         world: Of the demo world, share by attribute of what is shown as told.
     """
@@ -68,6 +69,7 @@ class Result:
     ssim: float | None = None
     worst_psnr: float | None = None
     worst_prompt: str | None = None
+    worst_seed: int | None = None
     digest: str | None = None
     world: Mapping[str, float] = field(default_factory=dict)
 
@@ -190,7 +192,7 @@ def _result(setting: Setting, rows: Sequence[Row], *, exact_flops: float | None)
     low, middle, high = quartiles([row["seconds"] for row in timed])
     faster = quartiles([row["exact_seconds"] / row["seconds"] for row in timed])
     flops = _mean(row["flops"] for row in good)
-    worst = _worst(good)
+    worst = min(good, key=lambda row: float(row["psnr"]), default=None)
     return Result(
         *setting.key,
         error=error,
@@ -209,8 +211,9 @@ def _result(setting: Setting, rows: Sequence[Row], *, exact_flops: float | None)
         plan_s=quartiles([row["plan_seconds"] for row in timed])[1],
         psnr=_mean_psnr([row["psnr"] for row in good]),
         ssim=_mean(row["ssim"] for row in good),
-        worst_psnr=worst[0],
-        worst_prompt=worst[1],
+        worst_psnr=None if worst is None else float(worst["psnr"]),
+        worst_prompt=None if worst is None else worst["prompt"],
+        worst_seed=None if worst is None else worst["seed"],
         digest=_digest([row["digest"] for row in sorted(good, key=lambda row: (row["prompt"], row["seed"]))]),
         world=_world(good),
     )
@@ -243,15 +246,6 @@ def _mean_psnr(values: Iterable[Any]) -> float | None:
 
     found = [float(value) for value in values]
     return mean_psnr(found) if found else None
-
-
-def _worst(rows: Sequence[Row]) -> tuple[float, str] | tuple[None, None]:
-    prompts: dict[str, list[Any]] = {}
-    for row in rows:
-        prompts.setdefault(row["prompt"], []).append(row["psnr"])
-    means = {prompt: _mean_psnr(values) or 0.0 for prompt, values in prompts.items()}
-    worst = min(means, key=lambda prompt: means[prompt], default=None)
-    return (None, None) if worst is None else (means[worst], worst)
 
 
 def _digest(digests: Sequence[str]) -> str | None:
