@@ -1,5 +1,6 @@
 """What the pages list is what there is."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -47,3 +48,16 @@ def test_pages_import_from_the_public_face_only() -> None:
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, videoaccel; assert not {'torch', 'pydantic', 'yaml'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_plan_of_the_house_has_every_room() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (DOCS.parent / "videoaccel").glob("*/__init__.py")} - {"configs"}
+    named = {name for row in re.findall(r"^\|[^|]*\|([^|]+)\|", page, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert rooms <= named, rooms - named
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for path in (DOCS.parent / "videoaccel").glob("*/__init__.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert 3 <= len(text.splitlines()) <= 9, f"{path}: {text}"
