@@ -96,3 +96,10 @@ def test_commands_run_without_a_home(tmp_path: Path, arguments: tuple[str, ...])
     done = _homeless(*arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no home folder") <= 1 and "RuntimeError" not in done.stderr
+
+
+def test_every_path_is_expanded_in_one_way() -> None:
+    """``Path.expanduser`` raises where there is no home, and takes files that begin with ~ for users."""
+    package = Path(__file__).parents[2] / "videoaccel"
+    users = [path for path in package.rglob("*.py") if ".expanduser()" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in users] == ["home.py"] or not users

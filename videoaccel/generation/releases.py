@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.home import expand
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.sampling.kinds import kind_named
 from videoaccel.settings.config import ModelSpec
@@ -38,7 +39,7 @@ def class_labels(source: str) -> dict[str, str]:
     Raises:
         OSError: It cannot be reached.
     """
-    folder = Path(source).expanduser()
+    folder = expand(source)
     path = folder / INDEX if folder.is_dir() else _from_hub(source)
     return read_config(path).get("id2label") or {} if path.is_file() else {}
 

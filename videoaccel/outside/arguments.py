@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from videoaccel.common.home import expand
 from videoaccel.media.reader import is_image
 from videoaccel.outside.signature import Signature
 from videoaccel.settings.generate import GenerateSettings, nearest
@@ -179,7 +180,7 @@ def file_of(name: str) -> File:
     Raises:
         FileNotFoundError: It is not there.
     """
-    path = Path(name).expanduser().absolute()
+    path = expand(name).absolute()
     if not path.exists():
         raise FileNotFoundError(f"{name} does not exist")
     return File(path)

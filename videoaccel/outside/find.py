@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.home import expand
 from videoaccel.settings.config import ModelSpec, config_names, load_named
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.pipeline_folder import CLASS, INDEX, MODULAR, foreign_pipeline, read_index
@@ -56,7 +57,7 @@ def find_outside(settings: GenerateSettings) -> Found | None:
         ValueError: An index is not valid, a single file has no class, or a class was said for what is none.
         OSError: A repository cannot be reached.
     """
-    model, path = settings.model, Path(settings.model).expanduser()
+    model, path = settings.model, expand(settings.model)
     found = None
     if model in config_names("models"):
         pass

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from videoaccel.common.home import expand
 from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
 from videoaccel.media.sound import ENDING
 from videoaccel.media.writer import Writer
@@ -221,21 +222,21 @@ def _filled(s: GenerateSettings, medium: Medium | None, signature: Signature | N
     size = s.size
     if s.resolution is not None:
         size = "x".join(map(str, resolve_size(resolution=s.resolution, aspect=s.aspect)))
-    model = Path(s.model).expanduser()
+    model = expand(s.model)
     return s.model_copy(
         update={
             "model": str(model.absolute()) if model.exists() else s.model,
             "size": size,
             "resolution": None,
             "aspect": None,
-            "images": tuple(str(Path(path).expanduser().absolute()) for path in s.images),
-            "video": s.video and str(Path(s.video).expanduser().absolute()),
+            "images": tuple(str(expand(path).absolute()) for path in s.images),
+            "video": s.video and str(expand(s.video).absolute()),
             "args": {name: _absolute(value) for name, value in s.args.items()},
-            "prior": s.prior and str(Path(s.prior).expanduser().absolute()),
+            "prior": s.prior and str(expand(s.prior).absolute()),
             "dtype": s.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
             "device": str(device),
             "threads": s.threads or torch.get_num_threads(),
-            "vbench": s.vbench and str(Path(s.vbench).expanduser().absolute()),
+            "vbench": s.vbench and str(expand(s.vbench).absolute()),
             "output": _output(s, medium),
         }
     )
@@ -257,7 +258,7 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_absolute(item) for item in value]
     if isinstance(value, str) and value.startswith("@") and not value.startswith("@@"):
-        return f"@{Path(value[1:]).expanduser().absolute()}"
+        return f"@{expand(value[1:]).absolute()}"
     return value
 
 
