@@ -262,3 +262,20 @@ def test_a_plan_that_computes_all_keeps_nothing_from_where_it_is_made(quiet: Non
         plain = tiny()
         assert tiny().equals(plain) and len(fast.computed) == 12
         assert fast.report().stored_bytes == 64 * 4 * 4 // 4, "the output of the first evaluation"
+
+
+def test_what_cannot_be_had_is_said_before_anything_runs(doors: tuple[VideoPipeline, OutsidePipeline]) -> None:
+    _, outside = doors
+    with (
+        accelerate(outside, "soda", min_psnr=35),
+        pytest.raises(ValueError, match=r"min_psnr goes by a curve.*calibrate"),
+    ):
+        outside(seed=1)
+    with pytest.raises(ValueError, match="denoiser or all, got of='al'"):
+        accelerate(outside, "soda", speedup=2.0, of="al")
+    with pytest.raises(ValueError, match="got 'x'"):
+        accelerate(outside, "soda", speedup=2.0, calibrate="x")
+    with pytest.raises(ValueError, match="the mean PSNR is measured"):
+        accelerate(outside, "soda", max_lpips=0.1)
+    with pytest.raises(ValueError, match="generation of 3 evaluations cannot be forecast"):
+        calibrate(outside, calls=[{"num_inference_steps": 3}], curve=0)

@@ -156,6 +156,11 @@ class Lessons(RuleMaker):
         found, near = find(setting, foreign=self._foreign, needs=self._needs)
         if found is not None:
             return Lesson(setting, found)
+        if "soda.psnr" in self._needs:
+            raise ValueError(
+                "min_psnr goes by a curve that watching generations does not give: videoaccel.calibrate(pipe, "
+                "calls=[...]), or videoaccel calibrate, measures it, and there is no such prior for this call"
+            )
         if not self._clips:
             known = f"; the nearest was measured for {near}" if near else ""
             raise ValueError(

@@ -20,9 +20,11 @@ from videoaccel.adapters.lessons import kept_at, made
 from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.methods import schedule_of
+from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener
+from videoaccel.common.wording import counted
 from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
 
@@ -125,6 +127,10 @@ def calibrate_pipeline(
             if watch.settings[-1] != watch.settings[0]:
                 raise ValueError("the calls are of different kinds: size, length and guidance must be the same for all")
     tell("measure", len(calls), len(calls))
+    if (count := len(measured[0].levels)) < FEWEST:
+        raise ValueError(
+            f"a generation of {counted(count, 'evaluation')} cannot be forecast: measure at least {FEWEST}"
+        )
     networks = tuple(dict.fromkeys(measured[0].components))
     share = sum(watch.shares) / len(watch.shares)
     tables = [one.tables() for one in measured]

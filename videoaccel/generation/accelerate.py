@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
@@ -104,6 +104,10 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
         if asked.of != "denoiser":
             raise ValueError(f"{policy.name} has no target whose time could be of anything")
         return attach(pipe, rules_of(policy), method=policy.name)
+    if asked.of not in get_args(Of):
+        raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={asked.of!r}")
+    if not isinstance(asked.calibrate, int):
+        raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate!r}")
     clips = asked.calibrate if not isinstance(asked.calibrate, bool) else CLIPS * asked.calibrate
     if clips < 0:
         raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate}")

@@ -23,6 +23,7 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import accelerate
+from videoaccel.generation.loading import find_model
 from videoaccel.outside.arguments import NAMES, Arguments
 from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import find_outside
@@ -96,6 +97,7 @@ def self_test(settings: GenerateSettings, *, listener: Listener | None = None) -
     """
     found = find_outside(settings)
     if found is None:
+        find_model(settings.model)  # says so if there is no such model at all
         raise ValueError(f"{settings.model} is one of our own models; this test is for pipelines of diffusers")
     order = resolve_outside(with_prompt(settings, found), found)
     s = order.settings

@@ -22,6 +22,7 @@ from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
+from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import of_all
 from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import Found
@@ -190,8 +191,8 @@ def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
             if hasattr(pipe, "maybe_free_model_hooks"):  # which it would have done at its end
                 pipe.maybe_free_model_hooks()
     if peek.course is None or peek.course.n < FEWEST:
-        count = 1 if peek.course is None else peek.course.n
-        raise ValueError(f"there is nothing to plan: {count} evaluations were seen, and forecasts need {FEWEST}")
+        told = counted(0 if peek.course is None else peek.course.n, "evaluation")
+        raise ValueError(f"there is nothing to plan: a generation of {told}; forecasts need {FEWEST}")
     return peek
 
 

@@ -67,7 +67,8 @@ def watches_of(policy: Policy) -> frozenset[str]:
 
 def tables_of(policy: Policy) -> tuple[str, ...]:
     """Tables that a method needs beside those that any measured generation gives."""
-    return getattr(_module(policy), "TABLES", ())
+    module = _module(policy)
+    return module.tables(policy) if hasattr(module, "tables") else getattr(module, "TABLES", ())
 
 
 def rule_from(policy: Policy) -> RuleFrom | None:

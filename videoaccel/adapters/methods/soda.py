@@ -20,6 +20,11 @@ def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Ste
     return [action.order if isinstance(action, Forecast) else None for action in actions]
 
 
+def tables(policy: Soda) -> tuple[str, ...]:
+    """The curve, where a quality is asked for."""
+    return ("soda.psnr",) if policy.min_psnr is not None else ()
+
+
 def check(policy: Soda) -> None:
     """Refuse fields that take a look into the network.
 
@@ -28,5 +33,7 @@ def check(policy: Soda) -> None:
     """
     if policy.schedule != "network":
         raise ValueError(f"soda with `schedule={policy.schedule}` has to look into the network; leave it out")
+    if policy.min_worst_psnr is not None or policy.max_lpips is not None:
+        raise ValueError("of pipelines that are not ours the mean PSNR is measured: give min_psnr, speedup or anchors")
     if policy.influence:
         raise ValueError("soda with `influence` has to replay generations of this project's networks; leave it out")
