@@ -139,6 +139,7 @@ def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespa
     assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
 
 
+@pytest.mark.slow  # the small models' recipe has the same test, and this one goes on from a checkpoint above
 def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argparse.Namespace]) -> None:
     """On a rate that does not depend on the end; two steps and one more, against three."""
     folder, args = trained

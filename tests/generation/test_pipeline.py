@@ -1,5 +1,6 @@
 """What the pipeline promises around the networks: seeds, batches, guidance, references, loops, outputs, saving."""
 
+import importlib
 import json
 import logging
 import subprocess
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tests.tiny_pipeline import tiny_pipeline
+from videoaccel.generation.loading import import_networks
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.references import (
     References,
@@ -23,6 +25,7 @@ from videoaccel.generation.references import (
     first_frame,
     lead_to_clip,
 )
+from videoaccel.sampling.ddim import DDIMSchedule
 from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
 
 PROMPT = "a red circle"
@@ -203,17 +206,13 @@ def test_a_policy_guides_the_loop_and_off_is_bit_identical(pipe: VideoPipeline) 
     assert off.jobs[-1].x_mask[:, 0, 0].sum() == 0 and off.jobs[-1].x_mask[:, 0, 1:].all()
 
 
-def test_folders_saved_before_schedules_moved_still_name_them(tmp_path: Path) -> None:
+def test_folders_saved_before_schedules_moved_still_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier version saved names a schedule by its old module, and so does the demo model."""
+    monkeypatch.delitem(sys.modules, "videoaccel.ddim", raising=False)
     index = {"_class_name": "VideoPipeline", "scheduler": ["videoaccel.ddim", "DDIMSchedule"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    code = (
-        "import sys; from pathlib import Path; from videoaccel.generation.loading import import_networks\n"
-        "import_networks(Path(sys.argv[1])); import importlib\n"
-        "print(importlib.import_module('videoaccel.ddim').DDIMSchedule.__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "DDIMSchedule", done.stderr[-500:]
+    import_networks(tmp_path)
+    assert importlib.import_module("videoaccel.ddim").DDIMSchedule is DDIMSchedule
 
 
 def test_a_fresh_process_loads_the_demo() -> None:
