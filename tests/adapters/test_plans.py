@@ -15,6 +15,7 @@ from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy
 from videoaccel.adapters import call_setting
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.guidance_fit import fit
+from videoaccel.adapters.lessons import find
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.methods import soda
 from videoaccel.adapters.rule import StepRule
@@ -279,3 +280,16 @@ def test_what_cannot_be_had_is_said_before_anything_runs(doors: tuple[VideoPipel
         accelerate(outside, "soda", max_lpips=0.1)
     with pytest.raises(ValueError, match="generation of 3 evaluations cannot be forecast"):
         calibrate(outside, calls=[{"num_inference_steps": 3}], curve=0)
+
+
+def test_a_further_prior_leaves_the_one_that_sidecars_name(
+    doors: tuple[VideoPipeline, OutsidePipeline], shelf: Path
+) -> None:
+    _, outside = doors
+    first = calibrate(outside, calls=[{"seed": 5}], curve=0)
+    assert first.path is not None
+    before = first.path.read_bytes()
+    better = calibrate(outside, calls=[{"seed": 5}, {"seed": 6}], curve=0)
+    assert first.path.read_bytes() == before and better.path != first.path
+    found, _ = find(first.setting)
+    assert found is not None and found.path == better.path and len(list(shelf.iterdir())) == 2

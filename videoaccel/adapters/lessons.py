@@ -9,12 +9,12 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from weakref import ref
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from videoaccel import __version__
@@ -225,7 +225,7 @@ def keep(prior: Prior) -> Prior:
     path = kept_at(prior.setting)
     if kept_nowhere(path):
         return prior
-    prior = _completed(prior, path)
+    prior = _completed(prior, find(prior.setting)[0])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prior.save(path)
@@ -235,11 +235,9 @@ def keep(prior: Prior) -> Prior:
     return replace(prior, path=path)
 
 
-def _completed(prior: Prior, path: Path) -> Prior:
+def _completed(prior: Prior, old: Prior | None) -> Prior:
     """With tables that were measured before for the same evaluations, and not now (a quality curve)."""
-    try:
-        old = Prior.load(path)
-    except (OSError, ValueError, SafetensorError):
+    if old is None:
         return prior
     levels, known = old.tables.get("levels"), prior.tables["levels"]
     if levels is None or levels.shape != known.shape or not torch.allclose(levels, known, rtol=1e-4):
@@ -250,13 +248,22 @@ def _completed(prior: Prior, path: Path) -> Prior:
 
 
 def kept_at(setting: Mapping[str, Any]) -> Path:
-    """Where a prior for a setting belongs in the user's cache."""
+    """Where a further prior for a setting belongs in the user's cache.
+
+    One that is there stays: sidecars of clips that were planned with it name it.
+    """
     name = hashlib.sha256(json.dumps(setting, sort_keys=True, default=str).encode()).hexdigest()[:24]
-    return cache_folder("priors") / f"pipeline-{name}.safetensors"
+    for number in count(1):
+        path = cache_folder("priors") / f"pipeline-{name}{f'-{number}' if number > 1 else ''}.safetensors"
+        if not path.exists():
+            return path
+    raise AssertionError
 
 
 def find(setting: Mapping[str, Any], *, foreign: bool = False, needs: Sequence[str] = ()) -> tuple[Prior | None, str]:
     """A prior on the shelf for a setting, and else in what the nearest differs.
+
+    Of several the one of most generations, with a quality curve if any has one; of equal ones the newest.
 
     Args:
         setting: See :func:`videoaccel.adapters.call_setting.setting_of_call`.
@@ -264,15 +271,24 @@ def find(setting: Mapping[str, Any], *, foreign: bool = False, needs: Sequence[s
         needs: Tables that it must have.
     """
     nearest: tuple[int, str, Prior | None] = (1000, "", None)
+    exact: list[Prior] = []
     for prior in priors_on_shelf():
         fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
         if prior.info.get(KINDS) != PIPELINE or fatal or not set(needs) <= set(prior.tables):
             continue
         told = differences(prior.setting, setting)
         if not told:
-            return prior, ""
+            exact.append(prior)
+            continue
         nearest = min(nearest, (len(told), ", ".join(told), prior), key=lambda one: one[0])
+    if exact:
+        return max(exact, key=_worth), ""
     return (nearest[2], "") if foreign else (None, nearest[1])
+
+
+def _worth(prior: Prior) -> tuple[bool, int, float]:
+    made = 0.0 if prior.path is None or not prior.path.exists() else prior.path.stat().st_mtime
+    return "soda.psnr" in prior.tables, max(prior.samples.values(), default=0), made
 
 
 def fitting(prior: Prior, setting: Mapping[str, Any], *, foreign: bool) -> Prior:
