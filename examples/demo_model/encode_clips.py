@@ -7,28 +7,39 @@ Writes shards ``N.safetensors`` of 512 latents with their sentences; an existing
 
 import argparse
 import json
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from examples.demo_model.recipe import seeded_scenes
+from examples.demo_model.recipe import in_order, seeded_scenes
 from videoaccel.models.video_vae import VideoAutoencoder
 
 SHARD, BATCH = 512, 16
 
 
+def drawn_clips(seed: int, hard: float) -> tuple[list[str], np.ndarray]:
+    """The sentences and clips, uint8 [SHARD, FRAMES, SIDE, SIDE, 3], of a shard, a share of them ``hard``."""
+    sentences, parts = [], []
+    for scenes, clips in islice(seeded_scenes(seed, BATCH, hard=hard), SHARD // BATCH):
+        sentences += [scene.sentence() for scene in scenes]
+        parts.append(clips)
+    return sentences, np.concatenate(parts)
+
+
 @torch.inference_mode()
-def encode_shard(vae: VideoAutoencoder, path: Path, seed: int, *, hard: float, device: str) -> None:
-    """Encode SHARD clips of this seed, a share of them ``hard``, to float16 latents [SHARD, 8, 5, 16, 16]."""
-    latents, sentences = [], []
-    stream = seeded_scenes(seed, BATCH, hard=hard)
-    for _ in range(SHARD // BATCH):
-        scenes, clips = next(stream)
-        x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(device).float() / 127.5 - 1
+def encode_shard(
+    vae: VideoAutoencoder, path: Path, drawn: tuple[list[str], np.ndarray], *, batch: int = BATCH, device: str = "cpu"
+) -> None:
+    """Encode drawn clips to float16 latents [SHARD, 8, 5, 16, 16]."""
+    sentences, clips = drawn
+    latents = []
+    for part in torch.from_numpy(clips).split(batch):
+        x = part.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.autocast(device, torch.bfloat16):
             latents.append(vae.encode(x).half().cpu())
-        sentences += [scene.sentence() for scene in scenes]
     partial = path.with_suffix(".tmp")
     save_file({"latents": torch.cat(latents).contiguous()}, partial, metadata={"sentences": json.dumps(sentences)})
     partial.replace(path)
@@ -41,15 +52,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo/latents"))
     parser.add_argument("--shards", type=int, default=40)
     parser.add_argument("--hard", type=float, default=0.0, help="share of scenes that are often got wrong")
+    parser.add_argument("--batch", type=int, default=BATCH, help="clips encoded at a time")
+    parser.add_argument("--workers", type=int, default=1, help="programs that draw clips")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     vae = VideoAutoencoder.from_pretrained(args.vae).to(args.device)
-    for shard in range(args.shards):
-        path = args.out / f"{shard}.safetensors"
-        if not path.exists():
-            encode_shard(vae, path, 1000 + shard, hard=args.hard, device=args.device)
-            print(f"{shard + 1}/{args.shards} shards", flush=True)
+    missing = [n for n in range(args.shards) if not (args.out / f"{n}.safetensors").exists()]
+    drawing = in_order(drawn_clips, [(1000 + shard, args.hard) for shard in missing], workers=args.workers)
+    for shard, drawn in zip(missing, drawing, strict=True):
+        encode_shard(vae, args.out / f"{shard}.safetensors", drawn, batch=args.batch, device=args.device)
+        print(f"{shard + 1}/{args.shards} shards", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """What the steps of the demo recipe share: geometry, network sizes, rendered batches, checkpoints."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import starmap
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +15,7 @@ from torch import nn
 from videoaccel.eval.world import BACKGROUNDS, Actor, Scene, is_held_out, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8
+Made = TypeVar("Made")
 
 VAE_CONFIG = {
     "vae_2d": {
@@ -92,6 +98,21 @@ def seeded_clips(seed: int, count: int) -> Iterator[np.ndarray]:
     """The clips of :func:`seeded_scenes` alone."""
     for _, clips in seeded_scenes(seed, count):
         yield clips
+
+
+def in_order(make: Callable[..., Made], tasks: list[tuple[Any, ...]], *, workers: int) -> Iterator[Made]:
+    """Results of ``make`` for each task's arguments, in order, made ahead by ``workers`` programs if more than one."""
+    if workers == 1:
+        yield from starmap(make, tasks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ahead: deque[Future[Made]] = deque()
+        for task in tasks:
+            ahead.append(pool.submit(make, *task))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -5,7 +5,7 @@
 Rectified flow with the sampler's own timestep shift. Block matrices are trained by Muon, the rest by AdamW; the network
 runs in bfloat16 over float32 master weights, and an exponential average of these is what is kept. Stops after
 ``--minutes`` or ``--steps``, whichever comes first, and resumes from ``checkpoint.pt``: every step draws from a seed of
-its own, so that an interrupted run ends where an uninterrupted one does.
+its own, so that an interrupted run ends where an uninterrupted one does (:mod:`examples.training`).
 
 ``--from demo`` (or a pipeline folder) trains on from finished weights, of which no optimizer state is left: the rate
 rises over ``--warmup`` steps, while the optimizers gather their moments anew.
@@ -13,9 +13,8 @@ rises over ``--warmup`` steps, while the optimizers gather their moments anew.
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,32 +25,46 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from examples.demo_model.build import PACKAGED
 from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
-from videoaccel.models.seam import Site
+from examples.training import Compiled, Trainer, add_options, fit, wait_for_shards
+from videoaccel.models.seam import Run, Site, direct
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, SelfAttention
 
 TOKENS = 20  # the longest sentence of the world has 18
-EMA_HORIZON = 1000
 GIVEN_SHARE = 0.12  # samples with given (clean) first or last frames
+GIVEN_ENDS = ((1, 0), (0, 1), (1, 1), (2, 0))  # how many of the first and of the last are given then
 IMAGE_SHARE = 0.05  # steps on single frames
+FRAMES = 5  # latent frames of a clip
 
 
 class Latents:
-    """All latent shards in memory, with their sentences as token ids."""
+    """All latent shards in a device's memory, with their sentences as token ids."""
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, device: str = "cpu") -> None:
+        self.folder, self.tokenizer, self.device = folder, tokenizer, device
+        self.shards = 0
+
+    def load(self) -> None:
+        """Read the shards, if there are more of them than were read."""
+        paths = sorted(self.folder.glob("*.safetensors"), key=lambda path: int(path.stem))
+        if len(paths) <= self.shards:
+            return
         parts, sentences = [], []
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in paths:
             with safe_open(path, "pt") as shard:
                 parts.append(shard.get_tensor("latents"))
                 sentences += json.loads(shard.metadata()["sentences"])
-        self.latents = torch.cat(parts)
-        text = tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt")
-        self.ids, self.mask = text.input_ids, text.attention_mask
+        self.shards, self.latents = len(paths), torch.cat(parts).to(self.device)
+        self.ids, self.mask = self.words(sentences)
+
+    def words(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of sentences, [N, TOKENS]."""
+        text = self.tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt").to(self.device)
+        return text.input_ids, text.attention_mask
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Random latents [B, Z, t, h, w] in float32, token ids and mask [B, TOKENS]."""
-        pick = torch.randint(len(self.latents), (count,), generator=generator)
+        pick = torch.randint(len(self.latents), (count,), generator=generator, device=generator.device)
         return self.latents[pick].float(), self.ids[pick], self.mask[pick]
 
 
@@ -86,29 +99,34 @@ def run(site: Site, branch: object, x: Tensor, cond: Conditioning) -> Tensor:
 
 def sample_timesteps(count: int, frames: int, generator: torch.Generator) -> Tensor:
     """Stratified uniform timesteps through the sampler's own shift, [count] in (0, 1000)."""
-    u = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
-    u = u.clamp(1e-3, 1.0)[torch.randperm(count, generator=generator)]
+    device = generator.device
+    u = (torch.rand(1, generator=generator, device=device) + torch.arange(count, device=device) / count) % 1
+    u = u.clamp(1e-3, 1.0)[torch.randperm(count, generator=generator, device=device)]
     ratio = 1.0 if frames == 1 else frames**0.5
     return 1000 * ratio * u / (1 + (ratio - 1) * u)
 
 
 def frame_mask(count: int, frames: int, generator: torch.Generator) -> Tensor:
     """x_mask [count, frames]: all True, but for some samples False at the first, last or both ends."""
-    mask = torch.ones(count, frames, dtype=torch.bool)
+    device = generator.device
     if frames == 1:
-        return mask
-    for row in torch.nonzero(torch.rand(count, generator=generator) < GIVEN_SHARE).flatten():
-        first, last = ((1, 0), (0, 1), (1, 1), (2, 0))[int(torch.randint(4, (1,), generator=generator))]
-        mask[row, :first] = False
-        mask[row, frames - last :] = False
-    return mask
+        return torch.ones(count, frames, dtype=torch.bool, device=device)
+    some = torch.rand(count, generator=generator, device=device) < GIVEN_SHARE
+    which = torch.randint(len(GIVEN_ENDS), (count,), generator=generator, device=device)
+    place = torch.arange(frames, device=device)
+    given = torch.stack([(place < first) | (place >= frames - last) for first, last in GIVEN_ENDS])
+    return ~(some[:, None] & given[which])
 
 
-class Trainer:
-    """Networks, their bfloat16 working copy, optimizers and average."""
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Tell what Muon trains: the blocks' matrices."""
+    return "blocks" in name and parameter.ndim == 2 and "table" not in name
+
+
+class Networks(Trainer):
+    """Both networks in bfloat16 where they run, over float32 masters, which the optimizers move."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
         self.tokenizer = build_tokenizer()
         torch.manual_seed(args.seed)
         self.text: T5EncoderModel = build_text_encoder(self.tokenizer)
@@ -118,22 +136,18 @@ class Trainer:
             start = PACKAGED if str(args.init) == "demo" else args.init
             self.model.load_state_dict(STDiT3.from_pretrained(start / "transformer").state_dict())
             self.text.load_state_dict(T5EncoderModel.from_pretrained(start / "text_encoder").state_dict())
-        self.master = [p.detach().clone().requires_grad_() for p in self.parameters()]
-        self.average = [p.detach().clone() for p in self.master]
+        self.model.to(args.device), self.text.to(args.device)
+        named = list(self.named())
+        masters = [(name, nn.Parameter(p.detach().clone())) for name, p in named]
+        self.working = [p for _, p in named]
         for part in (self.model.spatial_blocks, self.model.temporal_blocks, self.model.y_embedder.y_proj):
             part.to(torch.bfloat16)
         self.model.x_embedder.to(torch.bfloat16)
         self.model.final_layer.to(torch.bfloat16)
-        names = [name for name, _ in self.named()]
-        matrix = ["blocks" in name and p.ndim == 2 and "table" not in name for name, p in self.named()]
-        pick = [p for p, is_matrix in zip(self.master, matrix, strict=True) if is_matrix]
-        rest = [p for p, is_matrix in zip(self.master, matrix, strict=True) if not is_matrix]
-        assert len(names) == len(self.master)
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(pick, lr=args.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=args.lr, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
-        ]
-        self.step, self.seconds = 0, 0.0
+        self.fps = {frames: torch.tensor([120.0 if frames == 1 else FPS], device=args.device) for frames in (1, FRAMES)}
+        self.run: Run = run if args.device == "cpu" else direct
+        self.networks = Compiled(self.model, compile=args.compile)
+        super().__init__(masters, is_matrix, self.flow_loss, args, floor=0.05, forward=self.networks)
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trained parameters of both networks."""
@@ -142,87 +156,73 @@ class Trainer:
                 if name != "rope.freqs":
                     yield f"{prefix}.{name}", parameter
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The working parameters, in the order of ``master`` and ``average``."""
-        return [parameter for _, parameter in self.named()]
+    def gather(self) -> None:
+        """Gradients of the working parameters, for the masters in float32."""
+        for master, working in zip(self.parameters, self.working, strict=True):
+            master.grad = None if working.grad is None else torch.empty_like(master)
+        pairs = [(m.grad, w.grad) for m, w in zip(self.parameters, self.working, strict=True) if m.grad is not None]
+        torch._foreach_copy_([m for m, _ in pairs], [w for _, w in pairs])
+        for working in self.working:
+            working.grad = None
 
-    def publish(self, values: list[Tensor]) -> None:
-        """Copy float32 values into the working parameters."""
+    def publish(self) -> None:
+        """Copy the masters into the working parameters."""
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters(), values)
+            torch._foreach_copy_(self.working, self.parameters)
 
-    def loss(self, forward: Callable[..., Tensor], batch: tuple[Tensor, Tensor, Tensor], g: torch.Generator) -> Tensor:
-        """Rectified-flow loss on the frames being denoised, the last weighted; 10 % of the prompts are dropped."""
-        data, ids, mask = batch
-        count, frames = data.shape[0], data.shape[2]
+    def draw(self, data: Latents, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Latents [B, Z, t, h, w], token ids, mask, dropped prompts, timesteps, denoised frames, noise of a step."""
+        clips, ids, mask = data.batch(self.args.batch, generator)
+        host = torch.Generator().manual_seed(generator.initial_seed() ^ (1 << 62))  # shapes are chosen by the host
+        if torch.rand(1, generator=host) < IMAGE_SHARE:
+            clips = clips[:, :, :1]
+        count, frames = clips.shape[0], clips.shape[2]
+        options = {"generator": generator, "device": generator.device}
+        dropped = torch.rand(count, **options) < self.model.config.class_dropout_prob
+        t, denoised = sample_timesteps(count, frames, generator), frame_mask(count, frames, generator)
+        return clips, ids, mask, dropped, t, denoised, torch.randn(clips.shape, **options)
+
+    def rehearsals(self, data: Latents) -> tuple[tuple[Tensor, ...], ...]:
+        """Made-up inputs of both shapes: clips and single frames."""
+        ids, mask = (x.expand(self.args.batch, -1).contiguous() for x in data.words(["a"]))
+        made = []
+        for frames in (FRAMES, 1):
+            g = torch.Generator(self.args.device).manual_seed(0)
+            shape = (self.args.batch, TRANSFORMER_CONFIG["in_channels"], frames, SIDE // 4, SIDE // 4)
+            clips = torch.randn(shape, generator=g, device=g.device)
+            t, denoised = sample_timesteps(len(clips), frames, g), frame_mask(len(clips), frames, g)
+            made.append((clips, ids, mask, torch.zeros_like(ids[:, 0], dtype=torch.bool), t, denoised, clips))
+        return tuple(made)
+
+    def flow_loss(
+        self, data: Tensor, ids: Tensor, mask: Tensor, dropped: Tensor, t: Tensor, denoised: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Rectified-flow loss on the frames being denoised, the last weighted; see :meth:`draw`."""
+        frames = data.shape[2]
         y = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
-        dropped = torch.rand(count, generator=g) < self.model.config.class_dropout_prob
         y = torch.where(dropped[:, None, None], self.model.y_embedder.y_embedding[:TOKENS], y)
         context = self.model.prepare(
-            y[:, None], fps=torch.tensor([120.0 if frames == 1 else FPS]), height=SIDE, width=SIDE,
-            latent_size=data.shape[2:],
-        )  # fmt: skip
+            y[:, None], fps=self.fps[frames], height=SIDE, width=SIDE, latent_size=data.shape[2:]
+        )
         context = context._replace(text_mask=(mask != 0)[:, None, None])
-        t = sample_timesteps(count, frames, g)
-        denoised = frame_mask(count, frames, g)
         level = (t[:, None] / 1000 * denoised)[:, None, :, None, None]
-        noise = torch.randn(data.shape, generator=g)
-        v = forward((1 - level) * data + level * noise, t, x_mask=denoised, context=context, run=run)
+        # Single frames are few: they are not worth a second compilation.
+        forward = self.networks if frames > 1 else self.model
+        v = forward((1 - level) * data + level * noise, t, x_mask=denoised, context=context, run=self.run)
         error = (v[:, : data.shape[1]] - (data - noise)).square().mean((1, 3, 4))
         weight = denoised.float()
         if frames > 1:
-            weight[:, -1] *= self.args.last_weight
+            last = torch.arange(frames, device=weight.device) == frames - 1
+            weight = torch.where(last, weight * self.args.last_weight, weight)
         return (error * weight).sum() / weight.sum()
 
-    def update(self) -> None:
-        """One optimizer step on the master weights, then publish them and move the average."""
-        for master, working in zip(self.master, self.parameters(), strict=True):
-            master.grad = None if working.grad is None else working.grad.float()
-            working.grad = None
-        norm = nn.utils.clip_grad_norm_(self.master, 1.0)
-        warm = min(1.0, (self.step + 1) / self.args.warmup)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.args.lr * warm * self.decay()
-            if torch.isfinite(norm):
-                optimizer.step()
-        self.publish(self.master)
-        weight = 1 - min(1 - 1 / EMA_HORIZON, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.master], weight)
-        self.step += 1
-
-    def decay(self) -> float:
-        """Constant, then linear to a twentieth over the last ``--cooldown`` steps of ``--steps``."""
-        left = (self.args.steps - self.step) / max(self.args.cooldown, 1)
-        return max(0.05, min(1.0, left))
-
-    def save(self) -> None:
-        """Checkpoint atomically."""
-        path = self.args.out / "checkpoint.pt"
-        state = {"master": self.master, "average": self.average, "step": self.step, "seconds": self.seconds}
-        state |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-
-    def resume(self) -> None:
-        """Continue from the checkpoint, if there is one."""
-        with suppress(FileNotFoundError):
-            saved = torch.load(self.args.out / "checkpoint.pt", weights_only=True)
-            with torch.no_grad():
-                torch._foreach_copy_(self.master, saved["master"])
-                torch._foreach_copy_(self.average, saved["average"])
-            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            self.publish(self.master)
-
-    def export(self) -> None:
+    def export(self, weights: dict[str, Tensor]) -> None:
         """Save the averaged networks and the tokenizer as parts of a pipeline folder."""
         model, text = STDiT3(**TRANSFORMER_CONFIG), build_text_encoder(self.tokenizer)
+        for prefix, network in (("model.", model), ("text.", text)):
+            own = {name.removeprefix(prefix): p for name, p in weights.items() if name.startswith(prefix)}
+            network.load_state_dict(network.state_dict() | own)
         model.y_embedder.y_embedding.copy_(self.model.y_embedder.y_embedding)
-        own = [p for n, p in model.named_parameters() if n != "rope.freqs"] + list(text.parameters())
-        with torch.no_grad():
-            torch._foreach_copy_(own, self.average)
         final = self.args.out / "final"
         model.save_pretrained(final / "transformer")
         text.save_pretrained(final / "text_encoder")
@@ -230,37 +230,19 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train until the budget is spent; log every 50 steps, checkpoint every 100, export every 500."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(args)
-    trainer.resume()
-    data = Latents(args.latents, trainer.tokenizer)
-    generator = torch.Generator()
-    forward = torch.compile(trainer.model) if args.compile else trainer.model
-    start, before, losses = time.time(), trainer.seconds, []
-    while trainer.step < args.steps and time.time() - start < 60 * args.minutes:
-        generator.manual_seed((args.seed << 32) + trainer.step)
-        latents, ids, mask = data.batch(args.batch, generator)
-        if torch.rand(1, generator=generator) < IMAGE_SHARE:
-            latents = latents[:, :, :1]
-        loss = trainer.loss(forward, (latents, ids, mask), generator)
-        loss.backward()
-        trainer.update()
-        trainer.seconds = before + time.time() - start
-        if latents.shape[2] > 1:
-            losses.append(loss.item())
-        if trainer.step % 50 == 0:
-            record = {"step": trainer.step, "loss": round(sum(losses) / len(losses), 4), "batch": args.batch}
-            with (args.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(record | {"hours": round(trainer.seconds / 3600, 3)}) + "\n")
-            losses = []
-        if trainer.step % 100 == 0:
-            trainer.save()
-        if trainer.step % 500 == 0:
-            trainer.export()
-            data = Latents(args.latents, trainer.tokenizer)  # more may have been encoded by now
-    trainer.save()
-    trainer.export()
+    """Train until the budget is spent; clips that have been encoded meanwhile are read when weights are exported."""
+    trainer = Networks(args)
+    data = Latents(args.latents, trainer.tokenizer, args.device)
+
+    def load() -> None:
+        wait_for_shards(args.latents, args.shards)
+        data.load()
+
+    def export(weights: dict[str, Tensor]) -> None:
+        trainer.export(weights)
+        data.load()
+
+    fit(trainer, partial(trainer.draw, data), export, args, rehearsals=trainer.rehearsals(data), load=load)
 
 
 def main() -> None:
@@ -271,15 +253,9 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="init", type=Path, help="pipeline folder, or demo, whose weights to start from, no checkpoint"
     )
-    parser.add_argument("--steps", type=int, default=60000)
-    parser.add_argument("--cooldown", type=int, default=6000)
-    parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--last-weight", type=float, default=1.0, help="weight of the last latent frame in the loss")
-    parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    add_options(parser, steps=60000, batch=8, lr=1e-3, warmup=200, cooldown=6000)
+    parser.set_defaults(compile=True)
     train(parser.parse_args())
 
 

@@ -17,15 +17,16 @@ from examples.small_models.recipe import (
     BETA_START,
     TRAIN_STEPS,
     denoising_loss,
-    fit,
     kinds,
     label,
     load_stills,
     noised,
     stratified,
+    trainer_of,
     training_arguments,
     with_plain_attention,
 )
+from examples.training import Compiled, fit, wait_for_shards
 
 NO_CLASS = 1000  # what DiTPipeline takes for the absence of a class, however many there are
 CONFIG = {
@@ -74,19 +75,28 @@ def names() -> dict[int, str]:
 def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> None:
     """Train on the stills of one actor; 10 % of the classes are dropped."""
     torch.manual_seed(args.seed)
-    model = with_plain_attention(build(config)).to(args.device)
-    latents, scenes = load_stills(args.stills, keep=lambda scene: len(scene.actors) == 1)
-    labels = torch.tensor([label(scene) for scene in scenes])
+    model = build(config).to(args.device)
+    forward = Compiled(with_plain_attention(model) if args.device == "cpu" else model, compile=args.compile)
+    data: dict[str, Tensor] = {}
 
-    def loss(generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(latents), (args.batch,), generator=generator)
-        dropped = torch.rand(args.batch, generator=generator) < 0.1
-        classes = torch.where(dropped, NO_CLASS, labels[pick]).to(args.device)
-        data = latents[pick].float()
-        noise = torch.randn(data.shape, generator=generator).to(args.device)
-        t, data = stratified(args.batch, generator).to(args.device), data.to(args.device)
+    def load() -> None:
+        wait_for_shards(args.stills, args.shards)
+        latents, scenes = load_stills(args.stills, keep=lambda scene: len(scene.actors) == 1)
+        labels = torch.tensor([label(scene) for scene in scenes])
+        data.update(latents=latents.to(args.device), labels=labels.to(args.device))
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        latents, labels = data["latents"], data["labels"]
+        options = {"generator": generator, "device": generator.device}
+        pick = torch.randint(len(latents), (args.batch,), **options)
+        dropped = torch.rand(args.batch, **options) < 0.1
+        picked = latents[pick].float()
+        noise = torch.randn(picked.shape, **options)
+        return picked, noise, stratified(args.batch, generator), torch.where(dropped, NO_CLASS, labels[pick])
+
+    def loss(data: Tensor, noise: Tensor, t: Tensor, classes: Tensor) -> Tensor:
         with torch.autocast(args.device, torch.bfloat16):
-            out = model(noised(data, t, noise), timestep=t, class_labels=classes).sample
+            out = forward(noised(data, t, noise), timestep=t, class_labels=classes).sample
         return denoising_loss(out, data, noise, t)
 
     def export(weights: dict[str, Tensor]) -> None:
@@ -101,7 +111,10 @@ def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> Non
             id2label=names(),
         ).save_pretrained(args.out / "final")
 
-    fit(model, loss, args, export)
+    size = (args.batch, CONFIG["in_channels"], CONFIG["sample_size"], CONFIG["sample_size"])
+    like = torch.zeros(size, device=args.device), torch.zeros(args.batch, dtype=torch.long, device=args.device)
+    rehearsals = ((like[0], like[0], like[1], like[1]),)
+    fit(trainer_of(model, loss, args, forward), draw, export, args, rehearsals=rehearsals, load=load)
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from examples.small_models.recipe import fit, seeded_stills, training_arguments
+from examples.small_models.recipe import seeded_stills, trainer_of, training_arguments
+from examples.training import fit
 from videoaccel.eval.world import BACKGROUNDS, COLOURS, SHAPES, Scene
 
 QUESTIONS = (tuple(COLOURS), tuple(SHAPES), tuple(BACKGROUNDS))  # the first actor's, and the ground's
@@ -80,12 +81,16 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = StillClassifier().to(args.device)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        seed = int(torch.randint(2**40, (1,), generator=generator))
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        seed = int(torch.randint(2**40, (1,), generator=generator, device=generator.device))
         scenes, x = next(seeded_stills(seed, args.batch))
-        x = x + 0.05 * torch.randn(x.shape, generator=generator)
-        answers = zip(network(x.to(args.device)), truth(scenes), strict=True)
-        return sum((F.cross_entropy(a, t.to(args.device)) for a, t in answers), torch.zeros(()))
+        x = x.to(args.device)
+        x = x + 0.05 * torch.randn(x.shape, generator=generator, device=generator.device)
+        return x, *(t.to(args.device) for t in truth(scenes))
+
+    def loss(x: Tensor, *truths: Tensor) -> Tensor:
+        answers = zip(network(x), truths, strict=True)
+        return sum((F.cross_entropy(a, t) for a, t in answers), torch.zeros((), device=x.device))
 
     def export(weights: dict[str, Tensor]) -> None:
         copy = StillClassifier()
@@ -93,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
         copy.save_pretrained(args.out / "final")
         print(f"right answers: {evaluate(copy)}", flush=True)
 
-    fit(network, loss, args, export)
+    fit(trainer_of(network, loss, args), draw, export, args)
 
 
 def main() -> None:

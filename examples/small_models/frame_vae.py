@@ -7,6 +7,7 @@ colours wrong (20 dB). The encoder stays, so latents do not change while the dec
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from examples.demo_model.build import PACKAGED
 from examples.demo_model.train_vae import psnr
-from examples.small_models.recipe import fit, seeded_stills, training_arguments
+from examples.small_models.recipe import seeded_stills, trainer_of, training_arguments
+from examples.training import fit
 from videoaccel.models.video_vae import VideoAutoencoder
 
 SHAPE_WEIGHT = 2.0  # a shape covers little of the picture
@@ -56,9 +58,9 @@ def train(args: argparse.Namespace) -> None:
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(name.startswith(("decoder", "post_quant_conv")))
 
-    def loss(generator: torch.Generator) -> Tensor:
-        seed = int(torch.randint(2**40, (1,), generator=generator))
-        return decoder_loss(vae, next(seeded_stills(seed, args.batch))[1].to(args.device))
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        seed = int(torch.randint(2**40, (1,), generator=generator, device=generator.device))
+        return (next(seeded_stills(seed, args.batch))[1].to(args.device),)
 
     def export(weights: dict[str, Tensor]) -> None:
         copy = AutoencoderKL.from_config(vae.config)
@@ -66,7 +68,7 @@ def train(args: argparse.Namespace) -> None:
         copy.half().save_pretrained(args.vae)
         print(f"{evaluate(AutoencoderKL.from_pretrained(args.vae)):.2f} dB", flush=True)
 
-    fit(vae, loss, args, export)
+    fit(trainer_of(vae, partial(decoder_loss, vae), args), draw, export, args)
 
 
 def main() -> None:

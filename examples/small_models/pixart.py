@@ -20,16 +20,18 @@ from examples.small_models.recipe import (
     BETA_START,
     TRAIN_STEPS,
     denoising_loss,
-    fit,
     load_stills,
     noised,
     shows_held_out,
     stratified,
+    trainer_of,
     training_arguments,
     with_plain_attention,
 )
+from examples.training import Compiled, fit, wait_for_shards
 
 TOKENS = 20  # the longest sentence of the world has 18
+READ = 512  # sentences that T5 reads at a time
 CONFIG = {
     "num_attention_heads": 4,
     "attention_head_dim": 32,
@@ -66,35 +68,51 @@ class Sentences:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         self.encoder = T5EncoderModel.from_pretrained(folder / "text_encoder").float().to(device).requires_grad_(False)
 
-    def ids(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, [N, TOKENS] each."""
-        text = self.tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt")
-        return text.input_ids, text.attention_mask
+    @torch.no_grad()
+    def read(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Text states [N, TOKENS, C] in bfloat16 and mask [N, TOKENS], on the encoder's device."""
+        device = self.encoder.device
+        text = self.tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt").to(device)
+        states = []
+        for ids, mask in zip(text.input_ids.split(READ), text.attention_mask.split(READ), strict=True):
+            with torch.autocast(device.type, torch.bfloat16):
+                states.append(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.bfloat16())
+        return torch.cat(states), text.attention_mask
 
 
 def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> None:
     """Train on all stills without held-out kinds; 10 % of the sentences are replaced by the empty one."""
     torch.manual_seed(args.seed)
-    model = with_plain_attention(build(config)).to(args.device)
+    model = build(config).to(args.device)
+    forward = Compiled(with_plain_attention(model) if args.device == "cpu" else model, compile=args.compile)
     text = Sentences(args.text, args.device)
-    latents, scenes = load_stills(args.stills, keep=lambda scene: not shows_held_out(scene))
-    ids, mask = text.ids([scene.sentence() for scene in scenes])
-    no_ids, no_mask = text.ids([""])
+    data: dict[str, Tensor] = {}
 
-    def loss(generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(latents), (args.batch,), generator=generator)
-        dropped = (torch.rand(args.batch, generator=generator) < 0.1)[:, None]
-        words = torch.where(dropped, no_ids, ids[pick]).to(args.device)
-        seen = torch.where(dropped, no_mask, mask[pick]).to(args.device)
-        data = latents[pick].float()
-        noise = torch.randn(data.shape, generator=generator).to(args.device)
-        t, data = stratified(args.batch, generator).to(args.device), data.to(args.device)
+    def load() -> None:
+        wait_for_shards(args.stills, args.shards)
+        latents, scenes = load_stills(args.stills, keep=lambda scene: not shows_held_out(scene))
+        said = [scene.sentence() for scene in scenes]
+        sentences = ["", *sorted(set(said))]  # the frozen T5 reads each once
+        place = {sentence: index for index, sentence in enumerate(sentences)}
+        states, mask = text.read(sentences)
+        which = torch.tensor([place[sentence] for sentence in said])
+        data.update(latents=latents.to(args.device), which=which.to(args.device), states=states, mask=mask)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        options = {"generator": generator, "device": generator.device}
+        pick = torch.randint(len(data["latents"]), (args.batch,), **options)
+        dropped = torch.rand(args.batch, **options) < 0.1
+        words = torch.where(dropped, 0, data["which"][pick])
+        picked = data["latents"][pick].float()
+        noise = torch.randn(picked.shape, **options)
+        return picked, noise, stratified(args.batch, generator), data["states"][words], data["mask"][words]
+
+    def loss(data: Tensor, noise: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         with torch.autocast(args.device, torch.bfloat16):
-            y = text.encoder(input_ids=words, attention_mask=seen).last_hidden_state
-            out = model(
+            out = forward(
                 noised(data, t, noise),
-                encoder_hidden_states=y,
-                encoder_attention_mask=seen,
+                encoder_hidden_states=states,
+                encoder_attention_mask=mask,
                 timestep=t,
                 added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             ).sample
@@ -113,7 +131,11 @@ def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> Non
             ),
         ).save_pretrained(args.out / "final")
 
-    fit(model, loss, args, export)
+    size = (args.batch, CONFIG["in_channels"], CONFIG["sample_size"], CONFIG["sample_size"])
+    like = torch.zeros(size, device=args.device), torch.zeros(args.batch, dtype=torch.long, device=args.device)
+    states, mask = text.read(["a"] * args.batch)
+    rehearsals = ((like[0], like[0], like[1], states, mask),)
+    fit(trainer_of(model, loss, args, forward), draw, export, args, rehearsals=rehearsals, load=load)
 
 
 def main() -> None:

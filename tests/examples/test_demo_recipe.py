@@ -115,6 +115,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         warmup=200,
         last_weight=1.0,
         minutes=9.0,
+        seconds=None,
+        device="cpu",
+        record=True,
+        shards=None,
         batch=2,
         lr=1e-3,
         seed=0,
@@ -128,12 +132,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
 def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespace]) -> None:
     _, args = trained
     before = torch.load(args.out / "checkpoint.pt", weights_only=True)
-    trainer = train_transformer.Trainer(args)
-    fresh = [p.clone() for p in trainer.master]
+    trainer = train_transformer.Networks(args)
+    fresh = [p.clone() for p in trainer.parameters]
     trainer.resume()
     assert trainer.step == before["step"] == 2
-    assert all(torch.equal(a, b) for a, b in zip(trainer.master, before["master"], strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(trainer.master, fresh, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before["weights"], strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(trainer.parameters, fresh, strict=True))
     args.steps = 3
     train_transformer.train(args)
     assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
@@ -149,35 +153,34 @@ def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argp
             train_transformer.train(argparse.Namespace(**{**vars(args), "out": folder / name, "steps": steps}))
         ends.append(torch.load(folder / name / "checkpoint.pt", weights_only=True))
     assert ends[0]["step"] == ends[1]["step"] == 3
-    for part in ("master", "average"):
+    for part in ("weights", "average"):
         assert all(torch.equal(a, b) for a, b in zip(ends[0][part], ends[1][part], strict=True))
 
 
-def test_last_latent_frame_may_weigh_more(
-    trained: tuple[Path, argparse.Namespace], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespace]) -> None:
     """A network that says nothing errs by the noise's variance, and on a last frame of tens by a hundred more."""
     _, args = trained
-    monkeypatch.setattr(train_transformer, "GIVEN_SHARE", 0.0)
-    data = torch.zeros(8, 8, 5, 16, 16)
-    data[:, :, -1] = 10.0
-    batch = (data, torch.ones(8, train_transformer.TOKENS, dtype=torch.long), torch.ones(8, train_transformer.TOKENS))
+    clips = torch.zeros(8, 8, 5, 16, 16)
+    clips[:, :, -1] = 10.0
+    noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(2))
+    words = torch.ones(8, train_transformer.TOKENS, dtype=torch.long)
+    denoised = torch.ones(8, 5, dtype=torch.bool)
     for weight in (1.0, 3.0):
-        trainer = train_transformer.Trainer(argparse.Namespace(**{**vars(args), "last_weight": weight}))
-        g = torch.Generator().manual_seed(2)
-        loss = trainer.loss(lambda x, *_, **__: torch.cat([x, x], 1) * 0, batch, g)
+        trainer = train_transformer.Networks(argparse.Namespace(**{**vars(args), "last_weight": weight}))
+        trainer.networks = lambda x, *_, **__: torch.cat([x, x], 1) * 0
+        loss = trainer.flow_loss(clips, words, words, denoised[:, 0], torch.full((8,), 500.0), denoised, noise)
         assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
 
 
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
-    trainer = train_transformer.Trainer(again)
-    start = dict(zip([name for name, _ in trainer.named()], trainer.master, strict=True))
+    trainer = train_transformer.Networks(again)
+    start = dict(zip([name for name, _ in trainer.named()], trainer.parameters, strict=True))
     weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
     assert torch.equal(start["model.final_layer.linear.weight"], weights["final_layer.linear.weight"])
-    trainer = train_transformer.Trainer(argparse.Namespace(**{**vars(again), "init": Path("demo")}))
-    start = dict(zip([name for name, _ in trainer.named()], trainer.master, strict=True))
+    trainer = train_transformer.Networks(argparse.Namespace(**{**vars(again), "init": Path("demo")}))
+    start = dict(zip([name for name, _ in trainer.named()], trainer.parameters, strict=True))
     shipped = STDiT3.from_pretrained(build.PACKAGED / "transformer").float().state_dict()
     assert all(torch.equal(start[f"model.{name}"], weight) for name, weight in shipped.items() if "blocks" in name)
 

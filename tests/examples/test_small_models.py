@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vae = frame_vae.frame_half(stills=16)
     vae.save_pretrained(folder / "vae")
     (folder / "stills").mkdir()
-    recipe.encode_stills(vae, folder / "stills" / "0.safetensors", seed=1, count=24)
+    recipe.encode_stills(vae, folder / "stills" / "0.safetensors", recipe.drawn_stills(1, 24))
     return folder
 
 
@@ -81,8 +81,12 @@ def arguments(folder: Path, out: str, steps: int) -> argparse.Namespace:
         warmup=1,
         cooldown=1,
         minutes=9.0,
+        seconds=None,
         seed=0,
         device="cpu",
+        compile=False,
+        record=True,
+        shards=1,
     )
 
 
