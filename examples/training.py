@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 EMA_HORIZON = 1000
-LOG_STEPS, SAVE_SECONDS, EXPORT_SECONDS = 50, 30, 90
+LOG_STEPS, SAVE_SECONDS, EXPORT_SECONDS = 50, 30, 60
 WARM_UP = 3  # runs of a step before it is recorded: kernels are compiled and chosen, states of optimizers made
 PACE_SECONDS = 8.0  # what a pace is measured over
 MARGIN = 0.96  # of the steps that a pace allows

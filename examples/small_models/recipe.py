@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, ModelMixin
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -69,23 +70,25 @@ def seeded_stills(seed: int, count: int) -> Iterator[tuple[list[Scene], Tensor]]
         yield scenes, torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def drawn_stills(seed: int, count: int) -> tuple[list[str], Tensor]:
+def drawn_stills(seed: int, count: int) -> tuple[list[str], NDArray[np.uint8]]:
     """The sentences and pictures, uint8 [count, 3, H, W], of a shard."""
     parts, sentences = [], []
     stream = seeded_stills(seed, min(count, BATCH))
     while len(sentences) < count:
         scenes, x = next(stream)
-        parts.append(((x + 1) * 127.5).round().byte())
+        parts.append(((x + 1) * 127.5).round().byte().numpy())
         sentences += [scene.sentence() for scene in scenes]
-    return sentences, torch.cat(parts)
+    return sentences, np.concatenate(parts)
 
 
 @torch.inference_mode()
-def encode_stills(vae: AutoencoderKL, path: Path, drawn: tuple[list[str], Tensor], *, device: str = "cpu") -> None:
+def encode_stills(
+    vae: AutoencoderKL, path: Path, drawn: tuple[list[str], NDArray[np.uint8]], *, device: str = "cpu"
+) -> None:
     """Write the scaled latents of drawn stills, float16 [count, Z, h, w], with their sentences."""
     sentences, pictures = drawn
     latents = []
-    for part in pictures.split(BATCH):
+    for part in torch.from_numpy(pictures).split(BATCH):
         with torch.autocast(device, torch.bfloat16):
             x = part.to(device).float() / 127.5 - 1
             z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor

@@ -1,0 +1,140 @@
+"""What trainings share: stacked Muon against torch's own, the schedule of a time budget, rehearsals, lost steps."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples import training
+from examples.demo_model.recipe import in_order
+
+
+def options(folder: Path, **changed: object) -> argparse.Namespace:
+    """Options of a training of a few steps."""
+    values = {
+        "steps": 8,
+        "batch": 2,
+        "lr": 1e-2,
+        "warmup": 1,
+        "cooldown": 4,
+        "minutes": 9.0,
+        "seconds": None,
+        "seed": 0,
+    }
+    values |= {"device": "cpu", "record": True, "out": folder}
+    return argparse.Namespace(**{**values, **changed})
+
+
+def network() -> nn.Module:
+    """Matrices that lie, stand and are square, and vectors."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.SiLU(), nn.Linear(12, 6), nn.Linear(6, 6))
+
+
+def trainer(args: argparse.Namespace, forward: training.Compiled | None = None) -> training.Trainer:
+    """A trainer that teaches a network to give its input back."""
+    net = network() if forward is None else forward.network
+
+    def loss(x: Tensor) -> Tensor:
+        return ((net if forward is None else forward)(x) - x).square().mean()
+
+    return training.Trainer(list(net.named_parameters()), lambda _, p: p.ndim == 2, loss, args, forward=forward)
+
+
+def draw(generator: torch.Generator) -> tuple[Tensor]:
+    """A batch."""
+    return (torch.randn(4, 6, generator=generator),)
+
+
+def test_stacked_muon_is_muon() -> None:
+    ours, theirs = network(), network()
+    pick = [[p for p in net.parameters() if p.ndim == 2] for net in (ours, theirs)]
+    stacked = training.StackedMuon(pick[0], lr=torch.tensor(0.02), weight_decay=0.1)
+    plain = torch.optim.Muon(pick[1], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for net in (ours, theirs):
+            x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
+            net.zero_grad()
+            (net(x) - x).square().mean().backward()
+        stacked.step()
+        plain.step()
+    start = dict(network().named_parameters())
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        moved = (b - start[name]).abs().max()
+        assert (a - b).abs().max() <= 0.03 * moved, name  # both iterate in bfloat16
+        assert moved > 0 or a.ndim == 1
+
+
+def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    made = trainer(options(tmp_path))
+    made.set_step()
+    made.advance(torch.randn(4, 6))
+    before = {key: tensor.clone() for key, tensor in made.tensors().items()}
+    made.lag.fill_(0)
+    made.advance(torch.full((4, 6), torch.inf))
+    after = made.tensors()
+    assert before.keys() == after.keys() and len(after) > 20
+    assert all(torch.equal(before[key], after[key]) for key in after if key != "total")
+
+
+def test_rehearsals_change_nothing(tmp_path: Path) -> None:
+    plain, rehearsed = trainer(options(tmp_path)), trainer(options(tmp_path))
+    recorder = training.Recorder(rehearsed, record=False)
+    for step in range(3):
+        for made in (plain, rehearsed):
+            made.set_step()
+        recorder.rehearse(draw(torch.Generator().manual_seed(9)))
+        for made in (plain, rehearsed):
+            made.advance(*draw(torch.Generator().manual_seed(step)))
+            made.step += 1
+    one, other = plain.tensors(), rehearsed.tensors()
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_compiler_that_fails_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forward = training.Compiled(network(), compile=False)
+    forward.compiled = lambda x: 1 / 0
+    made = trainer(options(tmp_path), forward)
+    made.set_step()
+    training.Recorder(made, record=False).rehearse(draw(torch.Generator()))
+    assert "torch.compile failed, going on without: division by zero" in capsys.readouterr().out
+    assert forward.compiled is None
+    with pytest.raises(RuntimeError):
+        training.Recorder(made, record=False).rehearse((torch.randn(4, 5),))
+
+
+def test_a_budget_of_time_becomes_a_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 steps take 1 s: of 40 s, the last 45 % are known as steps in advance and cool down."""
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    schedule = training.Schedule(options(tmp_path, seconds=40.0, warmup=10), 0.02)
+    step = 0
+    while not schedule.over(step):
+        step, clock[0] = step + 50, clock[0] + 1.0
+        if schedule.mark(step):
+            fixed = step
+            assert schedule.steps == fixed + schedule.cooldown
+    assert 0.5 < fixed / 2000 < 0.6 and schedule.cooldown == pytest.approx(0.45 * 2000 * training.MARGIN, rel=0.1)
+    assert 1850 < step <= 2000
+    assert schedule.rate(fixed - 1) == schedule.rate(fixed) == 1e-2
+    assert schedule.rate(schedule.steps) == pytest.approx(2e-4)
+    again = training.Schedule(options(tmp_path, steps=schedule.steps, cooldown=schedule.cooldown, warmup=10), 0.02)
+    assert all(again.rate(n) == schedule.rate(n) for n in range(fixed, step, 50))
+
+
+def test_training_writes_what_it_did(tmp_path: Path) -> None:
+    exported: list[dict[str, Tensor]] = []
+    args = options(tmp_path, steps=100)
+    training.fit(trainer(args), draw, exported.append, args)
+    first, second, end = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (first["step"], second["step"], end["done"], end["of"]) == (50, 100, 100, 100)
+    assert second["loss"] < first["loss"]
+    assert exported[-1].keys() == dict(network().named_parameters()).keys()
+
+
+def test_results_made_ahead_come_in_order() -> None:
+    tasks = [(n, 3) for n in range(9)]
+    assert list(in_order(pow, tasks, workers=2)) == list(in_order(pow, tasks, workers=1)) == [n**3 for n in range(9)]
