@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save
 
 from examples.demo_model.build import PACKAGED
 
-SMALL_SHARE = 0.56  # of the seconds, for DiT and PixArt
+SMALL_SHARE = 0.53  # of the seconds, for DiT and PixArt
 START_UP, WIND_DOWN = 12.0, 14.0  # seconds that a training takes to begin, and that its last export takes
 COLLECT_SECONDS, PART_BYTES = 60.0, 15 << 20
 PLAIN = ["--no-compile", "--no-record"]
@@ -92,16 +92,16 @@ def programs(args: argparse.Namespace) -> tuple[list[Program], list[Program]]:
     making = [
         Program("stills", [
             "examples.small_models.recipe", "--vae", str(args.vae), "--out", stills, *device,
-            "--shards", "1" if tiny else "12", "--workers", str(args.workers),
+            "--shards", "1" if tiny else "12", "--workers", str(args.workers), *(["--size", "64"] if tiny else []),
         ], args),
         Program("clips", [
             "examples.demo_model.encode_clips", "--vae", str(PACKAGED / "vae"), "--out", clips, *device,
             "--hard", "0.5", "--batch", "64", "--shards", "2" if tiny else str(args.clip_shards),
-            "--workers", str(args.workers),
+            "--workers", str(args.workers), *(["--size", "16"] if tiny else []),
         ], args),
     ]  # fmt: skip
     compile = [] if tiny else ["--compile"]
-    batch = ["--batch", "4"] if tiny else []
+    batch = ["--batch", "2", "--log-steps", "2"] if tiny else []
     training = [
         Program("demo", [
             "examples.demo_model.train_transformer", "--from", "demo", "--latents", clips, "--out",

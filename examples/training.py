@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 EMA_HORIZON = 1000
-LOG_STEPS, SAVE_SECONDS, EXPORT_SECONDS = 50, 30, 60
+SAVE_SECONDS, EXPORT_SECONDS = 30, 60
 WARM_UP = 3  # runs of a step before it is recorded: kernels are compiled and chosen, states of optimizers made
 PACE_SECONDS = 8.0  # what a pace is measured over
 MARGIN = 0.96  # of the steps that a pace allows
@@ -337,7 +337,7 @@ def fit(
     rehearsals: tuple[tuple[Tensor, ...], ...] = (),
     load: Callable[[], None] | None = None,
 ) -> None:
-    """Train until steps or time are spent; log every 50 steps, checkpoint every half minute, export now and then.
+    """Train until steps or time are spent; log every ``log_steps``, checkpoint every half minute, export now and then.
 
     Args:
         trainer: What is trained.
@@ -365,7 +365,7 @@ def fit(
         trainer.set_step()
         recorder(draw(generator))
         trainer.step, counted = trainer.step + 1, counted + 1
-        if trainer.step % LOG_STEPS:
+        if trainer.step % args.log_steps:
             continue
         record = {"step": trainer.step, "loss": round(float(trainer.total) / counted, 5), "lr": float(trainer.rate)}
         trainer.total.zero_()
@@ -398,6 +398,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
     parser.add_argument(
         "--record", action=argparse.BooleanOptionalAction, default=True, help="steps as CUDA graphs, on a GPU"
     )
+    parser.add_argument("--log-steps", type=int, default=50)
     parser.add_argument("--shards", type=int, default=None, help="wait until there are so many shards of data")
 
 

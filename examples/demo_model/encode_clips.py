@@ -20,10 +20,10 @@ from videoaccel.models.video_vae import VideoAutoencoder
 SHARD, BATCH = 512, 16
 
 
-def drawn_clips(seed: int, hard: float) -> tuple[list[str], np.ndarray]:
-    """The sentences and clips, uint8 [SHARD, FRAMES, SIDE, SIDE, 3], of a shard, a share of them ``hard``."""
+def drawn_clips(seed: int, hard: float, count: int) -> tuple[list[str], np.ndarray]:
+    """The sentences and clips, uint8 [count, FRAMES, SIDE, SIDE, 3], of a shard, a share of them ``hard``."""
     sentences, parts = [], []
-    for scenes, clips in islice(seeded_scenes(seed, BATCH, hard=hard), SHARD // BATCH):
+    for scenes, clips in islice(seeded_scenes(seed, BATCH, hard=hard), count // BATCH):
         sentences += [scene.sentence() for scene in scenes]
         parts.append(clips)
     return sentences, np.concatenate(parts)
@@ -33,7 +33,7 @@ def drawn_clips(seed: int, hard: float) -> tuple[list[str], np.ndarray]:
 def encode_shard(
     vae: VideoAutoencoder, path: Path, drawn: tuple[list[str], np.ndarray], *, batch: int = BATCH, device: str = "cpu"
 ) -> None:
-    """Encode drawn clips to float16 latents [SHARD, 8, 5, 16, 16]."""
+    """Encode drawn clips to float16 latents [count, 8, 5, 16, 16]."""
     sentences, clips = drawn
     latents = []
     for part in torch.from_numpy(clips).split(batch):
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/demo/vae/final"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo/latents"))
     parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--size", type=int, default=SHARD, help=f"clips of a shard, a multiple of {BATCH}")
     parser.add_argument("--hard", type=float, default=0.0, help="share of scenes that are often got wrong")
     parser.add_argument("--batch", type=int, default=BATCH, help="clips encoded at a time")
     parser.add_argument("--workers", type=int, default=1, help="programs that draw clips")
@@ -59,7 +60,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     vae = VideoAutoencoder.from_pretrained(args.vae).to(args.device)
     missing = [n for n in range(args.shards) if not (args.out / f"{n}.safetensors").exists()]
-    drawing = in_order(drawn_clips, [(1000 + shard, args.hard) for shard in missing], workers=args.workers)
+    drawing = in_order(drawn_clips, [(1000 + shard, args.hard, args.size) for shard in missing], workers=args.workers)
     for shard, drawn in zip(missing, drawing, strict=True):
         encode_shard(vae, args.out / f"{shard}.safetensors", drawn, batch=args.batch, device=args.device)
         print(f"{shard + 1}/{args.shards} shards", flush=True)

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -26,7 +27,7 @@ from examples.demo_model.build import PACKAGED
 from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
 from examples.training import Compiled, Trainer, add_options, fit, wait_for_shards
-from videoaccel.models.seam import Run, Site, direct
+from videoaccel.models.seam import Attend, Run, Site, attention
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, SelfAttention
 
@@ -90,11 +91,20 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
 
 
-def run(site: Site, branch: object, x: Tensor, cond: Conditioning) -> Tensor:
-    """The seam with :func:`plain_attention`."""
-    if isinstance(branch, SelfAttention | CrossAttention):
-        return branch.add(x, branch.mix(branch.pre(x, cond), cond, attend=plain_attention), cond)
-    return branch.compute(x, cond, run)  # type: ignore[attr-defined]
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """For a GPU: the fused kernel, but spelled out over the text, whose 20 masked tokens fused kernels must pad."""
+    return attention(q, k, v) if mask is None else plain_attention(q, k, v, mask)
+
+
+def running_with(attend: Attend) -> Run:
+    """The seam with another attention."""
+
+    def run(site: Site, branch: Any, x: Tensor, cond: Conditioning) -> Tensor:
+        if isinstance(branch, SelfAttention | CrossAttention):
+            return branch.add(x, branch.mix(branch.pre(x, cond), cond, attend=attend), cond)
+        return branch.compute(x, cond, run)
+
+    return run
 
 
 def sample_timesteps(count: int, frames: int, generator: torch.Generator) -> Tensor:
@@ -145,7 +155,7 @@ class Networks(Trainer):
         self.model.x_embedder.to(torch.bfloat16)
         self.model.final_layer.to(torch.bfloat16)
         self.fps = {frames: torch.tensor([120.0 if frames == 1 else FPS], device=args.device) for frames in (1, FRAMES)}
-        self.run: Run = run if args.device == "cpu" else direct
+        self.run = running_with(plain_attention if args.device == "cpu" else fused_attention)
         self.networks = Compiled(self.model, compile=args.compile)
         super().__init__(masters, is_matrix, self.flow_loss, args, floor=0.05, forward=self.networks)
 

@@ -197,13 +197,14 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/small/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/small/stills"))
     parser.add_argument("--shards", type=int, default=12)
+    parser.add_argument("--size", type=int, default=SHARD, help="stills of a shard")
     parser.add_argument("--workers", type=int, default=1, help="programs that draw stills")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(args.vae).to(args.device)
     missing = [n for n in range(args.shards) if not (args.out / f"{n}.safetensors").exists()]
-    drawing = in_order(drawn_stills, [(1000 + shard, SHARD) for shard in missing], workers=args.workers)
+    drawing = in_order(drawn_stills, [(1000 + shard, args.size) for shard in missing], workers=args.workers)
     for shard, drawn in zip(missing, drawing, strict=True):
         encode_stills(vae, args.out / f"{shard}.safetensors", drawn, device=args.device)
         print(f"{shard + 1}/{args.shards} shards", flush=True)

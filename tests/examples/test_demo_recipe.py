@@ -116,6 +116,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         last_weight=1.0,
         minutes=9.0,
         seconds=None,
+        log_steps=50,
         device="cpu",
         record=True,
         shards=None,

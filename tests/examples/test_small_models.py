@@ -82,6 +82,7 @@ def arguments(folder: Path, out: str, steps: int) -> argparse.Namespace:
         cooldown=1,
         minutes=9.0,
         seconds=None,
+        log_steps=50,
         seed=0,
         device="cpu",
         compile=False,

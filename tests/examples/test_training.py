@@ -24,7 +24,7 @@ def options(folder: Path, **changed: object) -> argparse.Namespace:
         "seconds": None,
         "seed": 0,
     }
-    values |= {"device": "cpu", "record": True, "out": folder}
+    values |= {"device": "cpu", "record": True, "out": folder, "seconds": None, "log_steps": 50}
     return argparse.Namespace(**{**values, **changed})
 
 
