@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from examples.demo_model.build import PACKAGED
+from examples.demo_model.recipe import PACKAGED
 
 SMALL_SHARE = 0.53  # of the seconds, for DiT and PixArt
 START_UP, WIND_DOWN = 12.0, 14.0  # seconds that a training takes to begin, and that its last export takes
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=360.0)
     parser.add_argument("--clip-shards", type=int, default=128, help="of 512 clips each")
-    parser.add_argument("--workers", type=int, default=10, help="programs that draw, for clips and stills each")
+    parser.add_argument("--workers", type=int, default=7, help="programs that draw, for clips and stills each")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: little data, small batches")
     args = parser.parse_args()

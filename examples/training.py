@@ -185,6 +185,11 @@ class Trainer:
     def publish(self) -> None:
         """Bring moved ``parameters`` to where they run."""
 
+    def clear(self) -> None:
+        """Forget gradients, after a step that broke off."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
     def advance(self, *inputs: Tensor) -> None:
         """One step, without a look from the host; one whose gradient is not finite is left out."""
         loss = self.loss(*inputs)
@@ -288,8 +293,7 @@ class Recorder:
         except Exception as error:
             if self.trainer.forward is None or not self.trainer.forward.give_up(error):
                 raise
-            for optimizer in self.trainer.optimizers:
-                optimizer.zero_grad()
+            self.trainer.clear()
             self.several(inputs)
         self.trainer.restore(kept)
 
@@ -316,8 +320,7 @@ class Recorder:
         except Exception as error:
             print(f"recording a CUDA graph failed, going on without: {str(error)[:2000]}", flush=True)
             self.record = False
-            for optimizer in self.trainer.optimizers:
-                optimizer.zero_grad()
+            self.trainer.clear()
             return
         self.graphs[key] = graph, places
 

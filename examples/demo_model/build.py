@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from examples.demo_model.recipe import SIDE
+from examples.demo_model.recipe import PACKAGED, SIDE
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 from videoaccel.settings.config import ModelSpec, load_named
-
-PACKAGED = Path(__file__).parents[2] / "videoaccel" / "assets" / "demo"
 
 
 def assemble(vae: Path, parts: Path) -> VideoPipeline:

@@ -15,6 +15,7 @@ from torch import nn
 from videoaccel.eval.world import BACKGROUNDS, Actor, Scene, is_held_out, render, sample_scene
 
 SIDE, FRAMES, FPS = 64, 17, 8
+PACKAGED = Path(__file__).parents[2] / "videoaccel" / "assets" / "demo"
 Made = TypeVar("Made")
 
 VAE_CONFIG = {

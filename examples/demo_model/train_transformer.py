@@ -23,8 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from examples.demo_model.build import PACKAGED
-from examples.demo_model.recipe import FPS, SIDE, TRANSFORMER_CONFIG
+from examples.demo_model.recipe import FPS, PACKAGED, SIDE, TRANSFORMER_CONFIG
 from examples.demo_model.text import build_text_encoder, build_tokenizer
 from examples.training import Compiled, Trainer, add_options, fit, wait_for_shards
 from videoaccel.models.seam import Attend, Run, Site, attention
@@ -165,6 +164,12 @@ class Networks(Trainer):
             for name, parameter in network.named_parameters():
                 if name != "rope.freqs":
                     yield f"{prefix}.{name}", parameter
+
+    def clear(self) -> None:
+        """Forget gradients, those of the working parameters too."""
+        super().clear()
+        for working in self.working:
+            working.grad = None
 
     def gather(self) -> None:
         """Gradients of the working parameters, for the masters in float32."""

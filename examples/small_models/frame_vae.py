@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from examples.demo_model.build import PACKAGED
+from examples.demo_model.recipe import PACKAGED
 from examples.demo_model.train_vae import psnr
 from examples.small_models.recipe import seeded_stills, trainer_of, training_arguments
 from examples.training import fit

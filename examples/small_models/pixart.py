@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPip
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from examples.demo_model.build import PACKAGED
+from examples.demo_model.recipe import PACKAGED
 from examples.small_models.recipe import (
     BETA_END,
     BETA_START,

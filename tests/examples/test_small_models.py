@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
 
-from examples.demo_model.build import PACKAGED
+from examples.demo_model.recipe import PACKAGED
 from examples.small_models import dit, features, frame_vae, pixart, recipe, score
 from videoaccel.eval.oracle import read
 
