@@ -104,7 +104,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 @torch.inference_mode()
 def evaluate(vae: VideoAutoencoder, *, clips: int = 32) -> float:
     """PSNR of encode and decode (posterior modes) on clips that training never saw."""
-    video = next(batches(10**6, clips=True, count=clips))
+    video = next(batches(10**6, clips=True, count=clips)).to(next(vae.parameters()).device)
     return psnr(vae.decode(vae.encode(video), FRAMES), video)
 
 
