@@ -372,8 +372,8 @@ def test_the_picture_has_every_curve() -> None:
     pytest.importorskip("matplotlib")
     from videoaccel.comparison.plot import plot
 
-    results = [result(method, x, 50 - 10 * x) for method in ("fora", *CONTROLS) for x in (1.2, 1.5, 2.0)]
-    assert plot(results, title="tiny").startswith(b"\x89PNG")
+    results = [result(method, x, 50 - 10 * x) for method in ("fora", "$\\frac$", *CONTROLS) for x in (1.2, 1.5, 2.0)]
+    assert plot(results, title="a$b$c $\\frac$").startswith(b"\x89PNG"), "a $ begins no formula"
     assert plot([result("exact", 1.0, math.inf)], title="nothing to show").startswith(b"\x89PNG")
 
 

@@ -1,6 +1,7 @@
 """What a method did, told: beside a clip, and from Python."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,7 @@ def test_a_picture_with_all_that_is_known(tmp_path: Any, prior: dict[str, Tensor
     draw(found.report, tmp_path / "all.png", errors=found.errors, guidance={0: 0.3, 4: 0.2})
     plain, whole = (Image.open(tmp_path / name) for name in ("plain.png", "all.png"))
     assert whole.width == plain.width and whole.height > plain.height + 150
+    draw(replace(found.report, method="a$b$c $\\frac$"), tmp_path / "dollars.png")
 
 
 def test_beside_a_clip(make: Workshop) -> None:

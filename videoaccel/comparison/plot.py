@@ -35,6 +35,15 @@ def plot(results: Sequence[Result], *, title: str) -> bytes:
         results: All of the comparison; errors are left out.
         title: Model, size, steps.
     """
+    import matplotlib
+
+    data = io.BytesIO()
+    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        _drawn(results, title).savefig(data, format="png", dpi=120)
+    return data.getvalue()
+
+
+def _drawn(results: Sequence[Result], title: str) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,9 +70,7 @@ def plot(results: Sequence[Result], *, title: str) -> bytes:
     else:
         panels[0].text(0.5, 0.5, "no method has a result to show", ha="center", transform=panels[0].transAxes)
     figure.suptitle(title, fontsize=13)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    return data.getvalue()
+    return figure
 
 
 def style(method: str, number: int) -> dict[str, Any]:

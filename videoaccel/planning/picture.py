@@ -36,11 +36,17 @@ def draw(
         import matplotlib
 
         matplotlib.use("Agg")
-        from matplotlib.colors import ListedColormap
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
     except ImportError:
         raise ValueError("`png` needs matplotlib; pip install 'videoaccel[report]' brings it") from None
+    with matplotlib.rc_context({"text.parse_math": False}), atomic_file(path) as file:  # a "$" is no formula
+        _drawn(report, errors, guidance or {}).savefig(file, format="png")
+
+
+def _drawn(report: PlanReport, errors: Sequence[Mapping[Place, float]], guidance: Mapping[int, float]) -> Any:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     grid = report.grid()
     sites = [site for modules in report.blocks.values() for site in modules]
     actions = sorted({action for step in grid for action in step.values()}, key=_order)
@@ -62,13 +68,12 @@ def draw(
         if name == "errors":
             _errors(axes, errors)
         else:
-            _guidance(axes, guidance or {})
+            _guidance(axes, guidance)
     figure.axes[-1].set_xlabel("step")
     legend = [Patch(facecolor=_colour(a), edgecolor="0.5", label=_name(a)) for a in actions]
     figure.legend(handles=legend, loc="outside lower center", ncols=min(6, len(legend)), fontsize=8, frameon=False)
     figure.suptitle(_title(report), fontsize=9)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
+    return figure
 
 
 def _costs(axes: Any, report: PlanReport) -> None:
