@@ -3,13 +3,14 @@
 Source: Vchitect/VBench (Huang et al. 2024, "VBench: Comprehensive Benchmark Suite for Video Generative Models").
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from videoaccel.common.plain_json import parse_json
 
 
 class Dimension(NamedTuple):
@@ -145,7 +146,7 @@ def read_full_info(text: str, *, source: str) -> list[Prompt]:
         ValueError: It is not such a file, or names a dimension that VBench does not have.
     """
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
@@ -163,6 +164,6 @@ def _prompt(row: Mapping[str, Any], i: int, source: str) -> Prompt:
     text, dimensions = row.get("prompt_en"), row.get("dimension")
     if not isinstance(text, str) or not isinstance(dimensions, list):
         raise ValueError(f"{source}: entry {i} has no prompt_en with a list of dimensions")
-    if unknown := [name for name in dimensions if name not in QUALITY and name not in SEMANTIC]:
+    if unknown := [name for name in dimensions if not isinstance(name, str) or name not in {**QUALITY, **SEMANTIC}]:
         raise ValueError(f"{source}: entry {i} is for {unknown[0]!r}, which is no dimension of VBench")
     return Prompt(text, tuple(dimensions), row.get("auxiliary_info") or {})

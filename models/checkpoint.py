@@ -1,7 +1,6 @@
 """Reading weights and configurations strictly: what does not fit is an error that names the file and the key."""
 
 import inspect
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from videoaccel.common.plain_json import read_json
 from videoaccel.models.weights import (
     WEIGHT_FILES,
     check_pointer,
@@ -156,11 +156,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     check_pointer(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        config = read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, not an object")
     return config

@@ -4,7 +4,6 @@ A module's weight W [out, in] becomes W + weight * alpha / rank * B A, with A [r
 once (fused), so that a generation costs what it costs without.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from videoaccel.common.plain_json import parse_json, taken_for
+from videoaccel.common.reading import read_text
 from videoaccel.models.weights import read_state
 
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
@@ -75,11 +76,17 @@ def _alpha(path: Path) -> float | None:
     told: Mapping[str, object] = {}
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+            told = _mapping((file.metadata() or {}).get("lora_adapter_metadata", "{}"), path)
     if (beside := path.with_name("adapter_config.json")).is_file():
-        told = {**told, **json.loads(beside.read_text(encoding="utf-8"))}
+        told = {**told, **_mapping(read_text(beside), beside)}
     found = next((value for key, value in told.items() if key.rpartition(".")[2] == "lora_alpha"), None)
-    return float(found) if isinstance(found, int | float) else None
+    with taken_for("a LoRA's configuration", path):
+        return float(found) if isinstance(found, int | float) else None
+
+
+def _mapping(text: str, path: Path) -> dict[str, object]:
+    with taken_for("a LoRA's configuration", path):
+        return dict(parse_json(text).items())
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Weights from files as people and trainers leave them: in shards, wrapped, with a prefix; and what is no weights."""
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,6 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from videoaccel.common.plain_files import check_plain
+from videoaccel.common.plain_json import read_json
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -90,8 +92,7 @@ def shards_of(index: Path) -> list[str]:
     """
     check_pointer(index)
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = sorted({str(name) for name in names})
+        files = sorted({str(name) for name in read_json(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of shards: {error}") from None
     if wrong := [name for name in files if Path(name).name != name]:
@@ -112,6 +113,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if _INDEX in path.suffixes and path.suffix == ".json":
         return _shards(path)
     check_pointer(path)
+    check_plain(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -147,7 +149,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
         if not (index.parent / name).is_file():
             raise ValueError(f"{index.parent / name} is missing, shard {number} of the {len(files)} of {index.name}")
         found.update(read_state(index.parent / name))
-    wanted = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    wanted = read_json(index)["weight_map"]
     if lost := sorted(wanted.keys() - found.keys()):
         raise ValueError(f"{index.parent / wanted[lost[0]]} should hold {lost[0]}, as {index.name} says, and does not")
     return found

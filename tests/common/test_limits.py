@@ -29,7 +29,7 @@ def test_only_plain_files_of_a_size_are_read(tmp_path: Path) -> None:
             read_text(path)
     with (tmp_path / "large").open("wb") as file:
         file.truncate((256 << 20) + 1)
-    with pytest.raises(ValueError, match="has 268,435,457 bytes; at most 268,435,456"):
+    with pytest.raises(ValueError, match="has 268,435,457 bytes; at most 268,435,456 are read"):
         read_text(tmp_path / "large")
 
 

@@ -41,7 +41,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise PermissionError(13, "Permission denied")
 
     # Root, who may run the tests, may read everything.
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr("videoaccel.common.plain_files.os.open", refused)
     with pytest.raises(PermissionError, match="noise may not be read by this user"):
         read_text(tmp_path / "noise")
 

@@ -3,7 +3,6 @@
 import codecs
 import json
 import re
-import stat
 import sys
 from collections.abc import Hashable
 from fractions import Fraction
@@ -14,6 +13,7 @@ import yaml
 from PIL import ImageColor
 
 from videoaccel.common.home import expand
+from videoaccel.common.plain_files import read_plain
 
 Colour: TypeAlias = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
@@ -47,26 +47,22 @@ def read_text(path: Path, *, name: str | None = None) -> str:
         PermissionError: This user may not read it.
         ValueError: It is not text in UTF-8, no plain file, or too large.
     """
-    name = name or str(path)
-    try:
-        found = path.stat()
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise ValueError(f"{name} is no plain file (a pipe or a device)")
-        if found.st_size > LARGEST:
-            raise ValueError(f"{name} has {found.st_size:,} bytes; at most {LARGEST:,} are read as text")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"{name} is a folder, not a file") from None
-    except PermissionError:
-        raise PermissionError(f"{name} may not be read by this user") from None
-    return _decoded(data, name)
+    return _decoded(read_plain(path, largest=LARGEST, name=name), name or str(path))
 
 
 def read_stdin() -> str:
-    """What comes on standard input, read like `read_text`."""
-    return sys.stdin.read().removeprefix(_MARK)
+    """What comes on standard input, read like `read_text`.
+
+    Raises:
+        ValueError: It is not text in UTF-8, or does not end.
+    """
+    try:
+        text = sys.stdin.read(LARGEST + 1)
+    except UnicodeDecodeError:
+        raise ValueError("stdin is not text in UTF-8") from None
+    if len(text) > LARGEST:
+        raise ValueError(f"stdin has more than {LARGEST:,} letters")
+    return text.removeprefix(_MARK)
 
 
 def _decoded(data: bytes, name: str) -> str:

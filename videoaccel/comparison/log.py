@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.common.files import check_creatable, told
-from videoaccel.common.plain_json import to_json
+from videoaccel.common.plain_files import read_plain
+from videoaccel.common.plain_json import LARGEST_ROWS, parse_json, to_json
 
 FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
@@ -86,7 +87,7 @@ class Log:
             os.fsync(file.fileno())
 
     def _read(self) -> list[dict[str, Any]]:
-        data = self.path.read_bytes()
+        data = read_plain(self.path, largest=LARGEST_ROWS)
         whole = data[: data.rfind(b"\n") + 1]
         rows = list(_parse(whole, self.path))
         if not rows or rows[0].get("format") != FORMAT:
@@ -119,7 +120,7 @@ def check_folder(folder: Path) -> None:
 def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(data.splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):
@@ -128,7 +129,7 @@ def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check(first: Row, holds: Mapping[str, Any], folder: Path) -> None:
-    was, now = first["holds"], json.loads(to_json(holds))
+    was, now = first.get("holds"), json.loads(to_json(holds))
     if differing := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
         told = ", ".join(f"{name} {_short(was.get(name))}, here {_short(now.get(name))}" for name in differing)
         raise ValueError(f"{folder} holds a comparison of another kind ({told}); choose a new folder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from videoaccel.common.plain_json import parse_json, read_json
 from videoaccel.common.reading import check_prompts_name, prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
 from videoaccel.media.encoders import Frames
@@ -83,7 +83,7 @@ def read_prompts_file(path: Path) -> PromptBook:
         check_prompts_name(str(path))
         return PromptBook(rows=tuple(Prompt(line, ()) for line in prompt_lines(text, source=str(path))))
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if isinstance(data, dict):
@@ -180,7 +180,7 @@ def _sidecar_prompt(path: Path) -> str | None:
     """The prompt in the .json that ``videoaccel generate`` writes beside a clip."""
     place = path.with_name(f"{path.name}.json") if path.is_dir() else path.with_suffix(".json")
     try:
-        record = json.loads(place.read_text(encoding="utf-8"))
+        record = read_json(place)
     except (OSError, ValueError):
         return None  # there is none: the clip may come from anywhere
     found = record.get("prompt") if isinstance(record, dict) else None

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from videoaccel.common.files import told
-from videoaccel.common.plain_json import to_json
+from videoaccel.common.plain_files import plain_file
+from videoaccel.common.plain_json import json_lines, to_json
 from videoaccel.eval.backbones import Backbones
 from videoaccel.eval.metric import ClipMetric, NotApplicable, Sample, Score
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
@@ -155,7 +156,9 @@ def _digest(path: Path) -> str:
         if path.is_dir():
             found.update(file.name.encode())
         if file.is_file():
-            found.update(file.read_bytes())
+            with plain_file(file) as data:
+                while block := data.read(1 << 20):
+                    found.update(block)
     return found.hexdigest()
 
 
@@ -171,17 +174,15 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Iterable[Row]:
-    data = path.read_bytes()
-    for line in data[: data.rfind(b"\n") + 1].splitlines():  # a line without an end was cut off by a crash
+    for plain in json_lines(path):
         try:
-            plain = json.loads(line)
             score = plain.get("score")
             yield Row(
                 plain["clip"], plain["metric"], plain["key"], _score(score) if score else None,
                 plain.get("error"), plain.get("reason"),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError):
-            continue  # measured anew
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+            continue  # measured anew; a line without an end was cut off by a crash
 
 
 def _score(plain: Mapping[str, Any]) -> Score:

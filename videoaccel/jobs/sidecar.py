@@ -16,7 +16,7 @@ import torch
 
 from videoaccel import __version__
 from videoaccel.common.home import expand
-from videoaccel.common.reading import read_text
+from videoaccel.common.plain_json import read_json
 from videoaccel.generation.loading import Source
 from videoaccel.jobs.resolve import Sample, WorkOrder
 from videoaccel.settings.config import Part
@@ -55,11 +55,9 @@ class Sidecar:
         """
         path = Path(path)
         try:
-            record = json.loads(read_text(path))
+            record = read_json(path)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise type(error)(f"{error}; {_TAKES}") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}; {_TAKES}") from None
         except ValueError as error:
             raise ValueError(f"{error}; {_TAKES}") from None
         whole = isinstance(record, dict) and all(isinstance(record.get(key), dict) for key in _NEEDED)

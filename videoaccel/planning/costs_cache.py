@@ -17,6 +17,7 @@ import torch
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_text, told
 from videoaccel.common.home import cache_folder, kept_nowhere
+from videoaccel.common.plain_json import read_json
 from videoaccel.models.seam import Site
 from videoaccel.session.costs import Costs, Kind
 
@@ -53,12 +54,12 @@ class CostsCache:
             blocks: The network's blocks, which the file does not hold.
         """
         try:
-            data = json.loads(self._path(key).read_text(encoding="utf-8"))
+            data = read_json(self._path(key))
             if data["format"] != FORMAT or data["key"] != _plain(key):
                 return None
             modules, kept = _curves(data["modules"]), _curves(data["kept"])
             return Costs("ms", modules, kept, float(data["rest"]), blocks)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
             return None
 
     def put(self, key: Mapping[str, Any], costs: Costs) -> None:
@@ -88,9 +89,10 @@ class CostsCache:
             except FileNotFoundError:  # another process clears the cache
                 continue
             try:
-                key = json.loads(path.read_text(encoding="utf-8"))["key"]
+                key = read_json(path)["key"]
             except (OSError, ValueError, KeyError, TypeError):
                 key = None
+            key = key if isinstance(key, dict) else None
             found.append(CostsEntry(key, stat.st_size, max(0.0, now - stat.st_mtime)))
         return sorted(found, key=lambda entry: entry.age)
 

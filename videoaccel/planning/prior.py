@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
+from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.planning.fitted import PREFIX
 
 FORMAT = "videoaccel-prior-1"
@@ -33,8 +35,21 @@ KINDS, PIPELINE = "kind", "pipeline"
 """In ``info``, what a prior of a pipeline that is not ours says; one of our own models says nothing."""
 
 MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtype")
+MOST = 10**9
+"""A number of a prior that is as large is none."""
+
 PART = ".part.safetensors"
 """How the names of priors end that are still being made; nothing is looked up in these."""
+
+_AXES: Mapping[str, str] = MappingProxyType(
+    {
+        "adacache.distance": "N", "magcache.ratio": "N", "teacache.output": "N", "teacache.probe": "N", "soda.psnr": "N",
+        "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
+        "soda.cache": "NM*", "soda.forecast": "NM*", "soda.prune": "NM**", "soda.fitted.anchors": "NN",
+        "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3",
+    }
+)  # fmt: skip
+"""Axes of the tables of our own models: N steps, M module sites, * any number, digits so many."""
 
 MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
 """Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
@@ -88,7 +103,34 @@ class Prior:
                 tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no prior: {error}") from None
-        return cls(about["setting"], tables, about["samples"], about["info"], path)
+        if uncounted := tables.keys() - about["samples"].keys():
+            raise ValueError(f"{path} is a prior that is damaged: of {min(uncounted)} it has no number of samples")
+        prior = cls(about["setting"], tables, about["samples"], about["info"], path)
+        prior.check_tables()
+        return prior
+
+    def check_tables(self, *, sites: int | None = None) -> None:
+        """Make sure that the tables of one of our own models have the axes that methods count on.
+
+        Args:
+            sites: M of the network that it is for; None if it is not known.
+
+        Raises:
+            ValueError: One has others; names file and table.
+        """
+        steps = self.setting.get("steps")
+        for name, table in self.tables.items():
+            if not table.is_floating_point():
+                raise ValueError(f"{self.path} is a prior that is damaged: table {name} holds {table.dtype}")
+            if steps is None or name not in _AXES:
+                continue
+            sizes = [steps if axis == "N" else sites if axis == "M" else axis for axis in _AXES[name]]
+            wanted = [None if size in ("*", None) else int(size) for size in sizes]
+            fits = len(wanted) == table.ndim and all(
+                size in (None, n) for size, n in zip(wanted, table.shape, strict=True)
+            )
+            if not fits or not table.numel():
+                raise ValueError(f"{self.path} is a prior that is damaged: table {name} is {list(table.shape)}")
 
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
         """In what the prior's setting differs from another, as "steps 30, here 20"."""
@@ -319,7 +361,19 @@ def _warn_of_version(prior: Prior) -> None:
 def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not metadata or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
-    about: dict[str, Any] = json.loads(metadata["about"])
+    with taken_for("a prior", path):
+        about: dict[str, Any] = parse_json(metadata["about"])
+        setting, samples, info = about["setting"], about["samples"], about["info"]
+        numbers = [*samples.values(), *setting.get("size", ())]
+        numbers += [setting[name] for name in ("steps", "frames") if name in setting]  # a diffusers pipeline's has none
+        if not all(isinstance(number, int) and 0 < number < MOST for number in numbers):
+            raise ValueError("steps, size, frames and samples are whole numbers above 0")
+        if not all(isinstance(setting[name], str) for name in ("model", "scheduler", "dtype")):
+            raise ValueError("model, scheduler and dtype are texts")
+        if not (isinstance(info, dict) and isinstance(setting.get("call", {}), dict)):
+            raise ValueError("info and call have names")
+        for _seed, _prompt in info.get("samples", ()):
+            pass
     return about
 
 

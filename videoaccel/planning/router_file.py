@@ -18,6 +18,7 @@ from torch import Tensor
 from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
+from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.models.router import Routers
 
 FORMAT = "videoaccel-routers-1"
@@ -76,7 +77,7 @@ class RouterFile:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} holds no routers: {error}") from None
         orders = {name.removeprefix(ORDER): value for name, value in tensors.items() if name.startswith(ORDER)}
-        routers = Routers(**about["shape"])
+        routers = _built(about["shape"], tensors, path)
         try:
             routers.load_state_dict({name: v.float() for name, v in tensors.items() if not name.startswith(ORDER)})
         except RuntimeError as error:
@@ -116,8 +117,25 @@ def find_routers(model: str) -> RouterFile | None:
 def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not metadata or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} holds no routers of this version (format {FORMAT})")
-    about: dict[str, Any] = json.loads(metadata["about"])
+    with taken_for("a file of routers", path):
+        about: dict[str, Any] = parse_json(metadata["about"])
+        texts = [about["model"], *about["blocks"]]
+        low, high = about["budget"]
+        if not all(isinstance(text, str) for text in texts) or not 0 <= float(low) <= float(high) <= 1:
+            raise ValueError("model and blocks are texts, the budget two shares")
+        if not isinstance(about["info"], dict) or not isinstance(about["shape"], dict):
+            raise ValueError("info and shape have names")
     return about
+
+
+def _built(shape: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Routers:
+    """Networks of a shape that has as many weights as the file: any other would cost what the file never did."""
+    with taken_for("a file of routers", path):
+        with torch.device("meta"):
+            wanted = sum(value.numel() for value in Routers(**shape).state_dict().values())
+        if wanted != (held := sum(v.numel() for name, v in tensors.items() if not name.startswith(ORDER))):
+            raise ValueError(f"its shape has {wanted:,} weights, and {held:,} are there")
+        return Routers(**shape)
 
 
 def importance_order(importance: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from videoaccel.common.files import atomic_write_text
 from videoaccel.common.home import cache_folder, kept_nowhere
+from videoaccel.common.plain_json import read_json
 from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.parallel.degrees import possible_degrees
@@ -228,8 +229,8 @@ def kept_link(device: str) -> Link | None:
     """The link that was measured last on this kind of device; None if none was."""
     path = cache_folder("links") / f"{torch.device(device).type}.json"
     try:
-        return as_link(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError):
+        return as_link(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None
 
 

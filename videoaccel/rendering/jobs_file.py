@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from videoaccel.common.plain_json import parse_json
 from videoaccel.common.reading import half_letter, lines_of, parse_yaml, read_text
 from videoaccel.common.wording import counted
 from videoaccel.settings.generate import GenerateSettings
@@ -102,11 +103,11 @@ def _jsonl(text: str) -> _Entries:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line, object_pairs_hook=_unique, parse_constant=_no_number)
+                yield number, parse_json(line, object_pairs_hook=_unique, parse_constant=_no_number)
             except json.JSONDecodeError as error:
                 yield number, ValueError(f"not valid JSON: {error.msg.lower()} (column {error.colno})")
-            except (ValueError, RecursionError) as error:
-                yield number, ValueError(str(error) or "nested too deeply")
+            except ValueError as error:
+                yield number, error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from videoaccel.common.plain_json import parse_json
 from videoaccel.rendering.inside import Inside, is_worker
-from videoaccel.rendering.said import PassedOver, mapping, parsed, read_said, text
+from videoaccel.rendering.said import PassedOver, mapping, read_said, text
 
 _NAME = re.compile(r"([0-9a-z]{1,40})\.([0-9]{1,9})\.(lease|failed|dead-[0-9a-f]{1,32})")
 _LIMIT = 64 << 10  # bytes of a lease, or of what a failed try says
@@ -110,7 +111,7 @@ class Leases:
         lease, worker = Lease(job, number, ""), None
         try:
             data = self.folder.read(_file(lease), limit=_LIMIT)
-            worker = mapping(parsed(data)).get("worker") if data else ""
+            worker = mapping(parse_json(data)).get("worker") if data else ""
         except FileNotFoundError:
             return None
         except (OSError, ValueError):

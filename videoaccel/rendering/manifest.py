@@ -13,8 +13,9 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
+from videoaccel.common.plain_json import parse_json
 from videoaccel.rendering.inside import Inside, is_identity, is_worker
-from videoaccel.rendering.said import PassedOver, number, parsed, text, whole
+from videoaccel.rendering.said import PassedOver, number, text, whole
 
 EVENTS = (
     "claimed", "taken", "done", "there", "failed", "gave_up", "released", "cancelled", "memory", "paused", "resumed",
@@ -73,7 +74,7 @@ class Manifest:
 def read_row(line: bytes) -> dict[str, Any] | None:
     """One line, with what its kind needs, in the types that it needs them; None if that is not what it is."""
     try:
-        row = parsed(line) if len(line) <= _ROW else None
+        row = parse_json(line) if len(line) <= _ROW else None
     except ValueError:
         return None
     if not isinstance(row, dict) or row.get("event") not in EVENTS or not is_worker(row.get("worker")):

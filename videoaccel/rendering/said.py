@@ -5,12 +5,12 @@ A row that is not understood is passed over and counted: one damaged line, or on
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from videoaccel.common.plain_json import parse_json
 from videoaccel.rendering.inside import Inside
 
 MIB = 1 << 20
@@ -43,21 +43,9 @@ def read_said(place: Inside, name: str, *, limit: int = MIB) -> Any:
         limit: Bytes that it may have.
     """
     try:
-        return parsed(place.read(name, limit=limit))
+        return parse_json(place.read(name, limit=limit))
     except (OSError, ValueError):
         return None
-
-
-def parsed(data: bytes) -> Any:
-    """A JSON value.
-
-    Raises:
-        ValueError: It is none, or nested too deeply.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def text(value: object, *, most: int = 2000) -> str | None:

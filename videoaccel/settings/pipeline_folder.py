@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.reading import read_text
+from videoaccel.common.plain_json import read_json
 from videoaccel.settings.config import ModelSpec, config_names, load_named
 
 INDEX, MODULAR = "model_index.json", "modular_model_index.json"
@@ -21,10 +20,7 @@ def read_index(path: Path) -> dict[str, Any]:
         ValueError: It is no JSON object.
         OSError: It cannot be read.
     """
-    try:
-        index = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    index = read_json(path)
     if not isinstance(index, dict):
         raise ValueError(f"{path} holds a {type(index).__name__}, not an object")
     return index
@@ -43,7 +39,7 @@ def foreign_pipeline(folder: Path) -> str | None:
     said = index.get(CLASS)
     kind = said[-1] if isinstance(said, list) and said else said
     network = index.get("transformer")
-    ours = isinstance(network, list) and str(network[0]).startswith("videoaccel.")
+    ours = isinstance(network, list) and bool(network) and str(network[0]).startswith("videoaccel.")
     return None if kind is None or kind == OURS or ours or kind in releases() else str(kind)
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from videoaccel.common.files import PART_SUFFIX, atomic_write_bytes, told
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
+from videoaccel.common.plain_files import check_plain
 from videoaccel.text.encoder import PromptStates, encode
 
 _SUFFIX = ".safetensors"
@@ -74,6 +75,7 @@ class TextCache:
         """The states of a prompt, one row on the CPU; None if they are not there or the file is damaged."""
         path, wanted = self._path(prompt, key), _metadata(prompt, key)
         try:
+            check_plain(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if not wanted.items() <= metadata.items():
@@ -202,10 +204,11 @@ def _metadata(prompt: str, key: TextKey) -> dict[str, str]:
 
 def _prompt_of(path: Path) -> str | None:
     try:
+        check_plain(path)
         with safe_open(path, framework="pt") as file:
             prompt: str | None = (file.metadata() or {}).get("prompt")
             return prompt
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return None
 
 

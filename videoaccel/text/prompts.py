@@ -11,7 +11,6 @@ loses its second half to the punctuation rule before ftfy could mend it.
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote_plus
 
 import ftfy
+
+from videoaccel.common.plain_json import parse_json
 
 _Rules: TypeAlias = "tuple[tuple[re.Pattern[str], str], ...]"  # what to look for, what to put there; in this order
 
@@ -108,8 +109,8 @@ def cut_options(prompt: str) -> Options:
         return Options(prompt)
     tail = prompt[found.start() :]
     try:
-        options = json.loads(tail)
-    except json.JSONDecodeError as error:
+        options = parse_json(tail)
+    except ValueError as error:
         raise ValueError(f"the prompt ends in {tail!r}, which is not a JSON object: {error}") from None
     for key, value in options.items():
         if key not in Options._fields[1:] or not isinstance(value, str):
@@ -123,8 +124,8 @@ def _means_options(prompt: str, start: int) -> bool:
     if any(get_close_matches(key, Options._fields[1:], n=1, cutoff=0.6) for key in keys):
         return True
     try:
-        return isinstance(json.loads(prompt[start:]), dict) and bool(prompt[:start].strip() or not keys)
-    except json.JSONDecodeError:
+        return isinstance(parse_json(prompt[start:]), dict) and bool(prompt[:start].strip() or not keys)
+    except ValueError:
         return False
 
 
