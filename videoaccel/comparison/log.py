@@ -129,7 +129,10 @@ def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check(first: Row, holds: Mapping[str, Any], folder: Path) -> None:
-    was, now = first.get("holds"), json.loads(to_json(holds))
+    was = first.get("holds")
+    if not isinstance(was, dict):
+        raise ValueError(f"{folder / ROWS} is damaged: its first line does not say for what its rows hold")
+    now = json.loads(to_json(holds))
     if differing := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
         told = ", ".join(f"{name} {_short(was.get(name))}, here {_short(now.get(name))}" for name in differing)
         raise ValueError(f"{folder} holds a comparison of another kind ({told}); choose a new folder")

@@ -247,6 +247,8 @@ class Maker:
         given, foreign = self.request.prior, self.request.foreign_prior
         find = find_prior if given is None else given.for_setting
         prior = find(setting, foreign=foreign)
+        if prior is not None:
+            prior.check_tables(sites=sum(map(len, self.transformer.sites.values())))
         if prior is not None and (differences := prior.info.get("interpolated")):
             warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
         return None if prior is None else prior.tables

@@ -43,8 +43,8 @@ PART = ".part.safetensors"
 
 _AXES: Mapping[str, str] = MappingProxyType(
     {
-        "adacache.distance": "N", "magcache.ratio": "N", "teacache.output": "N", "teacache.probe": "N", "soda.psnr": "N",
-        "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
+        "adacache.distance": "N", "magcache.ratio": "N", "teacache.output": "N", "teacache.probe": "N",
+        "soda.psnr": "N", "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
         "soda.cache": "NM*", "soda.forecast": "NM*", "soda.prune": "NM**", "soda.fitted.anchors": "NN",
         "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3",
     }
@@ -125,11 +125,8 @@ class Prior:
             if steps is None or name not in _AXES:
                 continue
             sizes = [steps if axis == "N" else sites if axis == "M" else axis for axis in _AXES[name]]
-            wanted = [None if size in ("*", None) else int(size) for size in sizes]
-            fits = len(wanted) == table.ndim and all(
-                size in (None, n) for size, n in zip(wanted, table.shape, strict=True)
-            )
-            if not fits or not table.numel():
+            wanted = [n if size in ("*", None) else int(size) for size, n in zip(sizes, table.shape, strict=False)]
+            if len(sizes) != table.ndim or wanted != list(table.shape) or not table.numel():
                 raise ValueError(f"{self.path} is a prior that is damaged: table {name} is {list(table.shape)}")
 
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
