@@ -92,6 +92,13 @@ def test_a_report(text: str, compared: Path, studio: Studio, tmp_path: Path) -> 
         assert not any(cell.lstrip().startswith(("=", "@")) for cell in line), line
 
 
+def test_the_examples_in_the_docs_are_as_todays_pages() -> None:
+    pages = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.html"))
+    assert len(pages) >= 3
+    for path in pages:
+        check_page(path.read_text(encoding="utf-8"), scripts=1)
+
+
 def test_cells_are_no_formulas() -> None:
     rows = list(csv.reader(io.StringIO(csv_text([HOSTILE, [-1.5, "-1.5", "", None, True]]))))
     assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in rows[0])
