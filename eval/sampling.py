@@ -19,6 +19,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+MOST_SIDES = 64
+"""How many times the longer side of a picture may be the shorter one."""
+
+
 def middle_indices(count: int, total: int) -> list[int]:
     """The middles of ``count`` equal stretches of a clip of ``total`` frames; a shorter clip repeats its last frame.
 
@@ -56,7 +60,13 @@ def pad(pictures: Tensor, multiple: int) -> Tensor:
 
 
 def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width with the shorter one at ``side``; the longer one is cut to whole pixels, not rounded."""
+    """Height and width with the shorter one at ``side``; the longer one is cut to whole pixels, not rounded.
+
+    Raises:
+        ValueError: They are a strip, whose longer side would have no end.
+    """
+    if max(height, width) > MOST_SIDES * min(height, width):
+        raise ValueError(f"{height}x{width} pixels are a strip; a side may be {MOST_SIDES} times the other at most")
     if height <= width:
         return side, int(side * width / height)
     return int(side * height / width), side

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from videoaccel.common.plain_json import read_json
+from videoaccel.models.config_limits import check_config
 from videoaccel.models.weights import (
     WEIGHT_FILES,
+    bytes_of,
     check_pointer,
     find_weights,
     read_state,
@@ -81,6 +83,7 @@ class StrictLoading:
         ignored = cls.ignored_fields | BOOKKEEPING
         given = {key: value for key, value in config.items() if key not in ignored and not key.startswith("_")}
         fields = cls.translate_config(given)
+        check_config(fields, source=source)
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         if unknown := sorted(fields.keys() - set(known)):
             raise ValueError(f"{source}: unknown field {unknown[0]!r} for {cls.__name__}; known are {', '.join(known)}")
@@ -113,9 +116,11 @@ class StrictLoading:
             FileNotFoundError: No such folder or repository, no configuration or no weights in it.
         """
         folder = _local_folder(pretrained_model_name_or_path, subfolder, hub)
-        model = cls.build(read_config(folder / "config.json"), source=folder / "config.json")
-        assert isinstance(model, nn.Module)
+        config = read_config(folder / "config.json")
         weights = find_weights(folder, variant=hub.get("variant"))
+        cls._check_size(config, folder / "config.json", weights)
+        model = cls.build(config, source=folder / "config.json")
+        assert isinstance(model, nn.Module)
         own = model.state_dict().keys()
         state = without_prefix(
             read_state(weights), fits=lambda given: cls.translate_state(given).keys() == own, source=weights
@@ -125,6 +130,21 @@ class StrictLoading:
         if dtype is not None:
             model.to(dtype)
         return model.eval()
+
+    @classmethod
+    def _check_size(cls, config: Mapping[str, Any], source: Path, weights: Path) -> None:
+        """Refuse a configuration of more weights than the file has bytes before memory is asked for.
+
+        Raises:
+            ValueError: Names ``source`` and both numbers.
+        """
+        with torch.device("meta"):
+            model = cls.build(config, source=source)
+        assert isinstance(model, nn.Module)
+        wanted = sum(value.numel() for value in model.state_dict().values())
+        size = bytes_of(weights)
+        if wanted > size:
+            raise ValueError(f"{source} makes a network of {wanted:,} numbers, and {weights} has {size:,} bytes")
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast, as every module does."""
@@ -151,7 +171,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a ``config.json``.
 
     Raises:
-        ValueError: It is not a JSON object.
+        ValueError: It is not a JSON object, or has numbers that no network has.
         FileNotFoundError: It is not there.
     """
     check_pointer(path)
@@ -161,6 +181,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, not an object")
+    check_config(config, source=path)
     return config
 
 

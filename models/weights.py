@@ -100,6 +100,17 @@ def shards_of(index: Path) -> list[str]:
     return files
 
 
+def bytes_of(weights: Path) -> int:
+    """Bytes of a file of weights, or of all shards that an index names.
+
+    Raises:
+        ValueError: A shard is not there, or the index is none.
+    """
+    if not _is_index(weights):
+        return weights.stat().st_size
+    return sum(shard.stat().st_size for shard in _shard_paths(weights))
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict: from a safetensors file, with ``weights_only=True`` from a pickled one, or from an index.
 
@@ -110,7 +121,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ValueError: A file is truncated, missing, a Git LFS pointer, no checkpoint, or holds something else than named
             tensors.
     """
-    if _INDEX in path.suffixes and path.suffix == ".json":
+    if _is_index(path):
         return _shards(path)
     check_pointer(path)
     check_plain(path)
@@ -142,13 +153,22 @@ def check_pointer(path: Path) -> None:
                 raise ValueError(f"{path} is a Git LFS pointer, not the file itself; `git lfs pull` fetches that")
 
 
-def _shards(index: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _is_index(path: Path) -> bool:
+    return _INDEX in path.suffixes and path.suffix == ".json"
+
+
+def _shard_paths(index: Path) -> list[Path]:
     files = shards_of(index)
     for number, name in enumerate(files, start=1):
         if not (index.parent / name).is_file():
             raise ValueError(f"{index.parent / name} is missing, shard {number} of the {len(files)} of {index.name}")
-        found.update(read_state(index.parent / name))
+    return [index.parent / name for name in files]
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for path in _shard_paths(index):
+        found.update(read_state(path))
     wanted = read_json(index)["weight_map"]
     if lost := sorted(wanted.keys() - found.keys()):
         raise ValueError(f"{index.parent / wanted[lost[0]]} should hold {lost[0]}, as {index.name} says, and does not")

@@ -66,12 +66,21 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def machine_memory() -> int:
+    """Bytes of memory that this machine has; 4 GiB where nobody can tell."""
+    return _pages("SC_PHYS_PAGES")
+
+
 def free_memory(name: str | torch.device) -> int:
     """Bytes that are free on a device; 4 GiB where nobody can tell."""
     device = torch.device(name)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return _pages("SC_AVPHYS_PAGES")
+
+
+def _pages(name: str) -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf(name)
     except (AttributeError, ValueError, OSError):  # not every system says
         return 4 << 30

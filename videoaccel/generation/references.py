@@ -5,6 +5,7 @@ Shape legend: T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from videoaccel.common.home import expand
 from videoaccel.common.reading import parse_colour
 from videoaccel.common.wording import counted
+from videoaccel.media.encoders import Frames
+from videoaccel.media.limits import holding
 from videoaccel.media.reader import fit, is_image, open_clip, read_image, taken
 from videoaccel.models.protocols import Autoencoder, Each, here
 from videoaccel.models.video_vae import Noise
@@ -126,10 +129,18 @@ def read_clip(
     """
     colour, path = parse_colour(ground), expand(path)
     if is_image(path):
-        return fit(read_image(path, ground=colour), height, width, still=True)
+        return _fit(read_image(path, ground=colour), height, width, still=True, path=path)
     with open_clip(path, ground=colour) as clip:
-        fitted = (fit(frame[None], height, width, still=clip.still) for frame in clip.frames)
-        return torch.cat(taken(fitted, max_frames=max_frames, last=last), dim=1)
+        fitted = (_fit(frame[None], height, width, still=clip.still, path=path) for frame in clip.frames)
+        held = holding(islice(fitted, max_frames), path, last=last)
+        return torch.cat(taken(held, max_frames=max_frames, last=last), dim=1)
+
+
+def _fit(frames: Frames, height: int, width: int, *, still: bool, path: Path) -> Tensor:
+    try:
+        return fit(frames, height, width, still=still)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def references_of_prompts(

@@ -210,7 +210,11 @@ def file_hash(path: Path) -> str:
 def _hashes(folder: Path, *, prefix: str, hashed: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix in _MODEL_SUFFIXES and not any(part.startswith(".") for part in name.parts):
+        if (
+            path.suffix in _MODEL_SUFFIXES
+            and (path.is_file() or path.is_dir())
+            and not any(part.startswith(".") for part in name.parts)
+        ):
             yield f"{prefix}{name.as_posix()}", hashed(path)
 
 

@@ -19,8 +19,12 @@ import av
 from videoaccel.common.reading import Colour
 from videoaccel.media.colour import WHITE, film_pixels, film_warning
 from videoaccel.media.encoders import Frames
+from videoaccel.media.limits import check_pixels, most_pixels
 from videoaccel.media.pictures import first_line
 from videoaccel.media.upright import display_matrix, upright
+
+_LISTS = ("hls", "concat", "dash")
+"""FFmpeg's formats that are nothing themselves and name files, or addresses."""
 
 FOLDER_FPS = 24.0
 """What a folder of frames, which cannot say, is taken to run at: the release's rate."""
@@ -60,12 +64,29 @@ def open_film(path: Path, *, ground: Colour = WHITE) -> Iterator[Film]:
     """
     _check_whole(path)
     with _worded(path):
-        # With the protocol spelled out FFmpeg takes no name for a URL.
-        container = av.open(f"file:{path}")
+        container = open_container(path)
     with container:
         with _worded(path):
             stream = container.streams[film_stream(path, container)]
+            context = stream.codec_context
+            check_pixels(context.height, context.width, name="it has frames of")
+            context.options = {"max_pixels": str(most_pixels())}  # of frames that are larger than their header says
         yield Film(_frames(container, stream, path, ground), _rate(stream))
+
+
+def open_container(path: Path) -> Any:
+    """A file as FFmpeg opens it, and nothing but this file.
+
+    Raises:
+        ValueError: It is a list of other files.
+        av.FFmpegError: It cannot be opened.
+    """
+    # With the protocol spelled out FFmpeg takes no name for a URL, and a list within the file leads to no network.
+    container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    if (kind := container.format.name) in _LISTS:
+        container.close()
+        raise ValueError(f"it is a list of other files ({kind})")
+    return container
 
 
 @contextmanager
@@ -101,7 +122,7 @@ def film_stream(path: Path, container: Any) -> int:
 def _moving(path: Path, indices: list[int]) -> set[int]:
     """The streams that have more than one frame."""
     seen: Counter[int] = Counter()
-    with suppress(av.FFmpegError), av.open(f"file:{path}") as container:
+    with suppress(av.FFmpegError), open_container(path) as container:
         for packet in container.demux(*(container.streams[index] for index in indices)):
             seen[packet.stream_index] += bool(packet.size)
             if all(seen[index] > 1 for index in indices):

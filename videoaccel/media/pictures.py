@@ -13,12 +13,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from videoaccel.common.reading import Colour
 from videoaccel.media.colour import WHITE, UnknownWhiteError, picture_pixels
 from videoaccel.media.encoders import Frames
+from videoaccel.media.limits import check_pixels
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif",
     ".tga", ".ppm", ".pgm", ".jp2",
 )  # fmt: skip
 """Names that end so are pictures; .gif is a clip."""
+
+_FORMATS = (
+    "PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI",
+)  # fmt: skip
+"""What Pillow may take a file for: some of its other formats start programs (EPS), or are hardly looked after."""
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif", b"avis")
 _HELP = MappingProxyType(
@@ -61,7 +67,7 @@ def read_image(path: str | Path, *, ground: Colour = WHITE) -> Frames:
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: This user may not read it.
-        ValueError: It is not a picture, or not a whole one.
+        ValueError: It is not a picture, or not a whole one, or too large.
     """
     path = existing_file(path)
     with _opened(path) as file:
@@ -125,9 +131,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             import pillow_heif
 
             pillow_heif.register_heif_opener()
+    Image.init()
     try:
-        with Image.open(path) as file:
+        with _any_size(), Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
             yield file
+    except _TooLargeError:
+        raise
     except UnknownWhiteError as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     except UnidentifiedImageError as error:
@@ -136,11 +145,27 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 f"{path} is a picture in the format {kind}, which is not read here: {_HELP[kind]}"
             ) from None
         raise ValueError(f"{path} is not a readable picture (damaged or cut short?): {first_line(error)}") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large a picture: {error}") from error
     except Exception as error:  # Pillow raises many kinds, by file format
         raise ValueError(f"{path} is not a readable picture (damaged or cut short?): {first_line(error)}") from error
 
 
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Pillow's own limit cannot be gone beyond; ours is looked at before anything is decoded, see `_pixels`."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+class _TooLargeError(ValueError):
+    """A picture has too many pixels."""
+
+
 def _pixels(file: Image.Image, path: Path, ground: Colour) -> Frames:
+    try:
+        check_pixels(file.height, file.width, name=f"{path} has")
+    except ValueError as error:
+        raise _TooLargeError(str(error)) from None
     return picture_pixels(ImageOps.exif_transpose(file), name=str(path), ground=ground)

@@ -26,6 +26,7 @@ from videoaccel.common.reading import Colour
 from videoaccel.media.colour import WHITE
 from videoaccel.media.encoders import Frames
 from videoaccel.media.films import FOLDER_FPS, Film, open_film
+from videoaccel.media.limits import check_pixels, holding
 from videoaccel.media.pictures import (
     IMAGE_SUFFIXES,
     existing_file,
@@ -89,7 +90,8 @@ def read_video(
         ValueError: As `open_clip`, or max_frames or last is below 1.
     """
     with open_clip(path, ground=ground) as clip:
-        return np.stack(taken(clip.frames, max_frames=max_frames, last=last)), clip.fps
+        frames = holding(islice(clip.frames, max_frames), Path(path), last=last)
+        return np.stack(taken(frames, max_frames=max_frames, last=last)), clip.fps
 
 
 def taken(frames: Iterable[Taken], *, max_frames: int | None = None, last: int | None = None) -> list[Taken]:
@@ -121,13 +123,16 @@ def fit(frames: Frames, height: int, width: int, *, still: bool) -> Tensor:
         float32 [3, T, H, W] in [-1, 1].
 
     Raises:
-        ValueError: The frames are not uint8 [T, h, w, 3], or the size is not positive.
+        ValueError: The frames are not uint8 [T, h, w, 3], the size is not positive, or they are so narrow a strip that
+            it would become endless.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise ValueError(f"frames must be uint8 [T, H, W, 3] and not empty; got {frames.dtype} {list(frames.shape)}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1; got {height}x{width}")
     size, (top, left) = _cover(frames.shape[1], frames.shape[2], height, width, still)
+    strip = f"{frames.shape[1]:,}x{frames.shape[2]:,} pixels, made large enough to cover {height}x{width}, would have"
+    check_pixels(*size, name=strip)
     resize = _resize_still if still else _resize_moving
     # Frame by frame: a clip is never in memory as floats at its old size.
     fitted = [resize(frame, size)[:, top : top + height, left : left + width] for frame in frames]
@@ -161,10 +166,16 @@ def to_uint8(x: Tensor) -> Frames:
 
 def _moving_picture(path: Path, ground: Colour) -> Film:
     """A film of the frames of a WebP, PNG or AVIF; most have one."""
-    shown = list(read_pictures(path, ground=ground))
-    seconds = sum(stay for _, stay in shown)
-    fps = len(shown) / seconds if seconds else FOLDER_FPS
-    return Film(iter([frame for frame, _ in shown]), fps, still=len(shown) == 1)
+    stays: list[float] = []
+
+    def timed() -> Iterator[Frames]:
+        for frame, stay in read_pictures(path, ground=ground):
+            stays.append(stay)
+            yield frame
+
+    shown = list(holding(timed(), path))
+    seconds = sum(stays)
+    return Film(iter(shown), len(shown) / seconds if seconds else FOLDER_FPS, still=len(shown) == 1)
 
 
 def _folder_frames(folder: Path, ground: Colour) -> Iterator[Frames]:

@@ -13,7 +13,8 @@ import av
 from videoaccel.media.colour import is_untagged_hd, shows_ground
 from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
-from videoaccel.media.films import decoder_of, film_stream
+from videoaccel.media.films import decoder_of, film_stream, open_container
+from videoaccel.media.limits import most_pixels
 from videoaccel.media.pictures import existing_file, picture_format
 from videoaccel.media.reader import read_video
 from videoaccel.media.upright import display_matrix
@@ -54,8 +55,11 @@ def _unlike(path: Path) -> tuple[str | None, int]:
     if picture_format(path) is not None:
         return "decord reads no pictures", 0
     try:
-        with av.open(f"file:{path}") as container:
+        with open_container(path) as container:
             stream = container.streams[film_stream(path, container)]
+            context = stream.codec_context
+            if context.width * context.height > most_pixels():
+                return "decord knows no limit to the size of frames", 0
             if not container.format.name.startswith(_TRUSTED):
                 return f"decord loses its way in {container.format.long_name}", 0
             if len(container.streams.video) > 1:

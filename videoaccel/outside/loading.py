@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from videoaccel.generation.loading import torch_dtype
-from videoaccel.models.checkpoint import hub_reason
+from videoaccel.models.checkpoint import hub_reason, read_config
+from videoaccel.models.config_limits import check_config
 from videoaccel.outside.find import Found
 from videoaccel.settings.generate import GenerateSettings, nearest
 
@@ -57,6 +58,7 @@ def load(found: Found, kind: type, settings: GenerateSettings) -> Any:
         OSError: Something is not there.
     """
     s = settings
+    _check_configs(found)
     options: dict[str, Any] = {"dtype": torch_dtype(str(s.dtype))}
     try:
         if found.file is not None:
@@ -77,6 +79,17 @@ def load(found: Found, kind: type, settings: GenerateSettings) -> Any:
     _with_scheduler(pipe, s)
     _decode_in_tiles(pipe, tiled=s.vae_tiling)
     return placed(pipe, s)
+
+
+def _check_configs(found: Found) -> None:
+    """Read the configurations of a folder before diffusers does, which builds whatever they say.
+
+    Raises:
+        ValueError: One is damaged, or has numbers that no network has.
+    """
+    for path in sorted(found.folder.glob("*/*config.json")) if found.folder is not None else ():
+        if not path.parent.name.startswith("tokenizer"):
+            read_config(path)
 
 
 def placed(pipe: Any, s: GenerateSettings) -> Any:
@@ -145,7 +158,7 @@ def _with_scheduler(pipe: Any, s: GenerateSettings) -> None:
     """Put other fields into the scheduler's configuration.
 
     Raises:
-        ValueError: It has no such field.
+        ValueError: It has no such field, or a value makes no sense.
     """
     if not s.scheduler:
         return
@@ -153,6 +166,7 @@ def _with_scheduler(pipe: Any, s: GenerateSettings) -> None:
     if scheduler is None:
         raise ValueError(f"a {type(pipe).__name__} has no scheduler whose fields could be others")
     known = list(inspect.signature(type(scheduler).__init__).parameters)[1:]
+    check_config(s.scheduler, source="the scheduler")
     if unknown := [name for name in s.scheduler if name not in known]:
         raise ValueError(f"{type(scheduler).__name__} has no field {unknown[0]!r}{nearest(unknown[0], known)}")
     changed = type(scheduler).from_config({**scheduler.config, **s.scheduler})

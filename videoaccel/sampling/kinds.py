@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from videoaccel.models.config_limits import check_config
 from videoaccel.sampling.ddim import DDIMSchedule
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 from videoaccel.sampling.solvers import DDPMSchedule, DPMSolverSchedule, LCMSchedule
@@ -44,9 +45,10 @@ def with_fields(kind: Any, saved: Mapping[str, Any], fields: Mapping[str, Any]) 
         fields: Those to replace.
 
     Raises:
-        ValueError: There is no such field or kind.
+        ValueError: There is no such field or kind, or a value makes no sense.
     """
     told = dict(fields)
+    check_config({**saved, **told}, source="the scheduler")
     name = told.pop("kind", None)
     if name is None or SCHEDULES.get(name) is kind:
         return kind.from_config({**saved, **told})

@@ -16,9 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from videoaccel.common.home import expand
+from videoaccel.common.plain_files import check_plain
+from videoaccel.models.checkpoint import read_config
 
 # A full T5 checkpoint brings its decoder along, which nobody needs here.
 _NOT_NEEDED = ("decoder.", "lm_head.")
@@ -174,10 +176,35 @@ def load_text_encoder(
     where = _where(source, subfolder)
     if Path(source).is_dir() and not Path(where, "config.json").is_file():
         raise ValueError(f"{where} has no config.json")
+    if Path(where).is_dir():
+        _check_size(Path(where))
     strictness = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
     model, report = _pretrained(T5EncoderModel, source, subfolder, dtype=dtype, **strictness)
     _check_loaded(model, report, where=where)
     return tokenizer, model.eval()
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse a configuration of more weights than the files have bytes, which transformers would make up.
+
+    Raises:
+        ValueError: Names both numbers.
+    """
+    config = read_config(folder / "config.json")
+    weights = [path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
+    for path in weights:
+        check_plain(path)
+    size = sum(path.stat().st_size for path in weights)
+    try:
+        with torch.device("meta"):
+            shapes = T5EncoderModel(T5Config(**config)).state_dict().values()
+    except Exception as error:  # whatever a value stumbles over
+        raise ValueError(f"{folder / 'config.json'}: no T5 can be made of it: {_line(error)}") from error
+    wanted = sum(value.numel() for value in shapes)
+    if 0 < 2 * size < wanted:  # two names of the embedding are one tensor; that there is no file transformers says
+        raise ValueError(
+            f"{folder / 'config.json'} makes a T5 of {wanted:,} numbers, and the weights have {size:,} bytes"
+        )
 
 
 def _encode_one(
