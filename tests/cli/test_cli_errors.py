@@ -41,7 +41,7 @@ from videoaccel.generation import prepared as denoising
         (["x", "--config", "."], 2, "configuration file . is a folder, not a file"),
         (["x", "--config", "noise.png"], 2, "configuration file noise.png is not a text file in UTF-8"),
         (["x", "--set", "steps=true"], 2, "--set steps: true is for switches only"),
-        (["x", "--size", "0x0"], 2, "--size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426"),
+        (["x", "--size", "0x0"], 2, "--size: a size is HEIGHTxWIDTH in pixels, both from 1 to 99999, such as 240x426"),
         (["x", "--size", "wide"], 2, "got 'wide'"),
         (["x", "--size", "1x1"], 2, "height must be at least 2 pixels, got 1"),
         (["x", "--frames", "many"], 2, "--frames: frames must be a positive whole number"),

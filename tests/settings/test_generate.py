@@ -19,7 +19,10 @@ def settings(**values: Any) -> GenerateSettings:
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"size": "0x64"}, "--size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426; got '0x64'"),
+        (
+            {"size": "0x64"},
+            "--size: a size is HEIGHTxWIDTH in pixels, both from 1 to 99999, such as 240x426; got '0x64'",
+        ),
         ({"size": "big"}, "--size: a size is HEIGHTxWIDTH"),
         ({"frames": 0}, "--frames: frames must be a positive whole number, or a name .*; got 0"),
         ({"frames": "3s"}, r"--frames: .*whatever the fps: 1x or 2s \(51\), .*; got '3s'"),
@@ -64,7 +67,7 @@ def test_what_is_refused(values: dict[str, Any], message: str) -> None:
     "values, message",
     [
         ({"steps": 0}, "steps: 0: input should be greater than or equal to 1"),
-        ({"size": "big"}, "size: a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426; got 'big'"),
+        ({"size": "big"}, "size: a size is HEIGHTxWIDTH in pixels, both from 1 to 99999, such as 240x426; got 'big'"),
         ({"stepz": 3}, "stepz: there is no such setting; did you mean steps"),
         ({"extend": "forward"}, "`extend` and `edit` need a clip, such as `video=clip.mp4`"),
         ({"steps": 0, "fps": -1}, "fps: -1: input should be greater than 0; steps: 0: input should be greater than "),

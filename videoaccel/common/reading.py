@@ -5,7 +5,6 @@ import json
 import re
 import sys
 from collections.abc import Hashable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -167,9 +166,9 @@ def parse_bytes(text: int | str) -> int:
     >>> parse_bytes("2GiB"), parse_bytes("1.5 MB"), parse_bytes(4096)
     (2147483648, 1500000, 4096)
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b|b)?\s*", str(text), re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]i?b|b)?\s*", str(text), re.IGNORECASE)
     if found is None:
-        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {text!r}")
+        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {_short(text)}")
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
@@ -201,9 +200,17 @@ def parse_rate(value: float | str) -> float:
     (29.97002997002997, 24.0, 29.97)
     """
     try:
-        return float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError, TypeError):
-        raise ValueError(f"a number such as 24 or 30000/1001 is wanted, got {value!r}") from None
+        if not isinstance(value, str):
+            return float(value)
+        above, _, below = value.partition("/")  # not by Fraction, which makes whole numbers of 1e999999999
+        return float(above) / float(below or 1)
+    except (ValueError, ArithmeticError, TypeError):
+        raise ValueError(f"a number such as 24 or 30000/1001 is wanted, got {_short(value)}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a larger number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -12,6 +12,8 @@ from videoaccel.settings.generate import GenerateSettings
 MOST = 100_000
 """Jobs that one entry may stand for; more are taken for a slip."""
 
+_FAR = 2**64  # seeds end before
+
 _RANGE = ({"from", "to"}, {"from", "to", "step"})
 _OF_MANY = ("images", "references", "seeds", "lora")  # a list is one value of theirs
 _INSIDE = ("accel_options", "scheduler")  # sweeps may stand inside
@@ -58,12 +60,11 @@ def _listed(name: str, values: Any) -> list[Any]:
 
 def _numbers(name: str, ends: Mapping[str, Any]) -> list[Any]:
     first, last, step = ends["from"], ends["to"], ends.get("step", 1)
-    if not all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end)
+    if not all(isinstance(end, int | float) and not isinstance(end, bool) and -_FAR < end < _FAR
                for end in (first, last, step)):  # fmt: skip
         raise ValueError(f"{name}: a sweep goes from a number to a number, got {dict(ends)}")
     if step <= 0 or last < first:
         raise ValueError(f"{name}: a sweep goes upwards in steps above 0, got {dict(ends)}")
-    count = math.floor((last - first) / step + 1e-9) + 1
-    if count > MOST:
-        raise ValueError(f"{name}: a sweep of {count:,} values; at most {MOST:,} can come of one entry")
-    return [first + number * step for number in range(count)]
+    if (count := (last - first) / step + 1) > MOST:
+        raise ValueError(f"{name}: a sweep of {count:,.0f} values; at most {MOST:,} come of one entry")
+    return [first + number * step for number in range(math.floor(count + 1e-9))]

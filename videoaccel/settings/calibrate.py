@@ -59,7 +59,9 @@ class ModelSettings(Config):
     aspect: str | int | None = None
     frames: int | str | None = None
     fps: float | None = None
-    steps: int | None = Field(None, ge=3, description="Denoising steps; of fewer than 3 there is nothing to serve.")
+    steps: int | None = Field(
+        None, ge=3, le=1_000_000, description="Denoising steps; of fewer than 3 there is nothing to serve."
+    )
     guidance: float | None = None
     scheduler: dict[str, Any] = Field({})
     dtype: str | None = None
@@ -70,7 +72,7 @@ class ModelSettings(Config):
     prompts: Annotated[tuple[str, ...], BeforeValidator(_texts)] = Field(
         (), description="In place of those in the box; sample k has prompt k, and after the last one the first again."
     )
-    seed: int = Field(0, ge=0, description="Sample k has seed + k.")
+    seed: int = Field(0, ge=0, le=2**62, description="Sample k has seed + k.")
 
     @model_validator(mode="after")
     def _as_for_a_clip(self) -> Self:
@@ -91,11 +93,16 @@ class CalibrateSettings(ModelSettings):
         ValueError: A field is unknown or a value out of range.
     """
 
-    samples: int = Field(10, ge=1, description="Samples to measure.")
-    first: int = Field(0, ge=0, description="Number of the first sample, where several machines share the work.")
-    replay_samples: int = Field(2, ge=0, description="Samples, of these, of which replays are made.")
+    samples: int = Field(10, ge=1, le=100_000, description="Samples to measure.")
+    first: int = Field(
+        0, ge=0, le=2**62, description="Number of the first sample, where several machines share the work."
+    )
+    replay_samples: int = Field(2, ge=0, le=100_000, description="Samples, of these, of which replays are made.")
     fit_samples: int = Field(
-        0, ge=0, description="Samples on which SODA's steps are fitted; every fourth is held out to measure them."
+        0,
+        ge=0,
+        le=100_000,
+        description="Samples on which SODA's steps are fitted; every fourth is held out to check.",
     )
     methods: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="Measure what these need; all by default."

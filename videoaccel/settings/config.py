@@ -46,17 +46,17 @@ class Defaults(Config):
         text_dtype: Type of the text encoder; the release runs it in float32.
     """
 
-    height: int = Field(240, ge=1)
-    width: int = Field(426, ge=1)
-    num_frames: int = Field(51, ge=1)
-    fps: float = Field(24, gt=0)
-    steps: int = Field(30, ge=1)
-    guidance: float = 7.0
+    height: int = Field(240, ge=1, le=99_999)
+    width: int = Field(426, ge=1, le=99_999)
+    num_frames: int = Field(51, ge=1, le=1_000_000)
+    fps: float = Field(24, gt=0, le=1000)
+    steps: int = Field(30, ge=1, le=1_000_000)
+    guidance: float = Field(7.0, ge=0, allow_inf_nan=False)
     aes: float | None = 6.5
     flow: float | None = None
     camera_motion: str | None = None
-    align: int | None = Field(5, ge=1)
-    condition_latents: int = Field(5, ge=1)
+    align: int | None = Field(5, ge=1, le=1_000_000)
+    condition_latents: int = Field(5, ge=1, le=1_000_000)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     text_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 

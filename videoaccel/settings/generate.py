@@ -23,6 +23,9 @@ NONE = "none"
 
 MAX_IMAGES = 2
 
+MOST_CLIPS, MOST_FRAMES, MOST_RANKS = 1_000_000, 1_000_000, 4096
+"""Of one run; more are taken for a slip. A longer film is made in loops, more clips in several runs."""
+
 
 def _listed(value: Any) -> Any:
     """One text is a list of one; in a list of numbers it is taken apart at commas."""
@@ -152,7 +155,7 @@ class GenerateSettings(Config):
     group_offload: bool = _option(False, _OUTSIDE, "Keep on the GPU only the layers at work: slower than --offload.")
     measure_first: int | None = _option(
         None, _OUTSIDE, "Where errors were not measured yet: how many clips are made whole for that, 0 refuses. "
-        "Default: 4.", ge=0,
+        "Default: 4.", ge=0, le=10_000,
     )  # fmt: skip
     speedup_of: Literal["denoiser", "all"] | None = _option(
         None, _OUTSIDE, "Whose time --speedup is of: the denoiser's (default), or all of a call's.",
@@ -169,14 +172,16 @@ class GenerateSettings(Config):
     frames: Annotated[int | None, BeforeValidator(_frames)] = _option(
         None, _SIZE, "Frames of a clip (of each loop); 1 makes an image. The release's names 2s, 4s, 8s, 16s, 32s (or "
         "1x to 16x) mean 51, 102, 204, 408, 816 frames, whatever the fps.",
+        le=MOST_FRAMES,
     )  # fmt: skip
     fps: Annotated[float | None, BeforeValidator(_rate)] = _option(
         None, _SIZE, "Frames per second; 30000/1001 is known, too.", gt=0, le=1000, allow_inf_nan=False
     )
     loops: int = _option(1, _SIZE, "Clips made one after the other, each going on from the last.", ge=1, le=1000)
     condition_latents: int | None = _option(
-        None, _SIZE, "Latent frames that a loop, or an extension, takes over from the clip it goes on from.", ge=1
-    )
+        None, _SIZE, "Latent frames that a loop, or an extension, takes over from the clip it goes on from.", ge=1,
+        le=MOST_FRAMES,
+    )  # fmt: skip
     condition_edit: float = _option(0.0, _SIZE, "How freely a loop may change these: 0 keeps them.", ge=0, le=1)
 
     steps: int | None = _option(None, _SAMPLING, "Denoising steps.", ge=1, le=1_000_000)
@@ -188,7 +193,7 @@ class GenerateSettings(Config):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...], BeforeValidator(_numbers)] = _option(
         (), _SAMPLING, "A seed for every clip instead, comma-separated.", metavar="N,N,..."
     )
-    batch_size: int = _option(1, _SAMPLING, "Clips made at once. Changes a clip's last bits.", ge=1)
+    batch_size: int = _option(1, _SAMPLING, "Clips made at once. Changes a clip's last bits.", ge=1, le=10_000)
     keep: int | None = _option(None, _SAMPLING, "Write only this clip of its batch, counted from 0.", ge=0)
     scheduler: dict[str, Any] = _option({}, _SAMPLING, "Scheduler fields in place of the model's.", flag="-")
 
@@ -236,7 +241,9 @@ class GenerateSettings(Config):
     max_lpips: float | None = _option(
         None, _ACCEL, "As fast as clips keep within this LPIPS, likewise.", metavar="X", gt=0, allow_inf_nan=False
     )
-    anchors: int | None = _option(None, _ACCEL, "Steps that run in full, in place of a speed-up.", metavar="N", ge=1)
+    anchors: int | None = _option(
+        None, _ACCEL, "Steps that run in full, in place of a speed-up.", metavar="N", ge=1, le=1_000_000
+    )
     accel_options: dict[str, Any] = _option({}, _ACCEL, "Fields of the method.", flag="-")
     prior: str | None = _option(
         None, _ACCEL, "Calibrated errors; default those found for model and setting.", metavar="FILE"
@@ -250,11 +257,11 @@ class GenerateSettings(Config):
 
     gpus: int | None = _option(
         None, _RANKS, "Ranks to start on this machine, one a GPU (or a CPU process); torchrun starts them, too.",
-        ge=1,
+        ge=1, le=MOST_RANKS,
     )  # fmt: skip
-    dp: int | None = _option(None, _RANKS, "Groups of ranks that make clips side by side.", ge=1)
+    dp: int | None = _option(None, _RANKS, "Groups of ranks that make clips side by side.", ge=1, le=MOST_RANKS)
     cfg_parallel: int | None = _option(None, _RANKS, "2 gives each guidance branch ranks of its own.", ge=1, le=2)
-    sp: int | None = _option(None, _RANKS, "Ranks that share the places of a clip.", ge=1)
+    sp: int | None = _option(None, _RANKS, "Ranks that share the places of a clip.", ge=1, le=MOST_RANKS)
     sequence_parallel: Literal["auto", "dsp", "ulysses"] = _option(
         "auto", _RANKS, "How they do: dsp switches to frames, ulysses to heads; auto by the number of frames.",
         metavar="NAME",
@@ -263,14 +270,14 @@ class GenerateSettings(Config):
         "torch", _RANKS, "Who makes process groups: torch or colossalai.", metavar="NAME"
     )
     patience: float = _option(
-        25.0, _RANKS, "Seconds that ranks wait for each other within a step.", gt=0, allow_inf_nan=False
+        25.0, _RANKS, "Seconds that ranks wait for each other within a step.", gt=0, le=1_000_000, allow_inf_nan=False
     )
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = _option(
         None, _MACHINE, "float32, bfloat16 or float16.", metavar="TYPE"
     )
     device: str | None = _option(None, _MACHINE, "cpu, cuda, cuda:1 or mps; cuda if it is there unless told otherwise.")
-    threads: int | None = _option(None, _MACHINE, "CPU threads; part of a clip's identity.", ge=1)
+    threads: int | None = _option(None, _MACHINE, "CPU threads; part of a clip's identity.", ge=1, le=4096)
     attention: str = _option("native", _MACHINE, "Attention kernel, see videoaccel doctor.", metavar="NAME")
     compile: bool = _option(False, _MACHINE, "Compile the transformer; the first step takes long.")
     vae_tiling: bool = _option(False, _MACHINE, "Decode in tiles: less memory, faint seams.")
@@ -335,6 +342,7 @@ class GenerateSettings(Config):
              "give a `mask_strategy` with `references`, to say where they go; `mask_strategy=0` starts with the first"),
             (bool(self.seeds) and len(self.seeds) != count,
              f"{counted(len(self.seeds), 'seed')} for {counted(count, 'clip')}; give one for each, or a single `seed`"),
+            (count > MOST_CLIPS, f"that makes {count:,} clips; at most {MOST_CLIPS:,} are made in one run"),
             (self.keep is not None and self.vbench is not None, "give `vbench` or `keep`, not both"),
             (self.keep is not None and self.keep >= count,
              f"`keep` must be below the number of clips, {count}, got {self.keep}"),

@@ -49,12 +49,14 @@ class RouterSettings(ModelSettings):
     budget: Annotated[tuple[float, float], BeforeValidator(parse_range), AfterValidator(two_shares)] = Field(
         (0.3, 1.0), description="Least and greatest share of the blocks' FLOPs; in training it is drawn from between."
     )
-    iterations: int = Field(2000, ge=1, description="Steps of the optimiser.")
+    iterations: int = Field(2000, ge=1, le=100_000_000, description="Steps of the optimiser.")
     rate: float = Field(1e-3, gt=0, description="Learning rate, reached after a twentieth of the iterations.")
-    clips: int = Field(16, ge=1, description="Clips that are sampled from the frozen model to train on.")
-    states: int = Field(8, ge=1, description="Latents of each clip's way to train on, at evenly spaced steps.")
-    hidden: int = Field(128, ge=1, description="Hidden size of a router.")
-    stride: int = Field(4, ge=1, description="A router looks at every so many places.")
+    clips: int = Field(16, ge=1, le=100_000, description="Clips that are sampled from the frozen model to train on.")
+    states: int = Field(
+        8, ge=1, le=100_000, description="Latents of each clip's way to train on, at evenly spaced steps."
+    )
+    hidden: int = Field(128, ge=1, le=65_536, description="Hidden size of a router.")
+    stride: int = Field(4, ge=1, le=65_536, description="A router looks at every so many places.")
     hidden_weight: float = Field(1.0, ge=0, description="Of the last hidden state's error, beside the velocity's.")
     budget_weight: float = Field(10.0, gt=0, description="Of the squared distance from the budget.")
     warm_start: bool = Field(True, description="Begin with the order of a SODA prior, if there is one.")

@@ -135,11 +135,11 @@ def resolve_frames(frames: int | str) -> int:
     """
     if frames in DURATIONS:
         return DURATIONS[str(frames)]
-    whole = re.fullmatch("[0-9]+", str(frames).strip())
+    whole = re.fullmatch("[0-9]{1,18}", str(frames).strip())
     if not whole or int(whole[0]) < 1:
         raise ValueError(
             f"frames must be a positive whole number, or a name that means so many frames whatever the fps: "
-            f"{_duration_names()}; got {frames!r}"
+            f"{_duration_names()}; got {repr(frames)[:40]}"
         )
     return int(whole[0])
 
@@ -152,7 +152,7 @@ def _duration_names() -> str:
 
 def _numbers(size: str) -> tuple[int, int]:
     """``"240x426"`` as (240, 426)."""
-    found = re.fullmatch(r"\s*([0-9]+)\s*x\s*([0-9]+)\s*", size)
-    if not found or not (int(found[1]) and int(found[2])):
-        raise ValueError(f"a size is HEIGHTxWIDTH in pixels, both at least 1, such as 240x426; got {size!r}")
+    found = re.fullmatch(r"\s*0*([1-9][0-9]{0,4})\s*x\s*0*([1-9][0-9]{0,4})\s*", size)
+    if not found:
+        raise ValueError(f"a size is HEIGHTxWIDTH in pixels, both from 1 to 99999, such as 240x426; got {size[:40]!r}")
     return int(found[1]), int(found[2])
