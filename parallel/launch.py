@@ -4,18 +4,20 @@ For several machines there is torchrun itself.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from videoaccel.parallel.watch import LAUNCHER, mark_gone
+from videoaccel.parallel.watch import DEAD_AFTER, LAUNCHER, RUNNING, mark_gone
 
 GRACE = 20.0
 """Seconds that the others have to say what they miss once a rank has failed."""
@@ -83,18 +85,59 @@ def _environment(rank: int, ranks: int, port: int, threads: str | None) -> dict[
     return found if threads is None else found | {"OMP_NUM_THREADS": threads}
 
 
+class _Beats:
+    """Which ranks give no sign of life, counted in looks: while this process stands still itself, nobody is silent.
+
+    Args:
+        signs: The store that ranks write their signs into.
+    """
+
+    def __init__(self, signs: PrefixStore) -> None:
+        self.signs = signs
+        self.last: dict[int, tuple[bytes, int]] = {}
+
+    def look(self, ranks: Iterable[int]) -> None:
+        """Look at the signs of some ranks; one that has given none yet is not silent."""
+        for rank in ranks:
+            with contextlib.suppress(RuntimeError):
+                if self.signs.check([f"beat/{rank}"]):
+                    beat, looks = self.signs.get(f"beat/{rank}"), 0
+                    if rank in self.last and self.last[rank][0] == beat and json.loads(beat)["state"] == RUNNING:
+                        looks = self.last[rank][1] + 1
+                    self.last[rank] = beat, looks
+
+    def silent(self, rank: int) -> bool:
+        """Whether it has given none for so long that it counts as gone."""
+        return rank in self.last and self.last[rank][1] > DEAD_AFTER / POLL
+
+
+def _stands_still(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether a process was stopped (SIGSTOP); False where the system does not say."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
 def _first_failure(processes: Sequence["subprocess.Popen[bytes]"], signs: PrefixStore) -> int:
     code, until = 0, float("inf")
     running = dict(enumerate(processes))
+    beats = _Beats(signs)
     while running and time.monotonic() < until:
+        beats.look(running)
         for rank, process in list(running.items()):
+            reason = ""
+            if beats.silent(rank) and (code or _stands_still(process)):
+                reason = f"stood still: no sign of life for {DEAD_AFTER:.0f} s"
+                mark_gone(signs, rank, reason)
+                process.kill()  # as its connections close, those that wait for it are told at once
+                process.wait()
             if (ended := process.poll()) is None:
                 continue
             del running[rank]
             if not ended:
                 continue
             if ended < 0:
-                reason = f"was killed ({signal.Signals(-ended).name})"
+                reason = reason or f"was killed ({signal.Signals(-ended).name})"
                 print(f"videoaccel: rank {rank} {reason}", file=sys.stderr)
                 mark_gone(signs, rank, reason)
             else:

@@ -25,6 +25,8 @@ def step(layout: MeshLayout, i: int, what: str) -> None:
     mesh.where.site = "space.3.attn"
     if i == 2 and last and what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if i == 2 and last and what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if i == 2 and last and what == "sleep":
         time.sleep(600)
     if i == 2 and what == "wait":

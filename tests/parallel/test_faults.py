@@ -31,11 +31,12 @@ def left(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["kill", "raise", "sleep", "differ", "config"])
+@pytest.mark.parametrize("what", ["kill", "stop", "raise", "sleep", "differ", "config"])
 def test_the_others_say_who_and_where(what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = started(what, tmp_path, capfd)
     expected = {
         "kill": r"rank 1 was killed (SIGKILL)",
+        "stop": ": no sign of life for 1",  # the launcher's words, or its own
         "raise": "rank 1 failed: a bad day",
         "sleep": "rank 1 does not come",
         "differ": "ranks decided differently in step 2 at space.3.attn: rank 1 reuse, rank 0 compute",
@@ -45,7 +46,7 @@ def test_the_others_say_who_and_where(what: str, tmp_path: Path, capfd: pytest.C
     assert expected in first
     if what == "config":
         assert sum(line.endswith("(as rank 0 did)") for line in said.splitlines()) == 1
-    if what in ("kill", "raise", "sleep"):
+    if what in ("kill", "stop", "raise", "sleep"):
         assert "step 2, space.3.attn" in first
     assert code != 0 and left(tmp_path) == []
 

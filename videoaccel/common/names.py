@@ -9,6 +9,9 @@ LONGEST = 60
 """Bytes of UTF-8; with an identity and an ending behind it the name still fits any file system."""
 
 _ODD = re.compile(r"[^0-9A-Za-z_.-]")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])(?:\.|$)", re.IGNORECASE)
+"""What Windows takes for a device, whatever ending stands behind it."""
+
 _ELLIPSIS = re.compile(r"[-_.]{2,}")
 
 
@@ -19,6 +22,8 @@ def safe_name(text: str) -> str:
 
     >>> safe_name("../../etc/passwd"), safe_name("Ein Kreis, über Wasser"), safe_name(".."), safe_name("a\0b")
     ('etc-passwd', 'Ein-Kreis-über-Wasser', 'clip', 'a-b')
+    >>> safe_name("con"), safe_name("NUL.tar"), safe_name("console"), safe_name("a. ")
+    ('clip-con', 'clip-NUL.tar', 'console', 'a')
     """
     if text.isascii():
         return _ends(_ODD.sub("-", text[:LONGEST]))
@@ -30,4 +35,9 @@ def safe_name(text: str) -> str:
 
 
 def _ends(kept: str) -> str:
-    return _ELLIPSIS.sub("-", kept).encode()[:LONGEST].decode(errors="ignore").strip("-_.") or "clip"
+    name = _cut(_ELLIPSIS.sub("-", kept)) or "clip"
+    return _cut(f"clip-{name}") if _RESERVED.match(name) else name
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:LONGEST].decode(errors="ignore").strip("-_.")

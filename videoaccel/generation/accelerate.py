@@ -15,7 +15,7 @@ from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.common.reading import parse_bytes
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import beside_file, make_policy, named_method
+from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
 
 CLIPS = 4
 """Generations that are measured where there is no prior."""
@@ -76,7 +76,8 @@ def accelerate(
     policy = None
     if method is not None:
         name, of_file = named_method(method)
-        policy = make_policy(name, **beside_file(of_file, fields))
+        with told_by(method):
+            policy = make_policy(name, **beside_file(of_file, fields))
     if policy is None and (fields or foreign_prior or prior is not None or cache_memory is not None):
         raise ValueError("without a method there is nothing for fields or a prior to change")
     if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:

@@ -24,7 +24,7 @@ from videoaccel.parallel.degrees import Degrees
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names
+from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names, told_by
 from videoaccel.settings.config import Defaults, config_names
 from videoaccel.settings.generate import NONE, OUTSIDE, TARGETS, GenerateSettings
 from videoaccel.settings.sizes import resolve_size
@@ -357,7 +357,8 @@ def policy_of(s: GenerateSettings) -> Policy | None:
             takers = [name for name in policy_names() if missing[0] in policy_class(name).model_fields]
             raise ValueError(f"`{missing[0]}` is a target of {' and '.join(takers)}; {method} takes none: {knob}")
         fields = beside_file(fields, targets)
-    policy = make_policy(method, **fields)
+    with told_by(s.accel or BEST):
+        policy = make_policy(method, **fields)
     if s.prior and not policy.required:
         raise ValueError(f"{method} uses no prior; leave out `prior`")
     return policy

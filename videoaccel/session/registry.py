@@ -1,7 +1,9 @@
 """Acceleration methods by name: the name is that of the file in ``videoaccel/policies``."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,6 +66,17 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(method := fields.pop("method", None), str):
         raise ValueError(f"{path} must say its method, one of {', '.join(policy_names())}")
     return method, fields
+
+
+@contextmanager
+def told_by(name: str) -> Iterator[None]:
+    """Name the file that a method's fields come from where they do not fit; a name that is no file adds nothing."""
+    try:
+        yield
+    except ValueError as error:
+        if Path(name).suffix not in (".yaml", ".yml"):
+            raise
+        raise ValueError(f"{expand(name)}: {error}") from None
 
 
 def beside_file(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
