@@ -4,14 +4,26 @@ import signal
 import sys
 from types import FrameType
 
-from videoaccel.cli.app import run
+# Until there is somebody who says that it was stopped, Ctrl-C ends the process without a word, not in a traceback of
+# whatever was being imported. Where it is ignored (a job in the background) it stays so.
+_HEEDED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _HEEDED:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from videoaccel.cli.app import run  # noqa: E402
+from videoaccel.cli.errors import interrupt  # noqa: E402
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     # A job scheduler's signal clears up like Ctrl-C does: no half file stays.
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(sys.argv[1:]))
+    if _HEEDED:
+        signal.signal(signal.SIGINT, interrupt)
+    code = run(sys.argv[1:])
+    if _HEEDED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # everything was said
+    sys.exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -73,10 +73,10 @@ SETTINGS: dict[str, Any] = {
     "images": [], "text_cache": False, "dtype": "float32", "speedup": None, "cache_memory": "2GiB", "samples": 1,
 }  # fmt: skip
 SIDECAR = {
-    "format": 1, "prompt": "a", "seed": 3, "settings": SETTINGS,
-    "model": {"files": {"a/b.json": "0" * 64, "t": None}}, "inputs": {"a.png": "0" * 64}, "versions": {"torch": "2"},
-    "machine": {"platform": "x", "device": "cpu"}, "output": {"file": "a.mp4", "sha256": "0", "frames": 5, "height": 3, "width": 3, "fps": 8.0},
-    "seconds": {"denoise": 1.0},
+    "format": 1, "prompt": "a", "seed": 3, "settings": SETTINGS, "inputs": {"a.png": "0" * 64},
+    "model": {"files": {"a/b.json": "0" * 64, "t": None}}, "versions": {"torch": "2"},
+    "machine": {"platform": "x", "device": "cpu", "name": "m"}, "seconds": {"denoise": 1.0},
+    "output": {"file": "a.mp4", "sha256": "0", "frames": 5, "height": 3, "width": 3, "fps": 8.0},
     "created": "2026-01-01T00:00:00+00:00", "job": {"id": "0123456789abcdef", "worker": "w", "memory": {"steps": []}},
     "acceleration": {"method": "fora"}, "peak_memory_bytes": 3, "ranks": {"guidance": 1, "sequence": 1},
 }  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import typer
@@ -19,6 +21,19 @@ BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
 # A path that was asked for and cannot be had; what else the operating system refuses (a full disk) is a failure.
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+_stopped = threading.Event()
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: Always. Libraries make other errors of it where it strikes them while they are imported.
+    """
+    _stopped.set()
+    raise KeyboardInterrupt
 
 
 class SaidError(Exception):
@@ -44,6 +59,9 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if _stopped.is_set():
+            _say_stopped(resumes)
+            return INTERRUPTED
         if _is_usage(error):
             message = error.format_message()  # type: ignore[attr-defined]
             if not message:  # no command was given: typer has shown the help
@@ -56,11 +74,15 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
         if not getattr(error, "said_by_first", bad_input and os.environ.get("LOCAL_RANK", "0") != "0"):
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
-    if result == INTERRUPTED and first_started():  # newer versions of typer turn Ctrl-C into this code themselves
-        _say(
-            f"stopped; {'the same command goes on from what was kept' if resumes else 'no half-written file was left'}"
-        )
+    if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
+        _say_stopped(resumes)
     return result if isinstance(result, int) else 0
+
+
+def _say_stopped(resumes: bool) -> None:
+    if first_started():
+        kept = "the same command goes on from what was kept" if resumes else "no half-written file was left"
+        _say(f"stopped; {kept}")
 
 
 def _is_usage(error: Exception) -> bool:
