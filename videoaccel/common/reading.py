@@ -13,6 +13,7 @@ from PIL import ImageColor
 
 from videoaccel.common.home import expand
 from videoaccel.common.plain_files import read_plain
+from videoaccel.common.wording import short
 
 Colour: TypeAlias = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
@@ -168,7 +169,7 @@ def parse_bytes(text: int | str) -> int:
     """
     found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]i?b|b)?\s*", str(text), re.IGNORECASE)
     if found is None:
-        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {_short(text)}")
+        raise ValueError(f"a size such as 2GiB or 500MB is wanted, got {short(text)}")
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
@@ -205,12 +206,7 @@ def parse_rate(value: float | str) -> float:
         above, _, below = value.partition("/")  # not by Fraction, which makes whole numbers of 1e999999999
         return float(above) / float(below or 1)
     except (ValueError, ArithmeticError, TypeError):
-        raise ValueError(f"a number such as 24 or 30000/1001 is wanted, got {_short(value)}") from None
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a larger number"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"a number such as 24 or 30000/1001 is wanted, got {short(value)}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -31,6 +31,19 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
+def short(value: object, *, most: int = 80) -> str:
+    """A value of others as Python spells it, at no length.
+
+    >>> short("a"), short([1] * 99, most=12), short(10**9999)
+    ("'a'", '[1, 1, 1,...', 'a number of more than 4,000 digits')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError) as error:  # Python refuses to write long numbers
+        return "a number of more than 4,000 digits" if isinstance(error, ValueError) else "something endless"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def as_bytes(count: int) -> str:
     """A size, in the largest unit of which there is one; rounded up, so that what is read is enough.
 

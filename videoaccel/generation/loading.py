@@ -171,7 +171,8 @@ def transformer_class(source: Source) -> type[Transformer]:
     if source.folder is None:
         assert source.spec.transformer is not None
         return cast(type[Transformer], network_class(source.spec.transformer.network or OPEN_SORA["transformer"]))
-    module, name = read_config(source.folder / "model_index.json").get("transformer") or (None, None)
+    named = read_config(source.folder / "model_index.json").get("transformer")
+    module, name = named if isinstance(named, list) and len(named) == 2 else (None, None)
     if not str(module).startswith("videoaccel.models."):
         raise ValueError(f"the transformer in {source.folder} is a {name} of {module}, which does not run here")
     return cast(type[Transformer], network_class(f"{str(module).removeprefix('videoaccel.models.')}.{name}"))

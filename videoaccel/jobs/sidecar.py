@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from videoaccel import __version__
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import read_json
 from videoaccel.generation.loading import Source
 from videoaccel.jobs.resolve import Sample, WorkOrder
-from videoaccel.settings.config import Part
+from videoaccel.settings.config import Part, validate
 from videoaccel.settings.generate import GenerateSettings
 
 FORMAT = 1
@@ -29,6 +30,36 @@ _MODEL_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model")
 _BLOCK = 1 << 20  # bytes
 _TAKES = "--from takes the .json that was written beside a clip"
 _NEEDED = ("settings", "model", "inputs", "versions", "machine", "output")
+
+
+class _Part(BaseModel):
+    """A part of a sidecar; what nobody asks for may be anything."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Model(_Part):
+    files: dict[str, str | None]
+
+
+class _Machine(_Part):
+    platform: str
+
+
+class _Output(_Part):
+    file: str
+    sha256: str | None = None
+
+
+class _Record(_Part):
+    """What of a sidecar is read again."""
+
+    settings: dict[str, Any]
+    model: _Model
+    inputs: dict[str, str]
+    versions: dict[str, str | None]
+    machine: _Machine
+    output: _Output
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,7 @@ class Sidecar:
         whole = isinstance(record, dict) and all(isinstance(record.get(key), dict) for key in _NEEDED)
         if not (whole and record.get("format") == FORMAT):
             raise ValueError(f"{path} is not the sidecar of a clip (format {FORMAT}, with {', '.join(_NEEDED)})")
+        validate(_Record, record, source=str(path))
         return cls(path, record["settings"], record)
 
     def check(self, *, model: Mapping[str, str | None], inputs: Mapping[str, str]) -> list[str]:

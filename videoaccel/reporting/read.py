@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.plain_json import json_lines, read_json
 from videoaccel.comparison.log import FORMAT, ROWS
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.manifest import read_manifests
+from videoaccel.reporting.shapes import Clip, Compared, Evaluated, Measured, fits
+from videoaccel.settings.config import validate
 
 RESULTS = "results.json"
 
@@ -59,8 +61,10 @@ def read_source(path: Path) -> Source:
     file = path / RESULTS if path.is_dir() else path
     data = _json(file)
     if isinstance(data, dict) and isinstance(data.get("rows"), list) and "holds" in data:
+        validate(Compared, data, source=str(file))
         return Source(path, "compare", results=data, rows=list(_rows(file.parent / ROWS)))
     if isinstance(data, dict) and isinstance(data.get("scores"), list) and "not_run" in data:
+        validate(Evaluated, data, source=str(file))
         return Source(path, "evaluate", results=data)
     raise ValueError(
         f"{path} is no result; a report takes folders of videoaccel compare and render, results.json of compare and "
@@ -70,27 +74,23 @@ def read_source(path: Path) -> Source:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except OSError:
         return None
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """Measurements; a line that is being written is left out."""
-    with suppress(OSError):
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and row.get("format", FORMAT) == FORMAT and row.get("kind") in (
-                    "quality", "timing",
-                ):  # fmt: skip
-                    yield row
+    with suppress(FileNotFoundError):
+        for row in json_lines(path):
+            if isinstance(row, dict) and row.get("format", FORMAT) == FORMAT and fits(Measured, row):
+                yield row
 
 
 def _sidecars(folder: RenderFolder) -> Iterator[Mapping[str, Any]]:
     for path in folder.finished().values():
         record = folder.record(path.name)
-        if all(isinstance(record.get(key), dict) for key in ("seconds", "settings", "output", "machine")):
+        if fits(Clip, record):
             yield {**record, "folder": str(path)}
 
 

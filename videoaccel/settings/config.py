@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from videoaccel.common.package import packaged
 from videoaccel.common.reading import parse_yaml, read_text
+from videoaccel.common.wording import short
 
 Kind = Literal["models", "accel", "runs", "suites"]
 Loaded = TypeVar("Loaded", bound=BaseModel)
@@ -164,10 +165,10 @@ def validate(model: type[Loaded], data: Mapping[str, Any], *, source: str) -> Lo
 
 
 def _sentence(model: type[BaseModel], item: dict[str, Any]) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "configuration"
+    field = ".".join(str(part)[:80] for part in item["loc"]) or "configuration"
     if item["type"] == "extra_forbidden":
         return f"unknown option {field!r}; there are {', '.join(model.model_fields)}"
     if item["type"] == "missing":
         return f"{field} is missing"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{field} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{field} = {short(item['input'])}: {message[0].lower()}{message[1:]}"

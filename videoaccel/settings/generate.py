@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from typing_extensions import Self
 
 from videoaccel.common.reading import half_letter, parse_bytes, parse_colour, parse_rate
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import counted, short
 from videoaccel.settings.config import Config
 from videoaccel.settings.sizes import resolve_frames, resolve_size
 
@@ -379,7 +379,7 @@ def sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> st
         if item["loc"]:
             field = str(item["loc"][0])
             # Our own messages name the value themselves.
-            value = "" if item["type"] == "value_error" else f"{item['input']!r}: "
+            value = "" if item["type"] == "value_error" else f"{short(item['input'])}: "
             if item["type"] == "extra_forbidden":
                 value, message = "", f"there is no such setting{nearest(field, list(GenerateSettings.model_fields))}"
             start = f"{spelled.get(field, field)}: {value}"
