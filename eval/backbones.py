@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.common.home import cached_at
+from videoaccel.common.plain_files import check_plain
 from videoaccel.eval.torchscript import is_torchscript, read_torchscript
 
 Made = TypeVar("Made")
@@ -137,6 +138,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: It is damaged, or needs code to be read.
     """
     try:
+        check_plain(path)
         if is_torchscript(path):
             return dict(read_torchscript(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))

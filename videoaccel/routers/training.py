@@ -21,6 +21,7 @@ from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
+from videoaccel.common.plain_files import check_plain
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
@@ -307,7 +308,11 @@ def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
     """
     if not path.exists():
         return
-    kept = torch.load(path, map_location=training.states[0].x.device, weights_only=True)
+    check_plain(path)
+    try:
+        kept = torch.load(path, map_location=training.states[0].x.device, weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(f"{path} is damaged, and nothing can go on from it; remove it") from error
     if kept["about"] != _about(training, model):
         raise FileExistsError(f"{path} was begun with other settings; choose another `output`, or remove it")
     training.routers.load_state_dict(kept["routers"])
