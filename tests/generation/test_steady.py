@@ -1,4 +1,4 @@
-"""One process makes clip after clip: it grows no larger, keeps no file open, and a callback that fails spoils nothing."""
+"""One process makes clip after clip: it grows no larger, keeps no file open; a callback that fails spoils nothing."""
 
 import gc
 import resource

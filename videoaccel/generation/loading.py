@@ -14,6 +14,7 @@ import torch
 
 from videoaccel.common.home import expand
 from videoaccel.common.package import packaged
+from videoaccel.common.plain_json import taken_for
 from videoaccel.generation.releases import class_labels, release_in
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
@@ -186,8 +187,12 @@ def load_scheduler(source: Source, **fields: Any) -> Any:
     """
     if source.folder is None:
         return with_fields(SCHEDULES[source.spec.schedule], source.spec.scheduler, fields)
-    saved = read_config(source.folder / "scheduler" / "scheduler_config.json")
-    return with_fields(SCHEDULES[kind_named(saved.get("_class_name")) or "rectified_flow"], saved, fields)
+    path = source.folder / "scheduler" / "scheduler_config.json"
+    saved = read_config(path)
+    with taken_for("a schedule's configuration", path):
+        kind = SCHEDULES[kind_named(saved.get("_class_name")) or "rectified_flow"]
+        made = with_fields(kind, saved, {})
+    return with_fields(kind, saved, fields) if fields else made
 
 
 def torch_dtype(name: str) -> torch.dtype:

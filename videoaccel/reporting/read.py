@@ -75,7 +75,7 @@ def read_source(path: Path) -> Source:
 def _json(path: Path) -> Any:
     try:
         return read_json(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
