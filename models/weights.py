@@ -1,7 +1,6 @@
 """Weights from files as people and trainers leave them: in shards, wrapped, with a prefix; and what is no weights."""
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import read_json
+from videoaccel.common.user_warning import warn_user
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -181,9 +181,7 @@ def _unwrapped(state: Any, path: Path) -> Any:
         if not inside:
             break
         if inside[0] == _AVERAGED and len(inside) > 1:
-            warnings.warn(
-                f"{path} holds {' and '.join(inside)}; the averaged weights, {inside[0]}, are taken", stacklevel=4
-            )
+            warn_user(f"{path} holds {' and '.join(inside)}; the averaged weights, {inside[0]}, are taken")
         state = state[inside[0]]
     return state
 
@@ -205,5 +203,5 @@ def without_prefix(
             return state
         found, taken = {name.removeprefix(prefix): value for name, value in found.items()}, taken + prefix
     if taken:
-        warnings.warn(f"{source}: the prefix {taken!r} was taken off the names of all weights", stacklevel=3)
+        warn_user(f"{source}: the prefix {taken!r} was taken off the names of all weights")
     return found

@@ -203,15 +203,46 @@ def test_from_pipe_gives_a_plain_one() -> None:
     assert tiny().equals(plain)
 
 
-def test_attaching_again_takes_the_place() -> None:
+def test_a_second_method_is_refused_and_the_first_stays_as_it_was() -> None:
     tiny = videos.wan()
     first = on(tiny)
-    second = accelerate(tiny.pipe, "fora")
-    assert not first.attached and attachment_of(tiny.pipe) is second
+    assert (
+        str(first.report())
+        == repr(first)
+        == ("WanPipeline, fixed_linear: nothing has been generated since it was attached")
+    )
+    with pytest.raises(ValueError, match=r"WanPipeline is accelerated by fixed_linear already; remove\(\) that first"):
+        accelerate(tiny.pipe, "fora")
+    assert first.attached and attachment_of(tiny.pipe) is first
     assert len(listeners_of(tiny.pipe.transformer)) == 1
     tiny()
-    assert second.computed == [0, 1, 2, 4, 6, 8, 10]
-    assert accelerate(tiny.pipe, None) is None and not listeners_of(tiny.pipe)
+    assert first.computed == SECOND
+    assert repr(first).startswith("WanPipeline, fixed_linear: 14 of 24 calls computed, in 7 of 12 evaluations; ")
+    first.remove()
+    assert repr(first).startswith("removed; WanPipeline, fixed_linear: 14 of 24")
+    second = accelerate(tiny.pipe, "fora")
+    tiny()
+    assert second.computed == [0, 1, 2, 4, 6, 8, 10] and first.computed == SECOND
+    assert accelerate(tiny.pipe, None) is None and not listeners_of(tiny.pipe) and not second.attached
+
+
+def test_warnings_name_the_users_line() -> None:
+    tiny = videos.wan()
+    accelerate(tiny.pipe, "fora")
+    with pytest.warns(UserWarning, match="fora computed all of WanPipeline: fewer than 8 evaluations") as told:
+        tiny.pipe(num_inference_steps=4, **tiny.options)
+    assert [one.filename for one in told] == [__file__]
+
+
+def test_what_is_no_pipeline_or_prior_is_told_by_name() -> None:
+    for given, fields, message in (
+        ("wan", {}, "a pipeline that is loaded is accelerated, got the text 'wan'"),
+        (videos.wan().pipe, {"prior": 3}, "a prior is a videoaccel.Prior or the name of its file, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            accelerate(given, "soda", **fields)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"there is no prior nothing\.safetensors; videoaccel calibrate makes"):
+        accelerate(videos.wan().pipe, "soda", prior="nothing.safetensors")
 
 
 def test_an_error_in_the_midst_leaves_nothing() -> None:
@@ -263,8 +294,7 @@ def test_calls_outside_of_a_generation_are_not_touched() -> None:
     x, t, text = torch.randn(1, 4, 2, 8, 8), torch.tensor([5]), torch.randn(1, 6, 16)
     outputs = [tiny.pipe.transformer(x, t, text).sample for _ in range(4)]
     assert all(torch.equal(outputs[0], other) for other in outputs) and outputs[0].requires_grad
-    with pytest.raises(ValueError, match="nothing has been generated"):
-        attached.report()
+    assert attached.report().note == "nothing has been generated since it was attached"
 
 
 def test_another_thread_is_not_part_of_it() -> None:
@@ -337,7 +367,7 @@ def test_what_cannot_be_attached_to_says_so() -> None:
     with pytest.raises(ValueError, match="takes no acceleration"):
         accelerate(object(), "sada")
     tiny = videos.wan()
-    with pytest.raises(ValueError, match="pab has to look into the network; of pipelines that are not ours"):
+    with pytest.raises(ValueError, match="pab has to look into the network; on pipelines of diffusers"):
         accelerate(tiny.pipe, "pab")
     with pytest.raises(ValueError, match="`slots=modules` has to look into the network"):
         accelerate(tiny.pipe, "fora", slots="modules")

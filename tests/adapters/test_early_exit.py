@@ -225,6 +225,7 @@ def test_a_network_compiled_as_a_whole_is_refused_or_computed(quiet: None) -> No
     with pytest.raises(ValueError, match=r"first_block decides by what blocks do.*compile_repeated_blocks.*taylorseer"):
         accelerate(tiny.pipe, "first_block")
     tiny.pipe.transformer._compiled_call_impl = None
+    attached.remove()
     accelerate(tiny.pipe, "teacache", calibrate=1)
     tiny()
 

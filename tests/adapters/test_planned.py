@@ -52,9 +52,10 @@ def test_a_plan_may_reach_back_and_be_along_the_timesteps() -> None:
 def test_a_plan_for_other_evaluations_is_refused() -> None:
     tiny = images.flux()
     plain = tiny()
-    attach(tiny.pipe, planned(OutputPlan.of({"transformer": [0]}, {"transformer": 10})), method="soda")
+    first = attach(tiny.pipe, planned(OutputPlan.of({"transformer": [0]}, {"transformer": 10})), method="soda")
     with pytest.warns(UserWarning, match="soda computed all of .*: the plan is for 10 evaluations, here are 12"):
         assert tiny().equals(plain)
+    first.remove()
     attach(tiny.pipe, planned(OutputPlan.of({"unet": [0]}, {"unet": 12})), method="soda")
     with pytest.warns(UserWarning, match="the plan has 0 evaluations of transformer"):
         assert tiny().equals(plain)

@@ -129,7 +129,7 @@ def _evaluations(report: Any, component: str) -> int:
 
 @pytest.mark.parametrize(
     ("method", "fields", "computed"),
-    [("lemica", {"budget": 7}, 7), ("magcache", {"threshold": 10.0, "max_skips": 1}, 7)],
+    [("lemica", {"budget": 7}, 7), ("lemica", {}, 5), ("magcache", {"threshold": 10.0, "max_skips": 1}, 7)],
 )
 def test_others_plan_too(method: str, fields: dict[str, Any], computed: int, quiet: None) -> None:
     tiny = images.flux()
@@ -214,8 +214,31 @@ def test_guidance_that_changes_is_measured_by_its_parts() -> None:
     assert torch.isfinite(segment.tables()["soda.velocity"][5, 0, 0])
 
 
+def test_another_model_is_all_that_is_said_of_a_prior() -> None:
+    flux, wan = images.flux(), videos.wan()
+    prior = calibrate(flux.pipe, calls=[{**flux.options, "num_inference_steps": 12}], curve=0)
+    with accelerate(wan.pipe, "soda", speedup=2, prior=prior) as fast:
+        with pytest.raises(ValueError, match=r"^the prior was measured for another model$"):
+            wan()
+        assert fast.report().evaluations == 0
+
+
+def test_a_plan_that_nothing_came_of_is_not_spoken_of(quiet: None) -> None:
+    tiny = images.flux()
+    with accelerate(tiny.pipe, "soda", speedup=2, calibrate=1) as fast:
+        tiny()
+        tiny()
+        assert fast.report().note == "planned from 1 measured generation"
+        tiny(steps=6)
+        tiny(steps=6)
+        assert fast.report().note is None and len(fast.computed) == 6
+
+
 def test_calibrating_needs_calls_of_one_kind() -> None:
     tiny = images.flux()
+    for calls in (["a cat"], "a cat", {"prompt": "a cat"}):
+        with pytest.raises(ValueError, match="calls is a list of arguments by name"):
+            calibrate(tiny.pipe, calls=calls)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no call to measure"):
         calibrate(tiny.pipe, calls=[])
     with pytest.raises(ValueError, match="different kinds"):

@@ -46,7 +46,7 @@ def test_skips_and_comes_off_without_trace(name: str) -> None:
     other = tiny(seed=1)
     assert not other.equals(fast)
     assert tiny().equals(fast), "nothing is left of the generation before"
-    assert accelerate(tiny.pipe, "sada", threshold=1e6) and tiny().equals(fast), "once only"
+    attached.remove()
 
     accelerate(tiny.pipe, "sada", threshold=1e-9)
     with pytest.warns(UserWarning, match="sada computed all of .*: it allowed no forecast"):

@@ -83,7 +83,7 @@ def test_refusals_of_calibrate(calibrate: Cli, options: list[object], message: s
     ("options", "message"),
     [
         (["a.safetensors"], "two priors or more to merge, got 1"),
-        (["a.safetensors", "b.safetensors"], "a.safetensors does not exist; videoaccel calibrate makes a prior"),
+        (["a.safetensors", "b.safetensors"], "there is no prior a.safetensors; videoaccel calibrate makes one"),
         (["a.safetensors", "b.safetensors", "--samples", 3], "--samples changes nothing where priors are merged"),
     ],
 )

@@ -1,9 +1,11 @@
 """Whole jobs on tiny pipelines of diffusers: files and sidecars, the same again from a sidecar, and what is refused."""
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -128,14 +130,17 @@ def test_sound_of_a_prompt(sound_folder: Path) -> None:
         ({"batch_size": 2}, "`batch_size`: that is for"),
         ({"aspect": "9:16"}, "`aspect` is one of a named `resolution`"),
         ({"offload": True, "device": "cpu"}, "`offload` keeps a GPU's memory free"),
-        ({"accel": "pab"}, "pab has to look into the network; of pipelines that are not ours these can be told: "),
+        ({"accel": "pab"}, "pab has to look into the network; on pipelines of diffusers these can be had: "),
         ({"accel": "fora", "accel_options": {"perod": 3}}, "has no field 'perod'"),
         ({"accel": "fora", "speedup": 2}, "`speedup` is a target of"),
         ({"accel": "fora", "prior": "x"}, "fora uses no prior"),
         ({"measure_first": 2}, "change nothing without `accel` or `speedup`"),
         ({"output": "a.wav"}, "can hold sound only"),
         ({"scheduler": {"beta": 3}, "output": "a.png"}, "DDIMScheduler has no field 'beta'"),
-        ({"speedup": 2, "measure_first": 0}, "there is no prior of this pipeline for this call"),
+        (
+            {"speedup": 2, "measure_first": 0},
+            "for this call; videoaccel calibrate measures one, and with `measure_first=4` the first clips do",
+        ),
         ({"vbench": "x.json", "prompt": ()}, "`vbench` is of clips, and this pipeline makes none"),
     ],
 )
@@ -143,6 +148,29 @@ def test_what_is_refused(settings: dict[str, Any], message: str, dit_folder: Pat
     with pytest.raises(ValueError, match=message):
         generate(GenerateSettings(**{"model": str(dit_folder), "prompt": "1", "steps": 8, **settings}))
     assert not [path for path in here.iterdir() if path.name != "cache"]
+
+
+def test_what_is_wrong_is_said_before_anything_is_loaded(dit_folder: Path, wan_folder: Path, here: Path) -> None:
+    Path("none.safetensors").write_text("x")
+    shared = {"model": str(dit_folder), "prompt": "1", "steps": 8, "speedup": 2}
+    with mock.patch("videoaccel.outside.generate.load", side_effect=AssertionError):
+        with pytest.raises(
+            FileNotFoundError, match=r"there is no prior .*no\.safetensors; videoaccel calibrate"
+        ):
+            generate(GenerateSettings(**shared, prior="no.safetensors"))
+        with pytest.raises(ValueError, match=r"none\.safetensors is no prior"):
+            generate(GenerateSettings(**shared, prior="none.safetensors"))
+        shutil.copytree(wan_folder, "wan")
+        shutil.rmtree("wan/vae")
+        with pytest.raises(
+            ValueError, match="wan is not whole: its index names vae, and there is no folder"
+        ):
+            generate(GenerateSettings(model="wan", prompt="a", steps=8))
+
+
+def test_what_a_pipeline_says_to_a_size_that_it_does_not_take(wan_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"a WanPipeline does not take this call \(RuntimeError: .*`size`, `frames`"):
+        generate(GenerateSettings(model=str(wan_folder), prompt="a", steps=8, frames=5))
 
 
 def test_other_fields_of_the_scheduler(dit_folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_plans_that_need_nothing_measured(cli: Cli, dit_folder: Path) -> None:
     assert "computed: 7 of 12: 0-2, 4, 6, 8, 10" in cli("plan", *model, "--accel", "fora").out
     assert "decides while it runs" in cli("plan", *model, "--accel", "sada").out
     assert "6 steps of 12" in cli("plan", *model, "--accel", "fewer_steps").out
-    few = cli("plan", "--model", dit_folder, "--steps", 4, "--accel", "fora", "--quiet")
+    few = cli("plan", "--model", dit_folder, "--steps", 4, "--accel", "fora", "-q")
     assert few.code == 2 and "forecasts need 8" in few.err
 
 

@@ -1,7 +1,6 @@
 """Attaching to a pipeline of diffusers, and coming off again."""
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -22,9 +21,10 @@ from videoaccel.adapters.doors import (
 )
 from videoaccel.adapters.generation import Generation
 from videoaccel.adapters.observer import Observer
-from videoaccel.adapters.report import Report
+from videoaccel.adapters.report import Report, nothing_yet
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.adapters.swap import listeners_of, original, unwatch, watch
+from videoaccel.common.user_warning import warn_user
 from videoaccel.planning.prior import Prior
 
 NETWORKS = (
@@ -59,6 +59,7 @@ class Attachment:
         self._thread: int | None = None
         self._last: Report | None = None
         self._prior: Prior | None = None
+        self._kind = original(type(pipe)).__name__
         self._look()
         watch(pipe, self, pipeline_members)
 
@@ -105,14 +106,11 @@ class Attachment:
         self._observers = (*self._observers, observer)
 
     def report(self) -> Report:
-        """What happened in the last generation.
+        """What happened in the last generation; of none, if there has been none, a report that says so."""
+        return self._last or nothing_yet(self._kind, self.method)
 
-        Raises:
-            ValueError: There has been none.
-        """
-        if self._last is None:
-            raise ValueError("nothing has been generated since this was attached")
-        return self._last
+    def __repr__(self) -> str:
+        return f"{'' if self.attached else 'removed; '}{self.report().summary}"
 
     # What parts of the pipeline tell --------------------------------------------------------------------------------
 
@@ -169,10 +167,11 @@ class Attachment:
             failed = False
         finally:
             self._generation = self._thread = None
-            kind = original(type(pipe)).__name__
             remarks = {blocks.remark for blocks in self._blocks.values()}
+            if self._prior is not None and not generation.served:
+                said = None  # it had a plan, and reasons not to keep to it, which the report has
             note = "; ".join(one for one in (said, *sorted(filter(None, remarks))) if one) or None
-            self._last = last = generation.finish(pipeline=kind, method=self.method, failed=failed, note=note)
+            self._last = last = generation.finish(pipeline=self._kind, method=self.method, failed=failed, note=note)
             self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
         if generation.forecasts:
             _say(self._last)
@@ -264,7 +263,7 @@ def takes_attachments(pipe: Any) -> bool:
 
 
 def attach(pipe: Any, rules: Callable[[], StepRule], *, method: str, observers: Sequence[Observer] = ()) -> Attachment:
-    """Attach a rule to a pipeline, in place of one that is attached.
+    """Attach a rule to a pipeline.
 
     Args:
         pipe: The pipeline.
@@ -273,8 +272,14 @@ def attach(pipe: Any, rules: Callable[[], StepRule], *, method: str, observers: 
         observers: Who is told of everything.
 
     Raises:
-        ValueError: The pipeline has no denoiser that is known, or another tool skips calls of it already.
+        ValueError: The pipeline has no denoiser that is known, another tool skips calls of it already, or something is
+            attached to it: two methods would each take the other's forecasts for outputs.
     """
+    if (other := attachment_of(pipe)) is not None:
+        raise ValueError(
+            f"{original(type(pipe)).__name__} is accelerated by {other.method} already; remove() that first, or call "
+            "videoaccel.accelerate(pipe, None)"
+        )
     if not takes_attachments(pipe):
         raise ValueError(f"{original(type(pipe)).__name__} has no denoiser under a name that is known")
     if not schedulers_of(pipe) and not hasattr(pipe, "load_components"):
@@ -284,7 +289,6 @@ def attach(pipe: Any, rules: Callable[[], StepRule], *, method: str, observers: 
             raise ValueError(
                 f"{name} of {original(type(pipe)).__name__} has a cache of its own enabled; disable it first"
             )
-    detach(pipe)
     return Attachment(pipe, rules, method=method, observers=observers)
 
 
@@ -308,4 +312,4 @@ def _say(report: Report) -> None:
     """Warn of a generation in which nothing was forecast."""
     if report.evaluations and report.calls == report.calls_computed and not report.failed:
         reasons = ", ".join(report.reasons) or "it allowed no forecast"
-        warnings.warn(f"{report.method} computed all of {report.pipeline}: {reasons}", stacklevel=2)
+        warn_user(f"{report.method} computed all of {report.pipeline}: {reasons}")

@@ -77,11 +77,10 @@ def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Iden
 
 
 def differences(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:
-    """In what a prior's setting differs from another, as "num_frames 81, here 49"."""
-    found = []
-    for name in FATAL:
-        if made_for.get(name) != setting.get(name):
-            found.append(f"another {name}")
+    """In what a prior's setting differs from another, as "num_frames 81, here 49"; of another model nothing else."""
+    found = [f"another {name}" for name in FATAL if made_for.get(name) != setting.get(name)]
+    if found[:1] == ["another model"]:
+        return found[:1]
     was, now = made_for.get("call") or {}, setting["call"]
     return found + [f"{k} {was.get(k)}, here {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
 

@@ -154,6 +154,11 @@ class Generation:
         )
 
     @property
+    def served(self) -> bool:
+        """Whether any call so far was answered without its network."""
+        return self.tally.forecast.total() > 0
+
+    @property
     def forecasts(self) -> bool:
         """Whether its rules ever forecast."""
         return self._rule.keeps > 0

@@ -6,7 +6,6 @@ generations are computed whole and measured; what came of it is kept for next ti
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -24,6 +23,7 @@ from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
 from videoaccel.common.home import cache_folder, kept_nowhere
+from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.planning.prior import KINDS, PIPELINE, Prior, priors_on_shelf
 
@@ -32,6 +32,20 @@ MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str], Plan
 
 Of = Literal["denoiser", "all"]
 """Whose time a speed-up is of."""
+
+
+class NoPriorError(ValueError):
+    """There is no prior for a call, and none shall be made of the first generations.
+
+    Args:
+        near: For what the nearest was measured; empty if there is none.
+        advice: What can be done.
+    """
+
+    def __init__(self, near: str, advice: str) -> None:
+        known = f"; the nearest was measured for {near}" if near else ""
+        super().__init__(f"there is no prior of this pipeline for this call{known}; {advice}")
+        self.near = near
 
 
 @dataclass
@@ -162,15 +176,11 @@ class Lessons(RuleMaker):
                 "calls=[...]), or videoaccel calibrate, measures it, and there is no such prior for this call"
             )
         if not self._clips:
-            known = f"; the nearest was measured for {near}" if near else ""
-            raise ValueError(
-                f"there is no prior of this pipeline for this call{known}; videoaccel.calibrate(pipe, calls=[...]) "
-                "measures one, and `calibrate=True` measures the first generations"
-            )
-        warnings.warn(
+            advice = "measures one, and accelerate with calibrate=True measures the first generations"
+            raise NoPriorError(near, f"videoaccel.calibrate(pipe, calls=[...]) {advice}")
+        warn_user(
             f"there is no prior of this pipeline for this call: the next {counted(self._clips, 'generation')} are "
-            "computed whole and measured, later ones are planned",
-            stacklevel=7,
+            "computed whole and measured, later ones are planned"
         )
         return Lesson(setting)
 
@@ -230,7 +240,7 @@ def keep(prior: Prior) -> Prior:
         path.parent.mkdir(parents=True, exist_ok=True)
         prior.save(path)
     except OSError as error:
-        warnings.warn(f"what was measured is not kept for next time: {error}", stacklevel=2)
+        warn_user(f"what was measured is not kept for next time: {error}")
         return prior
     return replace(prior, path=path)
 

@@ -87,7 +87,11 @@ class Report:
             found.update(stream.refused)
         return dict(found)
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """In one line."""
+        if not self.evaluations and not self.passed:
+            return f"{self.pipeline}, {self.method}: {self.note or 'no network was called'}"
         head = (
             f"{self.pipeline}, {self.method}: {self.calls_computed} of {self.calls} calls computed, in "
             f"{len(self.computed)} of {self.evaluations} evaluations; {self.seconds_in_networks:.2f} of "
@@ -97,8 +101,9 @@ class Report:
             head += f"; {self.calls_left} calls left after the first block"
         if self.note is not None:
             head += f"; {self.note}"
-        if self.segments > 1:
-            head += f"; {self.segments} segments"
+        return head + (f"; {self.segments} segments" if self.segments > 1 else "")
+
+    def __str__(self) -> str:
         rows = [("network", "call", "latent", "computed", "forecast", "refused")]
         for stream in self.streams:
             name = (stream.context or "") + (f" #{stream.ordinal + 1}" if stream.ordinal else "")
@@ -108,7 +113,19 @@ class Report:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         tail = [f"{count} calls handed on: {reason}" for reason, count in self.passed.items()]
-        return "\n".join([head, *lines, *tail, *(["the pipeline raised an error"] if self.failed else [])])
+        if not self.streams:
+            lines = []
+        return "\n".join([self.summary, *lines, *tail, *(["the pipeline raised an error"] if self.failed else [])])
+
+
+NOTHING = "nothing has been generated since it was attached"
+
+
+def nothing_yet(pipeline: str, method: str) -> Report:
+    """Of something that is attached and has not seen a generation."""
+    return Report(
+        pipeline, method, 0, (), 0, (), {}, 0.0, 0.0, 0, note="nothing has been generated since it was attached"
+    )
 
 
 @dataclass

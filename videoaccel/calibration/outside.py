@@ -102,6 +102,11 @@ def calibrate_pipeline(
     """
     if not calls:
         raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
+    for call in [calls] if isinstance(calls, str | Mapping) else calls:
+        if not isinstance(call, Mapping) or call is calls:
+            raise ValueError(
+                f"calls is a list of arguments by name, such as calls=[{{'prompt': 'a cat'}}], got {call!r:.60}"
+            )
     if not takes_attachments(pipe):
         raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
     if attachment_of(pipe) is not None:

@@ -177,7 +177,7 @@ def _files() -> inspect.Parameter:
 
 def _others() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, text: str, *, of: str | None = None, metavar: str | None = None) -> Any:
-        made = typer.Option(of or f"--{name}", help=text, metavar=metavar, rich_help_panel=PANEL)
+        made = typer.Option(*(of or f"--{name}").split(), help=text, metavar=metavar, rich_help_panel=PANEL)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     return [
@@ -187,5 +187,5 @@ def _others() -> list[inspect.Parameter]:
         option("gpus", int | None, "Ranks to start on this machine; samples are dealt out to them.", metavar="N"),
         option("merge", bool, "Add up what several runs or machines measured, instead of measuring."),
         option("set_", list[str] | None, "Any setting, a.b=c; the value is YAML.", of="--set", metavar="NAME=VALUE"),
-        option("quiet", bool, "Print nothing but warnings and errors."),
+        option("quiet", bool, "Print nothing but warnings and errors.", of="--quiet -q"),
     ]  # fmt: skip

@@ -81,7 +81,7 @@ class Options:
     threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
     attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None
     picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=_JOB)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=_JOB)] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False
 
 

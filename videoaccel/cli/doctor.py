@@ -53,7 +53,7 @@ def command() -> Callable[..., int]:
         return _doctor(options)
 
     def own(name: str, kind: Any, of: str, text: str, metavar: str | None = None) -> inspect.Parameter:
-        made = typer.Option(of, help=text, metavar=metavar)
+        made = typer.Option(*of.split(), help=text, metavar=metavar)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     parameters = [
@@ -61,7 +61,7 @@ def command() -> Callable[..., int]:
         own("links", int | None, "--links", "Also start so many ranks and time what they exchange.", "N"),
         own("prompt", str | None, "--prompt", "Prompt of the self-test.", "TEXT"),
         *map(parameter, PIPELINE),
-        own("quiet", bool, "--quiet", "No progress."),
+        own("quiet", bool, "--quiet -q", "No progress."),
     ]
     doctor.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     doctor.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -48,7 +48,7 @@ def evaluate(
         str | None,
         typer.Option(help="A Python with the vbench package, for dimensions not built in.", metavar="PYTHON"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""

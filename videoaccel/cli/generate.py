@@ -198,7 +198,7 @@ def _metavar(name: str) -> str | None:
 
 def _job_options() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, flag: str, text: str, metavar: str | None = None) -> inspect.Parameter:
-        made = typer.Option(flag, help=text, metavar=metavar, rich_help_panel="Job")
+        made = typer.Option(*flag.split(), help=text, metavar=metavar, rich_help_panel="Job")
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     texts = list[str] | None
@@ -208,7 +208,7 @@ def _job_options() -> list[inspect.Parameter]:
         option("set_", texts, "--set", "Any setting, a.b=c, over everything else; the value is YAML.", "NAME=VALUE"),
         option("from_", str | None, "--from", "Make a clip again from the .json beside it.", "FILE"),
         option("dry_run", bool, "--dry-run", "Print what would be made, and stop."),
-        option("quiet", bool, "--quiet", "Print nothing but warnings and errors."),
+        option("quiet", bool, "--quiet -q", "Print nothing but warnings and errors."),
         option("debug", bool, "--debug", "Show tracebacks."),
     ]
 

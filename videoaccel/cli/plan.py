@@ -193,7 +193,7 @@ def _prior_lines(report: PlanReport) -> list[str]:
 
 def _own() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, of: str, text: str, metavar: str | None = None, panel: str = PANEL) -> Any:
-        made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=panel)
+        made = typer.Option(*of.split(), help=text, metavar=metavar, rich_help_panel=panel)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     accel = str(shown("accel")["panel"])
@@ -203,5 +203,5 @@ def _own() -> list[inspect.Parameter]:
         option("link", float | None, "--link", "GB/s that a rank sends, for --gpus; default as measured.", "X"),
         option("json", bool, "--json", "Machine-readable."),
         option("no_time", bool, "--no-time", "Count FLOPs only; do not time this machine."),
-        option("quiet", bool, "--quiet", "No progress."),
+        option("quiet", bool, "--quiet -q", "No progress."),
     ]

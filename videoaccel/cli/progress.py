@@ -16,6 +16,7 @@ from typing_extensions import Self
 from videoaccel.cli.flags import spelled
 from videoaccel.cli.ranks import rank
 from videoaccel.cli.terminal import PlainConsole
+from videoaccel.common.user_warning import Told
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -106,7 +107,7 @@ def shown_progress(*, quiet: bool) -> Iterator[Display]:
     with Display(quiet=quiet) as display, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not rank():  # the first of several says it for all
-            warnings.filterwarnings("always", category=UserWarning, module="videoaccel")
+            warnings.filterwarnings("always", category=Told)
         warnings.showwarning = lambda message, *_, **__: display.note(f"warning: {spelled(str(message))}")
         yield display
 

@@ -144,4 +144,4 @@ class Options:
     timeout: Timeout = None
     grace: Grace = 25.0
     pause: Pause = 10.0
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False

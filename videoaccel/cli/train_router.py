@@ -73,11 +73,11 @@ def _own(name: str) -> inspect.Parameter:
 
 def _others() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, text: str, *, of: str | None = None, metavar: str | None = None) -> Any:
-        made = typer.Option(of or f"--{name}", help=text, metavar=metavar, rich_help_panel=PANEL)
+        made = typer.Option(*(of or f"--{name}").split(), help=text, metavar=metavar, rich_help_panel=PANEL)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else None)
 
     return [
         option("prompts", str | None, "Prompts from a file, one a line, in place of those in the box.", metavar="FILE"),
         option("set_", list[str] | None, "Any setting, a.b=c; the value is YAML.", of="--set", metavar="NAME=VALUE"),
-        option("quiet", bool, "Print nothing but warnings and errors."),
+        option("quiet", bool, "Print nothing but warnings and errors.", of="--quiet -q"),
     ]

@@ -135,7 +135,7 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
 
 def _own() -> list[inspect.Parameter]:
     def option(name: str, kind: Any, of: str, text: str, *, default: Any = None, metavar: str | None = None) -> Any:
-        made = typer.Option(of, help=text, metavar=metavar, rich_help_panel=PANEL)
+        made = typer.Option(*of.split(), help=text, metavar=metavar, rich_help_panel=PANEL)
         return keyword(name, Annotated[kind, made], default=False if kind is bool else default)
 
     return [
@@ -143,5 +143,5 @@ def _own() -> list[inspect.Parameter]:
         option("accel", str | None, "--accel", "Methods; exact is none (default).", metavar="NAME,NAME,..."),
         option("set_", list[str] | None, "--set", "Any setting, a.b=c; the value is YAML.", metavar="NAME=VALUE"),
         option("json", bool, "--json", "Machine-readable."),
-        option("quiet", bool, "--quiet", "Print nothing but the result, warnings and errors."),
+        option("quiet", bool, "--quiet -q", "Print nothing but the result, warnings and errors."),
     ]

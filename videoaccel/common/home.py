@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from functools import cache
 from pathlib import Path
+
+from videoaccel.common.user_warning import warn_user
 
 _NOWHERE = Path(os.devnull) / "no-home"
 
@@ -78,7 +79,6 @@ def kept_nowhere(folder: Path) -> bool:
 
 @cache
 def _tell() -> None:
-    warnings.warn(
-        "this user has no home folder (HOME is not set), so nothing is cached; XDG_CACHE_HOME names a folder for it",
-        stacklevel=2,
+    warn_user(
+        "this user has no home folder (HOME is not set), so nothing is cached; XDG_CACHE_HOME names a folder for it"
     )

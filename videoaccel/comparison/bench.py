@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from videoaccel.calibration.quality_curve import decoded
 from videoaccel.common.stages import StageClock, peak_memory
+from videoaccel.common.user_warning import warn_user
 from videoaccel.comparison.settings import Setting
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.maker import Maker
@@ -219,7 +219,7 @@ class Bench:
         except ValueError as error:
             return str(error)
         if differences := prior.info.get("interpolated"):
-            warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
+            warn_user(f"a foreign prior is interpolated: it was made for {', '.join(differences)}")
         return prior
 
 

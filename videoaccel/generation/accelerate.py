@@ -73,6 +73,8 @@ def accelerate(
         ValueError: There is no such method or field, a value is out of range, or the pipeline takes no method.
         FileNotFoundError: The prior's file is not there.
     """
+    if isinstance(pipe, str | Path):
+        raise ValueError(f"a pipeline that is loaded is accelerated, got the text {str(pipe)!r}; load it first")
     policy = None
     if method is not None:
         name, of_file = named_method(method)
@@ -88,7 +90,7 @@ def accelerate(
         return _attached(pipe, policy, Outside(prior, foreign_prior, calibrate, of))
     if of != "denoiser" or calibrate is not True:
         raise ValueError("of and calibrate are for pipelines of diffusers; here videoaccel.calibrate measures, once")
-    loaded = Prior.load(prior) if isinstance(prior, str | Path) else prior
+    loaded = Prior.given(prior)
     limit = None if cache_memory is None else parse_bytes(cache_memory)
     pipe.policy, pipe.prior, pipe.foreign_prior, pipe.cache_memory = policy, loaded, foreign_prior, limit
     return pipe
@@ -113,11 +115,10 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
     if clips < 0:
         raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate}")
     whole = asked.of == "all"
-    prior = Prior.load(asked.prior) if isinstance(asked.prior, str | Path) else asked.prior
     lessons = Lessons(
         pipe,
         _measured_rule(policy, whole=whole),
-        prior=prior,
+        prior=Prior.given(asked.prior),
         foreign=asked.foreign_prior,
         clips=clips,
         needs_share=whole,

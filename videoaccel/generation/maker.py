@@ -3,7 +3,6 @@
 Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.stages import StageClock
+from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.cache_memory import fit
 from videoaccel.generation.denoise import StepCallback
@@ -250,7 +250,7 @@ class Maker:
         if prior is not None:
             prior.check_tables(sites=sum(map(len, self.transformer.sites.values())))
         if prior is not None and (differences := prior.info.get("interpolated")):
-            warnings.warn(f"a foreign prior is interpolated: it was made for {', '.join(differences)}", stacklevel=2)
+            warn_user(f"a foreign prior is interpolated: it was made for {', '.join(differences)}")
         return None if prior is None else prior.tables
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:

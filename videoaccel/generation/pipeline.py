@@ -4,7 +4,6 @@ Shape legend: P prompts, B samples (P times samples per prompt), N steps, T fram
 t, h, w latent sizes, L text tokens.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from videoaccel.common.devices import check_device, check_offload
 from videoaccel.common.home import expand
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
+from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
 from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
@@ -213,10 +213,9 @@ class VideoPipeline(DiffusionPipeline):
         made.check(space_factor=space)
         if any(pixels % space for pixels in size.values()):
             whole = "x".join(str(pixels - pixels % space) for pixels in size.values())
-            warnings.warn(
+            warn_user(
                 f"this model makes multiples of {space} pixels: the clip will be {whole}, "
-                f"not {size['height']}x{size['width']}",
-                stacklevel=2,
+                f"not {size['height']}x{size['width']}"
             )
         made.check_model(self.transformer, latent_size=self.vae.latent_size((made.num_frames, *size.values())))
         return made

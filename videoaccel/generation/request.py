@@ -5,7 +5,6 @@ sizes.
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.generation.denoise import StepCallback
 from videoaccel.generation.references import References, frames_of
@@ -242,10 +242,9 @@ def prompt_texts(prompts: Sequence[str], defaults: Defaults, *, loops: int, clea
             where = f"prompt {number + 1} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
             raise ValueError(f"{where} is empty{' once cleaned' if prompt.strip() else ''}: {prompt!r}")
         if clean and (lost := lost_words(prompt)):
-            warnings.warn(
+            warn_user(
                 f"cleaning takes {', '.join(map(repr, lost[:5]))}{' and more' if lost[5:] else ''} out of the prompt "
-                f"{prompt!r}; --no-clean-prompt (`clean_prompt`) leaves it as it is",
-                stacklevel=2,
+                f"{prompt!r}; --no-clean-prompt (`clean_prompt`) leaves it as it is"
             )
     scores = {"aes": defaults.aes, "flow": defaults.flow, "camera_motion": defaults.camera_motion}
     return [prepare(prompt, loops=loops, clean=clean, **scores) for prompt in prompts]  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from videoaccel.common.files import (
     make_folder,
 )
 from videoaccel.common.stages import Listener, StageClock, peak_memory
+from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.references import frames_of
 from videoaccel.generation.request import Request
@@ -351,7 +351,7 @@ def _warn(order: WorkOrder, sessions: Sequence[Session], explained: Sequence[Exp
         name, steps = order.policy.name, order.settings.steps
         found = [warning for session in sessions for warning in gained_nothing(session, method=name, steps=steps)]
     for warning in dict.fromkeys(found):
-        warnings.warn(warning, stacklevel=2)
+        warn_user(warning)
 
 
 def _acceleration(
@@ -392,6 +392,6 @@ def _identity(order: WorkOrder, origin: Sidecar | None) -> dict[str, Any]:
     inputs = {str(path): file_hash(path) for path in order.inputs}
     if origin is not None:
         for difference in origin.check(model=files, inputs=inputs):
-            warnings.warn(f"the clip may differ from that of {origin.path}: {difference}", stacklevel=2)
+            warn_user(f"the clip may differ from that of {origin.path}: {difference}")
     model = {"name": order.source.name, "sha256": model_hash(files), "files": files}
     return {"model": model, "inputs": inputs}

@@ -6,7 +6,6 @@ Shape legend: B prompts, T frames, H, W pixels.
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.common.home import expand
+from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, torch_dtype, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
@@ -200,9 +200,8 @@ def _check_lengths(given: Sequence[Tensor], s: GenerateSettings) -> None:
             f"`frames={frames}` edits all of it"
         )
     if frames > s.frames:
-        warnings.warn(
-            f"only the first {counted(s.frames, 'frame')} of {s.video} will be edited; more `frames` edit more of it",
-            stacklevel=3,
+        warn_user(
+            f"only the first {counted(s.frames, 'frame')} of {s.video} will be edited; more `frames` edit more of it"
         )
 
 

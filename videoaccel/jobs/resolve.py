@@ -21,6 +21,7 @@ from videoaccel.generation.request import negative_text, prompt_texts
 from videoaccel.media.writer import Writer
 from videoaccel.models.lora import parse_lora
 from videoaccel.parallel.degrees import Degrees
+from videoaccel.planning.prior import prior_file
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
@@ -361,6 +362,8 @@ def policy_of(s: GenerateSettings) -> Policy | None:
         policy = make_policy(method, **fields)
     if s.prior and not policy.required:
         raise ValueError(f"{method} uses no prior; leave out `prior`")
+    if s.prior:
+        prior_file(s.prior)  # that it is not there is said before anything is loaded
     return policy
 
 

@@ -7,7 +7,6 @@ through.
 from __future__ import annotations
 
 import io
-import warnings
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from videoaccel.common.reading import Colour
+from videoaccel.common.user_warning import warn_user
 from videoaccel.media.encoders import Frames
 
 WHITE: Colour = (255, 255, 255)
@@ -154,10 +154,9 @@ def _managed(image: Image.Image, profile: bytes | None, name: str) -> Image.Imag
         assert converted is not None
         return converted
     except (ImageCms.PyCMSError, OSError, ImportError) as error:
-        warnings.warn(
+        warn_user(
             f"the colour profile of {name} cannot be used ({str(error).strip() or type(error).__name__}); "
-            f"its colours are taken for sRGB's",
-            stacklevel=2,
+            f"its colours are taken for sRGB's"
         )
         return image.convert("RGB")
 

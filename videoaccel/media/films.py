@@ -5,7 +5,6 @@ Shape legend: H height, W width in pixels; a frame is uint8 [H, W, 3].
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Any
 import av
 
 from videoaccel.common.reading import Colour
+from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import WHITE, film_pixels, film_warning
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels, most_pixels
@@ -136,7 +136,7 @@ def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator
     with _worded(path):
         for frame in _decoded(container, stream):
             if not count and (told := film_warning(frame, str(path))):
-                warnings.warn(told, stacklevel=2)
+                warn_user(told)
             yield upright(film_pixels(frame, ground=ground), aspect=aspect, matrix=display_matrix(frame))
             count += 1
         if not count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import MappingProxyType
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from videoaccel.common.reading import Colour
+from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import WHITE, UnknownWhiteError, picture_pixels
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels
@@ -73,7 +73,7 @@ def read_image(path: str | Path, *, ground: Colour = WHITE) -> Frames:
     with _opened(path) as file:
         count = getattr(file, "n_frames", 1)
         if count > 1 and file.format != "MPO":  # the others in an MPO are a telephone's own previews
-            warnings.warn(f"{path} holds {count} pictures; the first is taken", stacklevel=2)
+            warn_user(f"{path} holds {count} pictures; the first is taken")
         return _pixels(file, path, ground)[None]
 
 

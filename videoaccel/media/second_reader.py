@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import av
 
+from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import is_untagged_hd, shows_ground
 from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
@@ -46,7 +46,7 @@ def read_like_players(path: Path) -> tuple[Frames, float]:
             if len(frames) == count:
                 return frames, fps
             reason = f"decord gives {len(frames)} of {count} frames"
-    warnings.warn(f"{path} is read by PyAV: {reason}", stacklevel=2)
+    warn_user(f"{path} is read by PyAV: {reason}")
     return read_video(path)
 
 

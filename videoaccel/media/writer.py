@@ -15,7 +15,6 @@ The same frames give the same bytes on one machine: the number of threads is fix
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
@@ -27,6 +26,7 @@ import numpy as np
 from typing_extensions import Self
 
 from videoaccel.common.files import atomic_file, atomic_folder, check_creatable, check_frame_folder, told
+from videoaccel.common.user_warning import warn_user
 from videoaccel.media.encoders import Encoder, Frames, by, file_encoder, folder_encoder
 
 WRITABLE = (".mp4", ".gif", ".png")
@@ -69,10 +69,9 @@ class Writer(AbstractContextManager["Writer"]):
         if not 0 < fps <= most:
             raise ValueError(f"fps must be above 0 and at most {most}; got {fps}")
         if self.kind == ".gif" and fps > _BROWSERS_GIF:
-            warnings.warn(
+            warn_user(
                 f"{path} has {fps:g} frames per second, and browsers play a .gif above {_BROWSERS_GIF} slowly; "
-                f"write .mp4, or fewer frames per second",
-                stacklevel=2,
+                f"write .mp4, or fewer frames per second"
             )
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must be between 0 and 51; got {crf}")

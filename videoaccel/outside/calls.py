@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from videoaccel.adapters.lessons import NoPriorError
 from videoaccel.media.reader import read_image, read_video
 from videoaccel.outside.arguments import Arguments, File
 
@@ -28,6 +29,28 @@ def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[
     elif "seed" in names:
         call["seed"] = seed
     return call
+
+
+@contextmanager
+def worded(kind: str) -> Iterator[None]:
+    """Say what a pipeline raises as a sentence about it, unless it is one already.
+
+    Args:
+        kind: Class of the pipeline.
+    """
+    try:
+        yield
+    except NoPriorError as error:
+        advice = "videoaccel calibrate measures one, and with `measure_first=4` the first clips do"
+        raise NoPriorError(error.near, advice) from None
+    except (torch.OutOfMemoryError, torch.AcceleratorError, NotImplementedError):
+        raise
+    except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"a {kind} does not take this call ({type(error).__name__}: {text}); its size or length may not fit: "
+            "`size`, `frames` and `args` tell others"
+        ) from error
 
 
 @contextmanager

@@ -49,6 +49,18 @@ class Found:
     index: Mapping[str, Any] = field(default_factory=dict)
     code: tuple[str, ...] = ()
 
+    @property
+    def missing(self) -> list[str]:
+        """Parts that the index names and whose folders are not there; a modular pipeline's may be elsewhere."""
+        if self.folder is None or self.modular:
+            return []
+        parts = [
+            name
+            for name, part in self.index.items()
+            if not name.startswith("_") and isinstance(part, list) and len(part) == 2 and all(map(_named, part))
+        ]
+        return [name for name in parts if not (self.folder / name).is_dir()]
+
 
 def find_outside(settings: GenerateSettings) -> Found | None:
     """The pipeline of diffusers that settings name; None where the model is ours, or nothing that is known.
@@ -124,6 +136,10 @@ def _found(settings: GenerateSettings, index: Mapping[str, Any], *, folder: Path
             code.append(f"{name}/{part[0]}.py")
     kind = settings.pipeline_class or str(said[-1] if isinstance(said, list) else said)
     return Found(settings.model, kind, folder=folder, modular=modular, index=index, code=tuple(code))
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _released(name: str) -> bool:

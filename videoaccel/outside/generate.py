@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from videoaccel.common.files import (
     make_folder,
 )
 from videoaccel.common.stages import Listener, StageClock, peak_memory
+from videoaccel.common.user_warning import warn_user
 from videoaccel.jobs import generate as ours
 from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import memory_advice
@@ -34,13 +34,14 @@ from videoaccel.media.encoders import Frames
 from videoaccel.media.sound import ENDING, write_wav
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.outside.arguments import Arguments, File
-from videoaccel.outside.calls import called_with, seeded
+from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import folder_of, load
 from videoaccel.outside.order import OutsideOrder, Sample, check_ending, ending_of, fps_of, resolve_outside
 from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken
 from videoaccel.outside.sidecar import acceleration, describe, identity, network, recipe
 from videoaccel.outside.watching import StepTeller, accelerated
+from videoaccel.planning.prior import Prior
 from videoaccel.settings.generate import GenerateSettings
 
 Done = Callable[[Clip], None]
@@ -80,6 +81,8 @@ def generate(
     if found is None:
         return ours.generate(settings, listener=listener, done=done, origin=origin)
     order = resolve_outside(settings, found)
+    if origin is None:
+        Prior.given(order.settings.prior)  # that it is none is said before anything is loaded
     check_files(order)
     paths = []
     for clip in make(order, listener=listener, origin=origin):
@@ -178,8 +181,9 @@ class Run:
             torch.cuda.reset_peak_memory_stats(device)
         clock = StageClock(listener, device=device)
         call = called_with(self.arguments, sample.prompt, seed=sample.seed)
-        with clock.stage("denoise", total=s.steps or 1), seeded(sample.seed):
-            result = taken(self.pipe(**call))
+        with clock.stage("denoise", total=s.steps or 1), seeded(sample.seed), worded(order.kind.__name__):
+            result = self.pipe(**call)
+        result = taken(result)
         with clock.stage("write"):
             output = self._write(result, sample)
         settings = recipe(order, sample, self.fast)
@@ -255,4 +259,4 @@ def _compare(origin: Sidecar | None, known: Mapping[str, Any]) -> None:
     if origin is None:
         return
     for difference in origin.check(model=known["model"]["files"], inputs=known["inputs"]):
-        warnings.warn(f"it may differ from that of {origin.path}: {difference}", stacklevel=2)
+        warn_user(f"it may differ from that of {origin.path}: {difference}")

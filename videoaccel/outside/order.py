@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of
 from videoaccel.common.home import expand
 from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
 from videoaccel.media.sound import ENDING
@@ -123,6 +123,9 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: b
     """
     kind = pipeline_class(found, trusted=settings.trust_remote_code)
     _refuse_ours(settings, kind)
+    if found.missing:
+        name = found.missing[0]
+        raise ValueError(f"{found.name} is not whole: its index names {name}, and there is no folder {name}/ in it")
     if ranks_here() > 1 and not side_by_side:
         raise ValueError(f"a {kind.__name__} runs on one rank; start it without torchrun")
     known = not found.modular and not found.code
@@ -132,12 +135,24 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: b
     arguments = None if signature is None else arguments_of(s, signature, index=found.index)
     policy = policy_of(s)
     if policy is not None:
-        schedule_of(policy) if plans(policy) else rules_of(policy)  # what is wrong with it is said now
+        check_method(policy)
     if policy is None and (s.measure_first is not None or s.speedup_of is not None):
         raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
     order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s))
     _check_outputs(order)
     return order
+
+
+def check_method(policy: Policy) -> None:
+    """Make sure that a method can be had where the insides of networks are not seen.
+
+    Raises:
+        ValueError: It cannot, or not with a field of it.
+    """
+    if not plans(policy):
+        rules_of(policy)
+    elif rule_from(policy) is None:
+        schedule_of(policy)
 
 
 def with_prompt(settings: GenerateSettings, found: Found) -> GenerateSettings:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from videoaccel import __version__
 from videoaccel.common.files import atomic_write_text, told
 from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.plain_json import read_json
+from videoaccel.common.user_warning import warn_user
 from videoaccel.models.seam import Site
 from videoaccel.session.costs import Costs, Kind
 
@@ -124,7 +124,7 @@ def measured(key: Mapping[str, Any], measure: Callable[[], Costs], *, blocks: Bl
     try:
         cache.put(key, costs)
     except OSError as error:
-        warnings.warn(f"measured costs are not kept for next time: {error}", stacklevel=2)
+        warn_user(f"measured costs are not kept for next time: {error}")
     return costs
 
 

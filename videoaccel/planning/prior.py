@@ -9,7 +9,6 @@ Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G g
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
-from videoaccel.common.home import cache_folder
+from videoaccel.common.home import cache_folder, expand
 from videoaccel.common.package import packaged
 from videoaccel.common.plain_json import parse_json, taken_for
+from videoaccel.common.user_warning import warn_user
 from videoaccel.planning.fitted import PREFIX
 
 FORMAT = "videoaccel-prior-1"
@@ -94,9 +94,7 @@ class Prior:
             FileNotFoundError: It is not there.
             ValueError: It is none.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; videoaccel calibrate makes a prior")
+        path = prior_file(path)
         try:
             with safe_open(path, "pt") as file:
                 about = _about(path, file.metadata())
@@ -128,6 +126,20 @@ class Prior:
             wanted = [n if size in ("*", None) else int(size) for size, n in zip(sizes, table.shape, strict=False)]
             if len(sizes) != table.ndim or wanted != list(table.shape) or not table.numel():
                 raise ValueError(f"{self.path} is a prior that is damaged: table {name} is {list(table.shape)}")
+
+    @classmethod
+    def given(cls, prior: "Prior | str | Path | None") -> "Prior | None":
+        """What was given for a prior: that, or what its file holds.
+
+        Raises:
+            FileNotFoundError: The file is not there.
+            ValueError: It is neither a prior nor a file of one.
+        """
+        if prior is None or isinstance(prior, cls):
+            return prior
+        if not isinstance(prior, str | Path):
+            raise ValueError(f"a prior is a videoaccel.Prior or the name of its file, got {prior!r}")
+        return cls.load(prior)
 
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
         """In what the prior's setting differs from another, as "steps 30, here 20"."""
@@ -267,6 +279,17 @@ def setting_of(
     }
 
 
+def prior_file(path: str | Path) -> Path:
+    """The file of a prior.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    if not (found := expand(path)).is_file():
+        raise FileNotFoundError(f"there is no prior {path}; videoaccel calibrate makes one")
+    return found
+
+
 def shelf() -> list[Path]:
     """Folders in which priors are looked for: that of the user's cache, then that of the package."""
     return [cache_folder("priors"), packaged("assets", "priors")]
@@ -294,7 +317,7 @@ def find_prior(
             prior = Prior.load(path)
             _warn_of_version(prior)
         except (OSError, SafetensorError, ValueError) as error:
-            warnings.warn(f"a prior is passed over: {path}: {error}", stacklevel=2)
+            warn_user(f"a prior is passed over: {path}: {error}")
             continue
         if found is None:
             found = prior
@@ -352,7 +375,7 @@ def resample(table: Tensor, old: int, new: int) -> Tensor:
 def _warn_of_version(prior: Prior) -> None:
     made = prior.info.get("videoaccel")
     if made is not None and made != __version__:
-        warnings.warn(f"the prior was made by videoaccel {made}, this is {__version__}", stacklevel=3)
+        warn_user(f"the prior was made by videoaccel {made}, this is {__version__}")
 
 
 def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

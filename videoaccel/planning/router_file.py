@@ -4,7 +4,6 @@ Shape legend: K blocks.
 """
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
 from videoaccel.common.plain_json import parse_json, taken_for
+from videoaccel.common.user_warning import warn_user
 from videoaccel.models.router import Routers
 
 FORMAT = "videoaccel-routers-1"
@@ -110,7 +110,7 @@ def find_routers(model: str) -> RouterFile | None:
                         continue
                 return RouterFile.load(path)
             except (OSError, SafetensorError, ValueError) as error:
-                warnings.warn(f"routers are passed over: {path}: {error}", stacklevel=2)
+                warn_user(f"routers are passed over: {path}: {error}")
     return None
 
 

@@ -16,7 +16,6 @@ same with Adams-Bashforth weights, ``official`` the released flow-matching formu
 max_run=4 multistep_from=0.48 multistep_period=4 multistep_terms=4`` with the first skip at step 11; 1.8x on images.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal, cast
@@ -27,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from videoaccel.common.user_warning import warn_user
 from videoaccel.models.seam import BODY, Branch, Site, Work
 from videoaccel.policies._sada_stability import Criterion, Marked, Rules, Windows, make_track
 from videoaccel.policies._trunk import require_branches
@@ -87,10 +87,9 @@ class Sada(Policy):
         if "threshold" in given and self.criterion != "posterior":
             raise ValueError(f"a threshold is for the criterion posterior; {self.criterion} has none: set max_run")
         if self.threshold > 1:
-            warnings.warn(
+            warn_user(
                 f"a threshold of {self.threshold:g} lets sada skip whatever the error: 1 is a prediction that is wrong "
-                f"by its own size, 0.05 the default",
-                stacklevel=1,  # of this project's, so that the command line shows it
+                f"by its own size, 0.05 the default"
             )
         late = sorted(given & {"multistep_period", "multistep_terms"})
         if late and self.multistep_from is None:

@@ -16,15 +16,16 @@ from torch import Tensor
 from videoaccel.adapters.attach import attach, networks_of
 from videoaccel.adapters.call_setting import setting_of_call
 from videoaccel.adapters.curves import for_course, rule_of
-from videoaccel.adapters.lessons import find, fitting
-from videoaccel.adapters.methods import plans, rules_of, schedule_of
+from videoaccel.adapters.lessons import NoPriorError, find, fitting
+from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
+from videoaccel.adapters.swap import original
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import of_all
-from videoaccel.outside.calls import called_with, seeded
+from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
@@ -182,7 +183,7 @@ def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
     """Run a pipeline until its course is known."""
     s, peek = order.settings, _Peek(pipe)
     arguments = order.told(pipe)
-    with attach(pipe, peek, method="off"), seeded(s.seed):
+    with attach(pipe, peek, method="off"), seeded(s.seed), worded(order.kind.__name__):
         try:
             pipe(**called_with(arguments, s.prompt[0] if s.prompt else None, seed=s.seed))
         except _SeenError:
@@ -201,6 +202,18 @@ def _planned(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
     assert policy is not None and course is not None
     prior = _prior(s, seen.setting)
     share = prior.info.get("share")
+    if missing := [name for name in tables_of(policy) if name not in prior.tables]:
+        raise ValueError(f"the prior has no table {missing[0]}; videoaccel calibrate measures it")
+    if rule_from(policy) is not None:
+        return OutsidePlan(
+            pipeline=original(type(pipe)).__name__,
+            method=policy.name,
+            fields=policy.model_dump(mode="json"),
+            evaluations=(),
+            prior=None if prior.path is None else str(prior.path),
+            generations=max(prior.samples.values(), default=0),
+            share=share,
+        )
     if s.speedup_of == "all":
         if share is None:
             raise ValueError("nothing says what share of the time is the networks'; calibrate measures it")
@@ -276,11 +289,7 @@ def _prior(s: GenerateSettings, setting: Mapping[str, Any]) -> Prior:
     found, near = find(setting, foreign=s.allow_foreign_prior)
     if found is not None:
         return found
-    known = f"; the nearest was measured for {near}" if near else ""
-    raise ValueError(
-        f"there is no prior of this pipeline for this call{known}; videoaccel calibrate measures one, and so do the "
-        f"first clips that videoaccel generate makes"
-    )
+    raise NoPriorError(near, "videoaccel calibrate measures one, and so do the first clips of videoaccel generate")
 
 
 def _errors(

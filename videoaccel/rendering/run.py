@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, cast
 
 from videoaccel.common.home import expand
 from videoaccel.common.names import safe_name
+from videoaccel.common.user_warning import warn_user
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.rendering.control import ALL, Control
@@ -199,7 +199,7 @@ def _write_gallery(worker: Worker, gallery: Gallery) -> None:
     try:
         worker.room.patiently(gallery.update)
     except OSError as error:
-        warnings.warn(f"the gallery is not written: {' '.join(str(error).split())}", stacklevel=2)
+        warn_user(f"the gallery is not written: {' '.join(str(error).split())}")
 
 
 def work_with_ranks(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from videoaccel.common.files import PART_SUFFIX, atomic_write_bytes, told
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.common.plain_files import check_plain
+from videoaccel.common.user_warning import warn_user
 from videoaccel.text.encoder import PromptStates, encode
 
 _SUFFIX = ".safetensors"
@@ -170,7 +170,7 @@ def encode_cached(
             try:
                 cache.put(prompt, fresh.rows([row]), key=key)
             except OSError as error:
-                warnings.warn(f"text states are not kept for next time: {error}", stacklevel=2)
+                warn_user(f"text states are not kept for next time: {error}")
     return PromptStates.cat([states for prompt in prompts if (states := known[prompt]) is not None])
 
 

@@ -8,7 +8,6 @@ Every prompt is encoded alone: its states then do not depend, to the last bit, o
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5Enc
 
 from videoaccel.common.home import expand
 from videoaccel.common.plain_files import check_plain
+from videoaccel.common.user_warning import warn_user
 from videoaccel.models.checkpoint import read_config
 
 # A full T5 checkpoint brings its decoder along, which nobody needs here.
@@ -215,9 +215,8 @@ def _encode_one(
     states = encode_tokens(tokens.input_ids, tokens.attention_mask, text_encoder=text_encoder)
     cut = max(0, whole - max_length)
     if cut:
-        warnings.warn(
-            f"the prompt has {whole} tokens, {cut} more than the model reads; its end is ignored: {_short(prompt)}",
-            stacklevel=2,
+        warn_user(
+            f"the prompt has {whole} tokens, {cut} more than the model reads; its end is ignored: {_short(prompt)}"
         )
     return PromptStates(states[:, None], tokens.attention_mask.to(states.device), (cut,))
 

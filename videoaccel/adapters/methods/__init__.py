@@ -89,7 +89,7 @@ def blind() -> list[str]:
 def _module(policy: Policy) -> ModuleType:
     if policy.name not in available():
         raise ValueError(
-            f"{policy.name} has to look into the network; of pipelines that are not ours these can be told: "
+            f"{policy.name} has to look into the network; on pipelines of diffusers these can be had: "
             f"{', '.join(available())}"
         )
     return import_module(f"{__name__}.{policy.name}")
