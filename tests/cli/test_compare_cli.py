@@ -86,7 +86,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(compare: Compare, monkeypat
         (["--clips", "0"], "at least 1 clip"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt does not exist"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompt"),
-        (["--prior", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
+        (["--prior", "nowhere.safetensors"], "there is no prior nowhere.safetensors"),
         (["--model", "nothing"], "no model or folder is called 'nothing'"),
         (["--steps", "0"], "--steps"),
         (["--out", "no/where"], "does not exist; make it first"),

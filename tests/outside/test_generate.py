@@ -154,17 +154,13 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(dit_folder: Path, wan_f
     Path("none.safetensors").write_text("x")
     shared = {"model": str(dit_folder), "prompt": "1", "steps": 8, "speedup": 2}
     with mock.patch("videoaccel.outside.generate.load", side_effect=AssertionError):
-        with pytest.raises(
-            FileNotFoundError, match=r"there is no prior .*no\.safetensors; videoaccel calibrate"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"there is no prior .*no\.safetensors; videoaccel calibrate"):
             generate(GenerateSettings(**shared, prior="no.safetensors"))
         with pytest.raises(ValueError, match=r"none\.safetensors is no prior"):
             generate(GenerateSettings(**shared, prior="none.safetensors"))
         shutil.copytree(wan_folder, "wan")
         shutil.rmtree("wan/vae")
-        with pytest.raises(
-            ValueError, match="wan is not whole: its index names vae, and there is no folder"
-        ):
+        with pytest.raises(ValueError, match="wan is not whole: its index names vae, and there is no folder"):
             generate(GenerateSettings(model="wan", prompt="a", steps=8))
 
 

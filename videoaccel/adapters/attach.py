@@ -181,7 +181,7 @@ class Attachment:
     def _look(self) -> None:
         """Attach to the parts that the pipeline has now, and come off those that it had."""
         networks, schedulers = networks_of(self._pipe), schedulers_of(self._pipe)
-        beside = _modules(self._pipe, sides.NETWORKS)
+        beside = modules_of(self._pipe, sides.NETWORKS)
         for known, present in ((self._networks, networks), (self._sides, beside)):
             for name, old in list(known.items()):
                 if present.get(name) is not old:
@@ -235,10 +235,11 @@ class Attachment:
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
     """A pipeline's denoisers by name; empty if it has none that are known. One under two names counts once."""
-    return _modules(pipe, NETWORKS)
+    return modules_of(pipe, NETWORKS)
 
 
-def _modules(pipe: Any, names: Sequence[str]) -> dict[str, nn.Module]:
+def modules_of(pipe: Any, names: Sequence[str]) -> dict[str, nn.Module]:
+    """A pipeline's networks of these names; one under two names counts once."""
     found: dict[str, nn.Module] = {}
     for name in names:
         part = getattr(pipe, name, None)

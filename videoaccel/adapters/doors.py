@@ -96,9 +96,10 @@ def scheduler_members(base: Any, listeners: list[Listener]) -> dict[str, Any]:
     @functools.wraps(base.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = functools.partial(base.step, self, *args, **kwargs)
-        for listener in listeners:
+        for listener in reversed(listeners):  # the first is the outermost
             if listener.open:
-                return listener.stepped(self, plain, {**dict(zip(names, args, strict=False)), **kwargs})
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                plain = functools.partial(listener.stepped, self, plain, given)
         return plain()
 
     @functools.wraps(base.set_timesteps)

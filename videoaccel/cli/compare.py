@@ -12,6 +12,8 @@ import typer
 from rich.table import Table
 
 from videoaccel.cli.flags import flag
+from videoaccel.cli.generate import typed
+from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from videoaccel.comparison.compare import Comparison
     from videoaccel.comparison.table import Result
 
-_MODEL, _RUN, _JOB = "Model", "Comparison", "Job"
-_SHARED = ("model", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention")
+_MODEL, _RUN, _JOB, _OUTSIDE = "Model", "Comparison", "Job", "Pipelines of diffusers"
+_SHARED = (
+    "model", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention", *MORE,
+)  # fmt: skip
 _WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
 
 
@@ -80,6 +84,20 @@ class Options:
     device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None
     threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
     attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None
+    args: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arg", help="An argument of the pipeline's call.", metavar="NAME=VALUE", rich_help_panel=_OUTSIDE
+        ),
+    ] = None
+    negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_OUTSIDE)] = None
+    images: Annotated[list[str] | None, typer.Option("--image", metavar="FILE", rich_help_panel=_OUTSIDE)] = None
+    video: Annotated[str | None, typer.Option(metavar="FILE", rich_help_panel=_OUTSIDE)] = None
+    pipeline_class: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_OUTSIDE)] = None
+    variant: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_OUTSIDE)] = None
+    trust_remote_code: Annotated[bool | None, typer.Option("--trust-remote-code", rich_help_panel=_OUTSIDE)] = None
+    offload: Annotated[bool | None, typer.Option("--offload/--no-offload", rich_help_panel=_OUTSIDE)] = None
+    group_offload: Annotated[bool | None, typer.Option("--group-offload", rich_help_panel=_OUTSIDE)] = None
     picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=_JOB)] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False
@@ -91,8 +109,9 @@ def compare(options: Options) -> None:
     require_alone("compare")
     texts = _prompts(o.prompts)
     seeds, speedups = _numbers("--seeds", o.seeds, int), _numbers("--speedup", o.speedup or "", float)
-    given = {name: value for name in _SHARED if (value := getattr(o, name)) is not None}
+    given = typed({name: getattr(o, name) for name in _SHARED}, _SHARED)
     settings = merge([Layer({**given, "prompt": texts}, flag)])
+    found_by(settings, command="compare")
     with shown_progress(quiet=o.quiet) as display:
         from videoaccel.comparison.compare import compare_settings  # torch and all
         from videoaccel.comparison.settings import read_values

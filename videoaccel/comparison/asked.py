@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from videoaccel.comparison.bench import Clip
+from videoaccel.comparison.clip import Clip
 from videoaccel.comparison.log import check_folder
 from videoaccel.comparison.settings import Setting, Values, choose_settings
 from videoaccel.planning.prior import Prior
@@ -66,16 +66,20 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls, given: Mapping[str, Any], *, known: Sequence[str] | None = OPTIONS) -> Self:
         """From the arguments of :func:`videoaccel.compare`, options of the pipeline's call among them.
+
+        Args:
+            given: The arguments.
+            known: Options of the call; None where the pipeline's call is to say.
 
         Raises:
             ValueError: One is neither, or there is no ``out``.
         """
         own = {one.name for one in fields(cls)} - {"options"}
         options = {name: value for name, value in given.items() if name not in own}
-        if other := sorted(set(options) - set(OPTIONS)):
-            raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(OPTIONS)}")
+        if known is not None and (other := sorted(set(options) - set(known))):
+            raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(known)}")
         if "out" not in given:
             raise ValueError("a comparison needs a folder for its results, such as out='compared'")
         return cls(**{name: value for name, value in given.items() if name in own}, options=options)

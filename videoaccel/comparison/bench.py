@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from videoaccel.calibration.quality_curve import decoded
 from videoaccel.common.stages import StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
-from videoaccel.comparison.settings import Setting
+from videoaccel.common.wording import counted
+from videoaccel.comparison.clip import Clip, Decided
+from videoaccel.comparison.settings import EXACT, Setting
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
@@ -33,16 +35,11 @@ from videoaccel.media.encoders import Frames
 from videoaccel.models.protocols import Transformer
 from videoaccel.models.seam import Site, direct
 from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
+from videoaccel.session.action_grid import as_letters
+from videoaccel.session.actions import COMPUTE
 from videoaccel.session.costs import Costs, Unit
 from videoaccel.session.policy import Job, Session, kernel_mix, local_mix
 from videoaccel.text.encoder import PromptStates
-
-
-class Clip(NamedTuple):
-    """What is generated: with every setting the same."""
-
-    prompt: str
-    seed: int
 
 
 class Made(NamedTuple):
@@ -126,7 +123,7 @@ class Bench:
         with clock.stage("plan"):
             session = Session(job, mix=mix) if setting.policy is None else setting.policy.session(job, mix=mix)
         run = direct if setting.policy is None and attention == NATIVE else session.run
-        told = _forget_peak(self.device)
+        told = forget_peak(self.device)
         with clock.stage("denoise"):
             latents = denoising.denoise(session, run=run)
         self.warm.add(setting.key)
@@ -142,8 +139,43 @@ class Bench:
         """
         return decoded(self.pipe.vae, made.latents, made.frames)
 
-    def holds(self, request: Request) -> dict[str, Any]:
-        """What must be the same for all measurements that stand in one table."""
+    def same(self, one: Made, other: Made) -> bool:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        return torch.equal(one.latents, other.latents)
+
+    def decided(self, made: Made) -> Decided:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        session = made.session
+        changed = any(share != 1 for share in session.shares) or any(
+            action != COMPUTE for step in session.trace for action in step.values()
+        )
+        return Decided(
+            steps=session.job.steps,
+            flops=self.flops(session),
+            changed=changed,
+            digest=session.digest(),
+            actions=session.counts(),
+            cache_bytes=session.peak_bytes,
+            grid=as_letters(session.trace, session.shares, self.sites),
+        )
+
+    def compared(self, content: Frames, reference: Frames, prompt: str) -> dict[str, Any]:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        from videoaccel.comparison.quality import compare_clips  # torchmetrics is there only with the extra [eval]
+
+        return compare_clips(content, reference, prompt)
+
+    def title(self, name: str, holds: Mapping[str, Any]) -> str:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        height, width = holds["size"]
+        return (
+            f"{name}: {counted(holds['frames'], 'frame')} of {height}x{width}, {counted(holds['steps'], 'step')}, "
+            f"guidance {holds['guidance']:g}, {holds['dtype']}"
+        )
+
+    def holds(self, clip: Clip) -> dict[str, Any]:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        request = self.maker(clip, Setting(EXACT)).request
         return {
             **self._setting(request, request.steps),
             "vae": fingerprint(self.pipe.vae),
@@ -175,7 +207,7 @@ class Bench:
             return ""
         if setting.key not in self._hashes:
             found = self._prior(self.maker(clip, setting))
-            self._hashes[setting.key] = "" if isinstance(found, str) else _hash_prior(found)
+            self._hashes[setting.key] = "" if isinstance(found, str) else hash_prior(found)
         return self._hashes[setting.key]
 
     def _job(self, denoising: Denoising, setting: Setting) -> Job:
@@ -243,14 +275,15 @@ def hardware(device: torch.device) -> str:
     return next(names, platform.machine())
 
 
-def _hash_prior(prior: Prior) -> str:
+def hash_prior(prior: Prior) -> str:
+    """Tells tables apart."""
     digest = hashlib.sha256()
     for name, table in sorted(prior.tables.items()):
         digest.update(name.encode() + table.float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
-def _forget_peak(device: torch.device) -> bool:
+def forget_peak(device: torch.device) -> bool:
     """Begin to watch memory anew; False where that cannot be done."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import atomic_write_bytes, atomic_write_text
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
-from videoaccel.common.wording import counted
 from videoaccel.comparison.asked import Asked
-from videoaccel.comparison.bench import Bench, Clip, machine
+from videoaccel.comparison.bench import Bench, machine
+from videoaccel.comparison.clip import AnyBench, Clip
 from videoaccel.comparison.log import Log, Row
+from videoaccel.comparison.outside import OutsideBench, arguments_by_name, had
 from videoaccel.comparison.run import measure_quality, measure_time
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import AtSpeedup, Result, at_speedups, summarise, to_csv
@@ -31,6 +32,9 @@ from videoaccel.generation.request import prompt_texts
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.resolve import resolve
 from videoaccel.jobs.sidecar import versions
+from videoaccel.outside.find import Found, find_outside
+from videoaccel.outside.loading import load
+from videoaccel.outside.order import resolve_outside
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -61,9 +65,8 @@ class Comparison:
         return [result for result in self.results if result.error is not None]
 
 
-@torch.inference_mode()
 def compare(
-    pipe: VideoPipeline,
+    pipe: Any,
     prompts: Sequence[str],
     *,
     states: Mapping[str, PromptStates] | None = None,
@@ -75,9 +78,10 @@ def compare(
     A folder that holds part of the same comparison is gone on with.
 
     Args:
-        pipe: The model.
-        prompts: What to generate.
-        states: Text states by prompt, one row each; None encodes the prompts.
+        pipe: The model: a :class:`videoaccel.VideoPipeline`, or a pipeline of diffusers.
+        prompts: What to generate; names or numbers of classes for a pipeline that takes these, `[""]` for one that
+            takes nothing.
+        states: Text states by prompt, one row each, for a VideoPipeline; None encodes the prompts.
         listener: Told (stage, runs done, runs in all); stages are ``quality`` and ``timing``.
         **asked: The fields of :class:`videoaccel.comparison.asked.Asked`: ``methods``, ``out``, ``seeds``, ``speedups``
             and so on; and of the pipeline's call size, steps and the like.
@@ -86,13 +90,34 @@ def compare(
         ValueError: An argument is wrong, an extra is missing, or the folder holds something else.
         OSError: The folder cannot be written.
     """
+    if not isinstance(pipe, VideoPipeline):
+        if states is not None:
+            raise ValueError("states are for a VideoPipeline; other pipelines encode their prompts themselves")
+        outside = _outside(asked, known=None)
+        bench: AnyBench = OutsideBench(
+            pipe, arguments_by_name(pipe, outside.options), outside.prior, outside.foreign_prior
+        )
+        return _compared(bench, prompts, outside, listener)
     wanted = Asked.of(asked)
+    wanted.check(prompts)
+    with torch.inference_mode():
+        texts = states or _encoded(pipe, prompts)
+        bench = Bench(pipe, texts, wanted.options, prior=wanted.prior, foreign_prior=wanted.foreign_prior)
+        return _compared(bench, prompts, wanted, listener)
+
+
+def _outside(asked: Mapping[str, Any], *, known: Sequence[str] | None) -> Asked:
+    """What is asked of a pipeline of diffusers: ``all`` are the methods that can be had there."""
+    wanted = Asked.of(asked, known=known)
+    return replace(wanted, methods=had(wanted.methods))
+
+
+def _compared(bench: AnyBench, prompts: Sequence[str], wanted: Asked, listener: Listener | None) -> Comparison:
     chosen, clips = wanted.check(prompts)
-    texts = states or _encoded(pipe, prompts)
-    bench = Bench(pipe, texts, wanted.options, prior=wanted.prior, foreign_prior=wanted.foreign_prior)
-    holds = bench.holds(bench.maker(clips[0], chosen[0]).request)
+    holds = bench.holds(clips[0])
     about = {
         "model": wanted.name,
+        "title": bench.title(wanted.name, holds),
         "command": wanted.command,
         "machine": machine(bench.device),
         "versions": versions(),
@@ -107,7 +132,7 @@ def compare(
 
 
 def _measure(
-    bench: Bench, run: Sequence[Setting], clips: Sequence[Clip], asked: Asked, log: Log, listener: Listener | None
+    bench: AnyBench, run: Sequence[Setting], clips: Sequence[Clip], asked: Asked, log: Log, listener: Listener | None
 ) -> None:
     tick = _counter(listener, "quality", len(run) * len(clips))
     measure_quality(bench, run, clips, log=log, tick=tick, keep=Worst(Path(asked.out), log))
@@ -116,7 +141,7 @@ def _measure(
     measure_time(bench, run, timed, repeats=repeats, log=log, tick=_counter(listener, "timing", total))
 
 
-def _rows(bench: Bench, run: Sequence[Setting], clips: Sequence[Clip], asked: Asked, log: Log) -> list[Row]:
+def _rows(bench: AnyBench, run: Sequence[Setting], clips: Sequence[Clip], asked: Asked, log: Log) -> list[Row]:
     """What was measured of these clips with today's priors; the folder may hold more."""
     hashes = {setting.key: bench.prior_hash(setting, clips[0]) for setting in run}
     return [
@@ -140,6 +165,8 @@ def compare_settings(asked: GenerateSettings, /, *, listener: Listener | None = 
         ValueError: As :func:`compare`, or a setting does not fit the model.
         FileNotFoundError: A file is not there.
     """
+    if (found := find_outside(asked)) is not None:
+        return _compare_outside(asked, found, listener, options)
     Asked.of(options).check(asked.prompt)  # what is wrong is said before anything is loaded
     order = resolve(asked)
     s = order.settings
@@ -167,6 +194,23 @@ def compare_settings(asked: GenerateSettings, /, *, listener: Listener | None = 
             attention_backend=s.attention,
             **options,
         )
+
+
+def _compare_outside(
+    asked: GenerateSettings, found: Found, listener: Listener | None, options: Mapping[str, Any]
+) -> Comparison:
+    """Load a pipeline of diffusers, and compare on it."""
+    prompts = asked.prompt or ("",)
+    wanted = _outside({"name": found.name, **options}, known=())
+    wanted.check(prompts)  # what is wrong is said before anything is loaded
+    order = resolve_outside(asked, found)
+    s = order.settings
+    tell = listener or (lambda stage, done, total: None)
+    with cpu_threads(s.threads):
+        tell("load", 0, 1)
+        pipe = load(found, order.kind, s)
+        bench = OutsideBench(pipe, order.told(pipe), wanted.prior, wanted.foreign_prior)
+        return _compared(bench, prompts, wanted, listener)
 
 
 def _encoded(pipe: VideoPipeline, prompts: Sequence[str]) -> dict[str, PromptStates]:
@@ -197,13 +241,7 @@ def _write(asked: Asked, results: Sequence[Result], at: Sequence[AtSpeedup], abo
     if asked.picture and missing is None:
         from videoaccel.comparison.plot import plot
 
-        holds = about["holds"]
-        height, width = holds["size"]
-        title = (
-            f"{about['model']}: {counted(holds['frames'], 'frame')} of {height}x{width}, "
-            f"{counted(holds['steps'], 'step')}, guidance {holds['guidance']:g}, {holds['dtype']}, "
-            f"{about['machine']['name']}"
-        )
+        title = f"{about['title']}, {about['machine']['name']}"
         files.append(out / PICTURE)
         atomic_write_bytes(files[-1], plot(results, title=title))
     return Comparison(results, at, about, files, () if missing is None else (missing,))

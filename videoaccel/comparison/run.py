@@ -9,24 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
-from videoaccel.comparison.bench import Bench, Clip, Made
+from videoaccel.comparison.clip import AnyBench, Clip, Content, Run
 from videoaccel.comparison.log import Log
 from videoaccel.comparison.settings import EXACT, OFF, Setting
-from videoaccel.media.encoders import Frames
-from videoaccel.session.action_grid import as_letters
-from videoaccel.session.actions import COMPUTE
 
 FRESH = 15.0
 """Seconds for which a run of exact says how fast the machine is."""
 
-Keep = Callable[[Mapping[str, Any], Frames, Frames], None]
+Keep = Callable[[Mapping[str, Any], Content, Content], None]
 """Told of a measurement, the clip, and the exact clip."""
 
 
 def measure_quality(
-    bench: Bench,
+    bench: AnyBench,
     settings: Sequence[Setting],
     clips: Sequence[Clip],
     *,
@@ -65,7 +60,7 @@ def measure_quality(
 
 
 def measure_time(
-    bench: Bench,
+    bench: AnyBench,
     settings: Sequence[Setting],
     clips: Sequence[Clip],
     *,
@@ -103,31 +98,31 @@ def measure_time(
             tick()
 
 
-def _failed(log: Log, setting: Setting, clip: Clip, bench: Bench) -> bool:
+def _failed(log: Log, setting: Setting, clip: Clip, bench: AnyBench) -> bool:
     return "error" in (log.get(_key("quality", setting, clip, bench)) or {})
 
 
-def _warm_up(bench: Bench, clip: Clip, setting: Setting) -> dict[str, Any]:
+def _warm_up(bench: AnyBench, clip: Clip, setting: Setting) -> dict[str, Any]:
     bench.make(clip, setting)
     return {}
 
 
-def _timed(bench: Bench, clip: Clip, setting: Setting, base: Made) -> dict[str, Any]:
+def _timed(bench: AnyBench, clip: Clip, setting: Setting, base: Run) -> dict[str, Any]:
     return _timing(bench.make(clip, setting), base)
 
 
 def _attempt_quality(
     key: dict[str, Any],
-    bench: Bench,
+    bench: AnyBench,
     clip: Clip,
     setting: Setting,
-    wanted: Made,
-    reference: Frames,
+    wanted: Run,
+    reference: Content,
     *,
     keep: Keep,
     first: bool,
 ) -> dict[str, Any]:
-    made: list[Frames] = []
+    made: list[Content] = []
     row = key | _attempt(lambda: _quality(bench, clip, setting, wanted, reference, made.append, first=first))
     if made and "error" not in row:
         keep(row, made[0], reference)
@@ -135,42 +130,37 @@ def _attempt_quality(
 
 
 def _quality(
-    bench: Bench,
+    bench: AnyBench,
     clip: Clip,
     setting: Setting,
-    wanted: Made,
-    reference: Frames,
-    decoded: Callable[[Frames], None],
+    wanted: Run,
+    reference: Content,
+    decoded: Callable[[Content], None],
     *,
     first: bool,
 ) -> dict[str, Any]:
-    from videoaccel.comparison.quality import compare_clips  # torchmetrics is there only with the extra [eval]
-
     made = wanted if setting.method == EXACT else bench.make(clip, setting)
-    same = torch.equal(made.latents, wanted.latents)
+    same = bench.same(made, wanted)
     if setting.method == OFF and not same:
         raise ArithmeticError("the machinery with nothing changed gave another latent than the plain run")
     frames = reference if made is wanted else bench.decode(made)
     decoded(frames)
-    session = made.session
-    changed = any(share != 1 for share in session.shares) or any(
-        action != COMPUTE for step in session.trace for action in step.values()
-    )
+    did = bench.decided(made)
     return {
-        **compare_clips(frames, reference, clip.prompt),
-        "steps": session.job.steps,
-        "flops": bench.flops(session),
-        "fired": changed or not same,
-        "digest": session.digest(),
-        "actions": session.counts(),
-        "cache_bytes": session.peak_bytes,
+        **bench.compared(frames, reference, clip.prompt),
+        "steps": did.steps,
+        "flops": did.flops,
+        "fired": did.changed or not same,
+        "digest": did.digest,
+        "actions": did.actions,
+        "cache_bytes": did.cache_bytes,
         **({"frames": _hash(reference)} if made is wanted else {}),
         # One clip's decisions step by step are enough to draw; all of them would be most of the file.
-        **({"grid": as_letters(session.trace, session.shares, bench.sites)} if first else {}),
+        **({"grid": did.grid} if first else {}),
     }
 
 
-def _timing(made: Made, exact: Made) -> dict[str, Any]:
+def _timing(made: Run, exact: Run) -> dict[str, Any]:
     return {
         "seconds": made.seconds,
         "exact_seconds": exact.seconds,
@@ -191,7 +181,7 @@ def _attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": text if known and text else f"{type(error).__name__}: {text}"}
 
 
-def _key(kind: str, setting: Setting, clip: Clip, bench: Bench, *, repeat: int | None = None) -> dict[str, Any]:
+def _key(kind: str, setting: Setting, clip: Clip, bench: AnyBench, *, repeat: int | None = None) -> dict[str, Any]:
     return {
         "kind": kind,
         "method": setting.method,
@@ -203,7 +193,7 @@ def _key(kind: str, setting: Setting, clip: Clip, bench: Bench, *, repeat: int |
     }
 
 
-def _check_same(log: Log, key: Mapping[str, Any], frames: Frames) -> None:
+def _check_same(log: Log, key: Mapping[str, Any], frames: Content) -> None:
     before = (log.get(key) or {}).get("frames")
     if before not in (None, _hash(frames)):
         raise ValueError(
@@ -212,5 +202,5 @@ def _check_same(log: Log, key: Mapping[str, Any], frames: Frames) -> None:
         )
 
 
-def _hash(frames: Frames) -> str:
+def _hash(frames: Content) -> str:
     return hashlib.sha256(frames.tobytes()).hexdigest()[:16]

@@ -235,8 +235,9 @@ def _kind(rows: Iterable[Row], kind: str) -> list[Row]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that there are."""
+    found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else None
 
 

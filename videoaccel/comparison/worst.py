@@ -46,12 +46,14 @@ class Worst:
 
         Args:
             row: As in the log.
-            frames: The clip, uint8 [T, H, W, 3].
+            frames: The clip, uint8 [T, H, W, 3]; of sound nothing is kept.
             reference: The exact clip, likewise.
 
         Raises:
             OSError: The picture cannot be written.
         """
+        if frames.ndim != 4:  # sound has no picture
+            return
         key, psnr = (row["method"], row["setting"]), float(row["psnr"])
         if psnr >= self.lowest.get(key, float("inf")):
             return

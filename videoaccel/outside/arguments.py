@@ -122,7 +122,7 @@ def arguments_of(s: GenerateSettings, signature: Signature, *, index: Mapping[st
             raise ValueError(f"{name} is given twice, by `args` and by a setting of its own")
         values[name] = read_later(value)
     _check_negative(s, signature, values)
-    found = Arguments(values, signature.first(("prompt", CLASSES)), signature, _labels(index))
+    found = Arguments(values, signature.first(("prompt", CLASSES)), signature, labels_of(index))
     _check_prompts(s, found)
     missing = [name for name in signature.required if name not in (*values, found.prompt, "generator")]
     if missing:
@@ -256,7 +256,8 @@ def _reads_text(found: Arguments) -> bool:
     return not any(name.startswith("prompt_embeds") for name in found.values)
 
 
-def _labels(index: Mapping[str, Any]) -> dict[str, int]:
+def labels_of(index: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of classes by name, as a pipeline's index has them."""
     named = index.get("id2label")
     if not isinstance(named, Mapping):
         return {}

@@ -189,7 +189,10 @@ class Run:
         settings = recipe(order, sample, self.fast)
         took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
         made = {
-            "pipeline": {"class": type(self.pipe).__name__, "arguments": _plain(self.arguments.of(sample.prompt))},
+            "pipeline": {
+                "class": type(self.pipe).__name__,
+                "arguments": plain_arguments(self.arguments.of(sample.prompt)),
+            },
             "output": output,
             **self._identity(settings),
             "network": network(self.fast),
@@ -241,7 +244,7 @@ def _poster(frames: Frames) -> bytes:
     return data.getvalue()
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as JSON has them."""
     return {name: _plain_value(value) for name, value in values.items()}
 

@@ -94,6 +94,7 @@ def _comparison(source: Source) -> dict[str, Any]:
     return {
         "path": str(source.path),
         "model": data.get("model"),
+        "title": data.get("title"),
         "holds": data["holds"],
         "command": data.get("command"),
         "rows": rows,

@@ -150,7 +150,9 @@ def _figure(picture: Mapping[str, str] | None) -> str:
 
 
 def _subtitle(one: Mapping[str, Any]) -> str:
-    holds = one["holds"]
+    if one.get("title"):
+        return _text(one["title"])
+    holds = one["holds"]  # of a comparison that was made before there were titles
     height, width = holds["size"]
     told = (
         f"{one['model']}: {holds['frames']} frames of {height}x{width}, {holds['steps']} steps, guidance "
