@@ -123,11 +123,33 @@ def test_sound_of_a_prompt(sound_folder: Path) -> None:
         generate(GenerateSettings(**settings, output="a.mp4"))
 
 
+@pytest.mark.parametrize("kind", ["dit", "wan", "sound"])
+def test_clips_of_one_call_are_those_of_single_calls(kind: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(f"{kind}_folder")
+    prompts, more, ending = {
+        "dit": (("1", "2", "1"), {}, "png"),
+        "wan": (("a cat", "a dog"), {"size": "32x32", "frames": 1, "negative_prompt": "bad"}, "png"),
+        "sound": (("rain", "a storm"), {"args": {"audio_end_in_s": 0.4}}, "wav"),
+    }[kind]
+    shared = {"model": str(folder), "prompt": prompts, "steps": 8, "seeds": (4, 5, 6)[: len(prompts)], **more}
+    generate(GenerateSettings(**shared, output=f"alone.{ending}"))
+    generate(GenerateSettings(**shared, output=f"plain.{ending}", batch_size=2))
+    generate(GenerateSettings(**shared, output=f"off.{ending}", batch_size=2, accel="off"))
+    for k in range(len(prompts)):
+        plain, off = Path(f"plain-{k}.{ending}").read_bytes(), Path(f"off-{k}.{ending}").read_bytes()
+        assert plain == off, "the machinery changes nothing"
+        if ending == "png":
+            one, other = (np.asarray(Image.open(f"{name}-{k}.png"), dtype=int) for name in ("alone", "plain"))
+            assert abs(one - other).max() <= 1 and len({path.read_bytes() for path in Path().glob("plain-*.png")}) == len(prompts)
+    told = record("off-1.json")
+    assert told["prompt"] == prompts[1] and told["settings"]["keep"] == 1 and told["settings"]["seeds"] == [4, 5]
+    assert again("off-1.json", f"again.{ending}") and not Path(f"again-0.{ending}").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"loops": 2, "sp": 2}, "`loops`, `sp`: that is for this project's own models, not for a DiTPipeline"),
-        ({"batch_size": 2}, "`batch_size`: that is for"),
         ({"aspect": "9:16"}, "`aspect` is one of a named `resolution`"),
         ({"offload": True, "device": "cpu"}, "`offload` keeps a GPU's memory free"),
         ({"accel": "pab"}, "pab has to look into the network; on pipelines of diffusers these can be had: "),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from videoaccel.adapters.lessons import NoPriorError
 from videoaccel.media.reader import read_image, read_video
-from videoaccel.outside.arguments import Arguments, File
+from videoaccel.outside.arguments import CLASSES, Arguments, File
 
 
 def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[str, Any]:
@@ -28,6 +28,26 @@ def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[
         call["generator"] = torch.Generator().manual_seed(seed)
     elif "seed" in names:
         call["seed"] = seed
+    return call
+
+
+def called_together(arguments: Arguments, prompts: Sequence[str | None], seeds: Sequence[int]) -> dict[str, Any]:
+    """The arguments of one call that makes several clips: a prompt and a generator for each.
+
+    Other texts, such as a negative prompt, are said for each, since pipelines want as many as there are prompts.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    each = [called_with(arguments, prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    if len(each) == 1:
+        return each[0]
+    call = dict(each[0])
+    for name, value in call.items():
+        if name == CLASSES:
+            call[name] = [one for other in each for one in other[name]]
+        elif name in (arguments.prompt, "generator") or (isinstance(value, str) and "prompt" in name):
+            call[name] = [other[name] for other in each]
     return call
 
 

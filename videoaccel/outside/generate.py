@@ -34,11 +34,11 @@ from videoaccel.media.encoders import Frames
 from videoaccel.media.sound import ENDING, write_wav
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.outside.arguments import Arguments, File
-from videoaccel.outside.calls import called_with, seeded, worded
+from videoaccel.outside.calls import called_together, seeded, worded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import folder_of, load
 from videoaccel.outside.order import OutsideOrder, Sample, check_ending, ending_of, fps_of, resolve_outside
-from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken
+from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken_each
 from videoaccel.outside.sidecar import acceleration, describe, identity, network, recipe
 from videoaccel.outside.watching import StepTeller, accelerated
 from videoaccel.planning.prior import Prior
@@ -142,10 +142,10 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
             _compare(origin, known)
         with accelerated(pipe, order, StepTeller(told)) as fast:
             run = Run(order, pipe, arguments, fast, known, clock.seconds)
-            for number, sample in enumerate(order.samples):
+            for batch in order.batches:
                 if len(order.samples) > 1:
-                    told("clip", number, len(order.samples))
-                yield run.make(sample, listener=told)
+                    told("clip", order.samples.index(batch[0]), len(order.samples))
+                yield from run.together(batch, listener=told)
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,14 @@ class Run:
     seconds: Mapping[str, float]
 
     def make(self, sample: Sample, *, listener: Listener | None) -> Clip:
-        """Generate one clip and write it.
+        """Generate one clip and write it; see :meth:`together`."""
+        return self.together((sample,), listener=listener)[0]
+
+    def together(self, batch: Sequence[Sample], *, listener: Listener | None) -> list[Clip]:
+        """Generate clips by one call, and write those that are to be.
 
         Args:
-            sample: Which.
+            batch: Which.
             listener: Told how far the work is.
         """
         order, s = self.order, self.order.settings
@@ -180,13 +184,25 @@ class Run:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         clock = StageClock(listener, device=device)
-        call = called_with(self.arguments, sample.prompt, seed=sample.seed)
-        with clock.stage("denoise", total=s.steps or 1), seeded(sample.seed), worded(order.kind.__name__):
+        call = called_together(self.arguments, [one.prompt for one in batch], [one.seed for one in batch])
+        with clock.stage("denoise", total=s.steps or 1), seeded(batch[0].seed), worded(order.kind.__name__):
             result = self.pipe(**call)
-        result = taken(result)
-        with clock.stage("write"):
-            output = self._write(result, sample)
-        settings = recipe(order, sample, self.fast)
+        clips = []
+        for row, (sample, each) in enumerate(zip(batch, taken_each(result, len(batch)), strict=True)):
+            if sample.written:
+                with clock.stage("write"):
+                    output = self._write(each, sample)
+                record = self._record(batch, row, output, clock)
+                atomic_write_text(sample.outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+                clips.append(Clip(sample.outputs, record))
+        return clips
+
+    def _record(
+        self, batch: Sequence[Sample], row: int, output: Mapping[str, Any], clock: StageClock
+    ) -> dict[str, Any]:
+        """The sidecar of one clip of a batch."""
+        sample = batch[row]
+        settings = recipe(self.order, batch, row, self.fast)
         took = {name: round(seconds, 3) for name, seconds in {**self.seconds, **clock.seconds}.items()}
         made = {
             "pipeline": {
@@ -196,13 +212,11 @@ class Run:
             "output": output,
             **self._identity(settings),
             "network": network(self.fast),
-            "acceleration": acceleration(order, self.fast),
+            "acceleration": acceleration(self.order, self.fast),
             "seconds": took,
-            "peak_memory_bytes": peak_memory(device),
+            "peak_memory_bytes": peak_memory(str(self.order.settings.device)),
         }
-        record = describe(order, sample, made=made, settings=settings)
-        atomic_write_text(sample.outputs.sidecar, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        return Clip(sample.outputs, record)
+        return describe(self.order, sample, made=made, settings=settings)
 
     def _write(self, result: Taken, sample: Sample) -> dict[str, Any]:
         """Write the file, and what there is of sound beside it; returns what the sidecar says of them."""

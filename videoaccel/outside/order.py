@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str | None, str] = MappingProxyType({"clip": "out.mp4", "pictu
 
 ONLY_OURS = (
     "vae", "text_encoder", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
-    "condition_edit", "batch_size", "keep", "extend", "edit", "references", "mask_strategy", "cache_memory", "gpus",
+    "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory", "gpus",
     "dp", "cfg_parallel", "sp", "sequence_parallel", "provider", "patience", "attention", "text_cache", "explain",
     "contact_sheet",
 )  # fmt: skip
@@ -53,11 +53,13 @@ class Sample:
         prompt: As given; None for a pipeline that reads none.
         seed: Of all random numbers.
         outputs: What is written.
+        written: Whether it is, or only made because another clip of its batch depends on it.
     """
 
     prompt: str | None
     seed: int
     outputs: Outputs
+    written: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class OutsideOrder:
         medium: What it makes; None if that is not known before it is made.
         arguments: Of its calls; None of a modular pipeline, whose blocks have to be there.
         policy: Acceleration; None for none.
-        samples: What is made, one by one.
+        samples: What is made, in batches of the settings' ``batch_size``.
         degrees: Ranks that make such clips side by side.
     """
 
@@ -94,12 +96,21 @@ class OutsideOrder:
             return self.arguments
         from videoaccel.outside.signature import signature_of_blocks
 
-        return arguments_of(self.settings, signature_of_blocks(pipe), index=self.found.index)
+        arguments = arguments_of(self.settings, signature_of_blocks(pipe), index=self.found.index)
+        check_batch(self.settings, arguments)
+        return arguments
+
+    @property
+    def batches(self) -> list[tuple[Sample, ...]]:
+        """What is made by one call each, of those of which anything is written."""
+        size = self.settings.batch_size
+        batches = [self.samples[start : start + size] for start in range(0, len(self.samples), size)]
+        return [batch for batch in batches if any(sample.written for sample in batch)]
 
     @property
     def outputs(self) -> list[Outputs]:
-        """Of all clips."""
-        return [sample.outputs for sample in self.samples]
+        """Of all clips that are written."""
+        return [sample.outputs for sample in self.samples if sample.written]
 
     @property
     def inputs(self) -> list[Path]:
@@ -138,9 +149,25 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: b
         check_method(policy)
     if policy is None and (s.measure_first is not None or s.speedup_of is not None):
         raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
+    if arguments is not None:
+        check_batch(s, arguments)
     order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s))
     _check_outputs(order)
     return order
+
+
+def check_batch(s: GenerateSettings, arguments: Arguments) -> None:
+    """Make sure that several clips can be made by one call, if they shall be.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if s.batch_size == 1:
+        return
+    signature = arguments.signature
+    if arguments.prompt is None or "generator" not in signature.defaults:
+        what = "prompt" if arguments.prompt is None else "generator"
+        raise ValueError(f"`batch_size` needs a list of {what}s, and {signature.kind} takes no {what}")
 
 
 def check_method(policy: Policy) -> None:
@@ -293,13 +320,14 @@ def _samples(s: GenerateSettings) -> tuple[Sample, ...]:
         names = [f"{s.output}{prompt}-{k}.mp4" for prompt in prompts for k in range(s.samples)]
         sidecars = Path(f"{s.output.rstrip('/')}-sidecars")
     else:
-        names, sidecars = numbered(s.output, len(seeds)), None
+        names = numbered(s.output, len(seeds)) if s.keep is None else [s.output] * len(seeds)
+        sidecars = None
     found = []
     for number, (name, seed) in enumerate(zip(names, seeds, strict=True)):
         path = Path(name)
         stem = path.name if name.endswith("/") else path.stem
         outputs = Outputs(name, (sidecars or path.parent) / f"{stem}.json", None)
-        found.append(Sample(prompts[number // s.samples], seed, outputs))
+        found.append(Sample(prompts[number // s.samples], seed, outputs, written=s.keep in (None, number)))
     return tuple(found)
 
 

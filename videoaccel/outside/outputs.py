@@ -74,11 +74,36 @@ def taken(result: Any) -> Taken:
         ValueError: There are none, or several of a batch.
         FloatingPointError: It is not-a-number.
     """
+    return _taken(_fields(result))
+
+
+def taken_each(result: Any, count: int) -> list[Taken]:
+    """Those of one call that made several.
+
+    Raises:
+        ValueError: There are others than so many, or none.
+        FloatingPointError: They are not-a-number.
+    """
+    if count == 1:
+        return [taken(result)]
+    values = _fields(result)
+    for name, value in values.items():
+        if len(value) != count or (dict(FIELDS)[name] == "clip" and not _is_batch(value)):
+            raise ValueError(f"{count} were asked for of one call, and other {name} came out; leave `batch_size` out")
+    return [_taken({name: value[k : k + 1] for name, value in values.items()}) for k in range(count)]
+
+
+def _fields(result: Any) -> dict[str, Any]:
     values = _by_name(result)
-    found = [(name, medium) for name, medium in FIELDS if values.get(name) is not None]
+    found = {name: values[name] for name, _ in FIELDS if values.get(name) is not None}
     if not found:
         names = ", ".join(map(str, values)) or type(result).__name__
         raise ValueError(f"what came out cannot be written: {names}, and no frames, images or sound")
+    return found
+
+
+def _taken(values: Mapping[str, Any]) -> Taken:
+    found = [(name, medium) for name, medium in FIELDS if name in values]
     seen = next((name for name, medium in found if medium != "sound"), None)
     heard = next((name for name, medium in found if medium == "sound"), None)
     frames = None if seen is None else as_frames(values[seen], moving=dict(found)[seen] == "clip")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,22 @@ def describe(
     }
 
 
-def recipe(order: OutsideOrder, sample: Sample, fast: Attachment | None) -> dict[str, Any]:
-    """Settings that make one clip again, whatever the user's cache of measured errors holds then.
+def recipe(order: OutsideOrder, batch: Sequence[Sample], row: int, fast: Attachment | None) -> dict[str, Any]:
+    """Settings that make one clip of a batch again, whatever the user's cache of measured errors holds then.
 
-    A clip that was planned names the file of its errors; one that was computed whole to be measured has no method.
+    Its neighbours are made too, since its last bits depend on them. A clip that was planned names the file of its
+    errors; one that was computed whole to be measured has no method.
     """
-    s = order.settings
+    s, sample = order.settings, batch[row]
+    seeds = {"seed": sample.seed, "seeds": (), "keep": None}
+    if len(batch) > 1:
+        seeds = {"seed": 0, "seeds": tuple(one.seed for one in batch), "keep": row}
     update: dict[str, Any] = {
-        "prompt": () if sample.prompt is None else (sample.prompt,),
+        "prompt": tuple(one.prompt for one in batch if one.prompt is not None),
+        "batch_size": len(batch),
+        **seeds,
         "vbench": None,
         "samples": 1,
-        "seed": sample.seed,
-        "seeds": (),
         "output": sample.outputs.clip,
     }
     if order.policy is not None and fast is not None and plans(order.policy):

@@ -46,6 +46,8 @@ def ordered(settings: GenerateSettings, found: Found) -> OutsideOrder:
     """
     if (settings.cfg_parallel or 1) * (settings.sp or 1) > 1:
         raise ValueError(f"a {found.kind} makes a clip on one rank; leave out `sp` and `cfg_parallel`")
+    if settings.batch_size > 1 or settings.keep is not None:
+        raise ValueError(f"jobs of a {found.kind} are made one by one; leave out `batch_size` and `keep`")
     if settings.measure_first is not None:
         raise ValueError("`measure_first` has no place in a job: its clip would depend on which came first")
     ranks = settings.gpus or 1
