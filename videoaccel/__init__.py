@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from videoaccel.parallel.degrees import choose_degrees
     from videoaccel.parallel.mesh import Mesh, ranks_here
     from videoaccel.planning.prior import Prior
-    from videoaccel.preview.preview import plan
+    from videoaccel.preview.door import plan
     from videoaccel.rendering.run import open_render, render, work
     from videoaccel.reporting.report import report
     from videoaccel.routers.training import train_router
@@ -102,7 +102,7 @@ _HOMES = (
     ("parallel.degrees", "choose_degrees"),
     ("parallel.mesh", "Mesh ranks_here"),
     ("planning.prior", "Prior"),
-    ("preview.preview", "plan"),
+    ("preview.door", "plan"),
     ("rendering.run", "open_render render work"),
     ("reporting.report", "report"),
     ("routers.training", "train_router"),

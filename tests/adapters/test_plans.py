@@ -11,7 +11,7 @@ import torch
 from tests.adapters import image_pipes as images
 from tests.adapters import video_pipes as videos
 from tests.adapters.demo_pipe import OutsidePipeline, both_doors, native
-from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy
+from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy, plan
 from videoaccel.adapters import call_setting
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.guidance_fit import fit
@@ -19,6 +19,7 @@ from videoaccel.adapters.lessons import find
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.methods import soda
 from videoaccel.adapters.rule import StepRule
+from videoaccel.adapters.swap import listeners_of
 from videoaccel.planning import prior as priors
 from videoaccel.planning.prior import setting_of
 from videoaccel.policies._soda_errors import ErrorProbe
@@ -221,6 +222,32 @@ def test_another_model_is_all_that_is_said_of_a_prior() -> None:
         with pytest.raises(ValueError, match=r"^the prior was measured for another model$"):
             wan()
         assert fast.report().evaluations == 0
+
+
+def test_what_a_plan_foretells_is_done() -> None:
+    tiny = images.flux()
+    call = {**tiny.options, "num_inference_steps": 12}
+    with pytest.raises(ValueError, match="there is no prior of this pipeline for this call"):
+        plan(tiny.pipe, "soda", speedup=2, call=call)
+    prior = calibrate(tiny.pipe, calls=[call], curve=0)
+    tiny.calls.clear()
+    foretold = plan(tiny.pipe, "soda", speedup=2, call=call, prior=prior)
+    assert not listeners_of(tiny.pipe) and tiny.calls["transformer"] == 1, "the second evaluation is enough to be seen"
+    assert foretold.speedup == 2 and foretold.prior == str(prior.path) and foretold.generations == 1
+    with accelerate(tiny.pipe, "soda", speedup=2, prior=prior) as fast:
+        tiny()
+        assert fast.computed == foretold.computed
+    assert plan(tiny.pipe, "fora", call=call).computed == [0, 1, 2, 4, 6, 8, 10]
+    assert plan(tiny.pipe, "sada", call=call).evaluations == ()
+    assert plan(tiny.pipe, "teacache", call=call, prior=prior).evaluations == ()
+    for asked, message in (
+        ({"method": "pab"}, "pab has to look into the network"),
+        ({"method": "soda", "speedup": 2, "of": "it"}, "a speed-up is of denoiser or all, got of='it'"),
+        ({"method": "fora", "call": "a cat"}, "call is the arguments of a call by name"),
+        ({"method": None}, "a pipeline is planned for a method and a call"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(tiny.pipe, **{"call": call, **asked})
 
 
 def test_a_plan_that_nothing_came_of_is_not_spoken_of(quiet: None) -> None:

@@ -18,6 +18,7 @@ from videoaccel.jobs.sidecar import Sidecar
 from videoaccel.media.reader import read_video
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.order import resolve_outside
+from videoaccel.preview.outside import OutsidePlan
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,9 @@ def test_clips_of_one_call_are_those_of_single_calls(kind: str, request: pytest.
         assert plain == off, "the machinery changes nothing"
         if ending == "png":
             one, other = (np.asarray(Image.open(f"{name}-{k}.png"), dtype=int) for name in ("alone", "plain"))
-            assert abs(one - other).max() <= 1 and len({path.read_bytes() for path in Path().glob("plain-*.png")}) == len(prompts)
+            assert abs(one - other).max() <= 1 and len(
+                {path.read_bytes() for path in Path().glob("plain-*.png")}
+            ) == len(prompts)
     told = record("off-1.json")
     assert told["prompt"] == prompts[1] and told["settings"]["keep"] == 1 and told["settings"]["seeds"] == [4, 5]
     assert again("off-1.json", f"again.{ending}") and not Path(f"again-0.{ending}").exists()
@@ -189,6 +192,14 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(dit_folder: Path, wan_f
 def test_what_a_pipeline_says_to_a_size_that_it_does_not_take(wan_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"a WanPipeline does not take this call \(RuntimeError: .*`size`, `frames`"):
         generate(GenerateSettings(model=str(wan_folder), prompt="a", steps=8, frames=5))
+
+
+def test_a_plan_of_settings(dit_folder: Path) -> None:
+    asked = GenerateSettings(model=str(dit_folder), steps=12, accel="fora")
+    foretold = videoaccel.plan(asked)
+    assert isinstance(foretold, OutsidePlan) and foretold.computed == [0, 1, 2, 4, 6, 8, 10]
+    with pytest.raises(ValueError, match="call is for a pipeline of diffusers that is loaded"):
+        videoaccel.plan(asked, call={})  # type: ignore[call-overload]
 
 
 def test_other_fields_of_the_scheduler(dit_folder: Path) -> None:

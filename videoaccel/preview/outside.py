@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from videoaccel.adapters.attach import attach, networks_of
 from videoaccel.adapters.call_setting import setting_of_call
 from videoaccel.adapters.curves import for_course, rule_of
-from videoaccel.adapters.lessons import NoPriorError, find, fitting
+from videoaccel.adapters.lessons import NoPriorError, Of, find, fitting
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
@@ -24,12 +25,14 @@ from videoaccel.adapters.swap import original
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.common.wording import counted
-from videoaccel.generation.accelerate import of_all
+from videoaccel.generation.accelerate import accelerate, of_all
 from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.planning.prior import Prior
+from videoaccel.session.policy import Policy
+from videoaccel.session.registry import beside_file, make_policy, named_method
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -96,6 +99,15 @@ class OutsidePlan:
         return {**asdict(self), "computed": self.computed, "speedup": self.speedup, "whole_speedup": self.whole}
 
 
+class Wanted(NamedTuple):
+    """What is to be planned: the method, and what it plans from."""
+
+    policy: Policy
+    prior: Prior | str | Path | None = None
+    foreign: bool = False
+    of: Of = "denoiser"
+
+
 class _SeenError(BaseException):
     """Ends a generation whose course is known; not an ``Exception``, so that no pipeline takes it for a fault."""
 
@@ -148,8 +160,7 @@ def plan_outside(settings: GenerateSettings, found: Found, *, listener: Listener
         with clock.stage("load"):
             pipe = load(found, order.kind, s)
         with clock.stage("plan"):
-            seen = _seen(pipe, order)
-            return _planned(pipe, order, seen) if plans(order.policy) else _simulated(pipe, order, seen)
+            return _foretold(pipe, _wanted(order), _seen_of(pipe, order))
 
 
 def check_outside(order: OutsideOrder, pipe: Any = None, *, listener: Listener | None = None) -> Any:
@@ -175,17 +186,68 @@ def check_outside(order: OutsideOrder, pipe: Any = None, *, listener: Listener |
             with clock.stage("load"):
                 pipe = load(order.found, order.kind, s)
         with clock.stage("plan"):
-            _planned(pipe, order, _seen(pipe, order))
+            _planned(pipe, _wanted(order), _seen_of(pipe, order))
     return pipe
 
 
-def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
+def plan_pipeline(
+    pipe: Any,
+    method: str,
+    call: Mapping[str, Any],
+    *,
+    prior: Prior | str | Path | None = None,
+    foreign_prior: bool = False,
+    of: Of = "denoiser",
+    **fields: Any,
+) -> OutsidePlan:
+    """Show what a method would do in one call of a pipeline of diffusers; runs two evaluations of it.
+
+    Args:
+        pipe: The pipeline, with nothing attached.
+        method: Name of a method, or of a configuration in the box, or a YAML file.
+        call: Arguments of the call, by name.
+        prior: Measured errors, or their file; default those found for the pipeline and the call.
+        foreign_prior: Take a prior that was measured for other arguments of the call.
+        of: What a ``speedup`` is of, see :func:`videoaccel.accelerate`.
+        **fields: Fields of the method.
+
+    Raises:
+        ValueError: The method cannot be had, its errors were not measured, or its target cannot be reached.
+        FileNotFoundError: The prior's file is not there.
+    """
+    if not isinstance(call, Mapping):
+        raise ValueError(f"call is the arguments of a call by name, such as {{'prompt': 'a cat'}}, got {call!r:.60}")
+    name, of_file = named_method(method)
+    policy = make_policy(name, **beside_file(of_file, fields))
+    if of not in get_args(Of):
+        raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={of!r}")
+    accelerate(pipe, name, **beside_file(of_file, fields)).remove()  # whether it can be had is said as there
+    with torch.no_grad(), seeded(0):
+        return _foretold(pipe, Wanted(policy, prior, foreign_prior, of), _seen(pipe, call))
+
+
+def _wanted(order: OutsideOrder) -> Wanted:
+    s = order.settings
+    assert order.policy is not None
+    return Wanted(order.policy, s.prior, s.allow_foreign_prior, s.speedup_of or "denoiser")
+
+
+def _foretold(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
+    return _planned(pipe, wanted, seen) if plans(wanted.policy) else _simulated(pipe, wanted.policy, seen)
+
+
+def _seen_of(pipe: Any, order: OutsideOrder) -> _Peek:
+    s = order.settings
+    with seeded(s.seed), worded(order.kind.__name__):
+        return _seen(pipe, called_with(order.told(pipe), s.prompt[0] if s.prompt else None, seed=s.seed))
+
+
+def _seen(pipe: Any, call: Mapping[str, Any]) -> _Peek:
     """Run a pipeline until its course is known."""
-    s, peek = order.settings, _Peek(pipe)
-    arguments = order.told(pipe)
-    with attach(pipe, peek, method="off"), seeded(s.seed), worded(order.kind.__name__):
+    peek = _Peek(pipe)
+    with attach(pipe, peek, method="off"):
         try:
-            pipe(**called_with(arguments, s.prompt[0] if s.prompt else None, seed=s.seed))
+            pipe(**call)
         except _SeenError:
             pass
         finally:
@@ -197,10 +259,10 @@ def _seen(pipe: Any, order: OutsideOrder) -> _Peek:
     return peek
 
 
-def _planned(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
-    s, policy, course = order.settings, order.policy, seen.course
-    assert policy is not None and course is not None
-    prior = _prior(s, seen.setting)
+def _planned(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
+    policy, course = wanted.policy, seen.course
+    assert course is not None
+    prior = _prior(wanted, seen.setting)
     share = prior.info.get("share")
     if missing := [name for name in tables_of(policy) if name not in prior.tables]:
         raise ValueError(f"the prior has no table {missing[0]}; videoaccel calibrate measures it")
@@ -214,7 +276,7 @@ def _planned(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
             generations=max(prior.samples.values(), default=0),
             share=share,
         )
-    if s.speedup_of == "all":
+    if wanted.of == "all":
         if share is None:
             raise ValueError("nothing says what share of the time is the networks'; calibrate measures it")
         policy = of_all(policy, share)
@@ -239,10 +301,10 @@ def _planned(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
     )
 
 
-def _simulated(pipe: Any, order: OutsideOrder, seen: _Peek) -> OutsidePlan:
+def _simulated(pipe: Any, policy: Policy, seen: _Peek) -> OutsidePlan:
     """Of a method that needs nothing measured: by asking its rule, unless that wants to see what comes."""
-    policy, course = order.policy, seen.course
-    assert policy is not None and course is not None
+    course = seen.course
+    assert course is not None
     maker = rules_of(policy)
     note = None
     if isinstance(maker, RuleMaker):
@@ -278,15 +340,15 @@ def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[i
     return found
 
 
-def _prior(s: GenerateSettings, setting: Mapping[str, Any]) -> Prior:
+def _prior(wanted: Wanted, setting: Mapping[str, Any]) -> Prior:
     """The errors that a generation would plan with.
 
     Raises:
         ValueError: None were measured, or those that are given do not fit.
     """
-    if s.prior is not None:
-        return fitting(Prior.load(s.prior), setting, foreign=s.allow_foreign_prior)
-    found, near = find(setting, foreign=s.allow_foreign_prior)
+    if (given := Prior.given(wanted.prior)) is not None:
+        return fitting(given, setting, foreign=wanted.foreign)
+    found, near = find(setting, foreign=wanted.foreign, needs=tables_of(wanted.policy))
     if found is not None:
         return found
     raise NoPriorError(near, "videoaccel calibrate measures one, and so do the first clips of videoaccel generate")
