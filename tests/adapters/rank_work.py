@@ -44,5 +44,6 @@ def measured_over_ranks(method: str, **fields: float) -> tuple[list[int], list[f
         with accelerate(tiny.pipe, method, calibrate=1, **fields) as fast:
             tiny()
             tiny()
-            prior = next(prior for prior in priors_on_shelf() if "levels" in prior.tables)
+            prior = fast.prior
+            assert prior is not None and len(list(priors_on_shelf())) >= (dist.get_rank() == 0)
             return fast.computed, prior.tables[{"teacache": "teacache.probe"}.get(method, "adacache.distance")].tolist()

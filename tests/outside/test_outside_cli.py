@@ -40,7 +40,11 @@ def test_mistakes_are_one_sentence(cli: Cli, dit_folder: Path, wan_folder: Path)
         (("--model", dit_folder, "1", "--arg", "guidence_scale=3"), "did you mean guidance_scale?"),
         (("--model", dit_folder, "1", "--arg", "guidance_scale"), "--arg takes name=value, got 'guidance_scale'"),
         (("--model", dit_folder, "1", "--frames", 3), "--frames has no place here: DiTPipeline takes no argument"),
-        (("--model", dit_folder, "1", "--gpus", 2), "--gpus: that is for this project's own models"),
+        (("--model", dit_folder, "1", "--dp", 2), "--dp: that is for this project's own models"),
+        (
+            ("--model", dit_folder, "1", "--gpus", 2),
+            "--sp and --gpus have no place here: the transformer of a DiTPipeline",
+        ),
         (("--model", wan_folder, "a", "--guidance", 1, "--negative-prompt", "b"), "raise it, such as --guidance 4"),
         (("a", "--arg", "x=1"), "--arg is for pipelines of diffusers, and demo is one of our own models"),
         (("--model", dit_folder, "1", "--offload", "--group-offload"), "give --offload or --group-offload, not both"),
@@ -69,6 +73,18 @@ def test_calibrate_plan_generate(cli: Cli, dit_folder: Path) -> None:
     assert len(json.loads(cli("plan", *model[:3], 20, *asked, "--json", "--quiet").out)["computed"]) == 10
     whole = cli("plan", *model, *asked, "--speedup", 1.1, "--speedup-of", "all")
     assert whole.code == 0 and "of a whole call" in whole.out
+
+
+def test_methods_that_watch_blocks(cli: Cli, wan_folder: Path) -> None:
+    small = ("--model", wan_folder, "--size", "32x32", "--frames", 1, "--steps", 8, "-q")
+    done = cli(
+        "generate", "a cat", *small, "--accel", "first_block", "--set", "accel_options.threshold=0.5", "-o", "a.mp4"
+    )
+    assert done.code == 0, done.err
+    assert 0 < len(sidecar("a.json")["network"]["evaluations_computed"]) < 8
+    done = cli("generate", "a cat", *small, "--accel", "teacache", "--measure-first", 1, "--samples", 2, "-o", "b.mp4")
+    assert done.code == 0 and "the next 1 generation are computed whole" in done.err, done.err
+    assert "decides while it runs" in cli("plan", *small, "--accel", "teacache").out
 
 
 def test_plans_that_need_nothing_measured(cli: Cli, dit_folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Numbers that decisions rest on, the same on all ranks that share a network's work."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -26,6 +28,25 @@ def agreement_of(networks: Iterable[Any]) -> Agree:
             if mesh is not None:
                 return _by_first(mesh.get_group())
     return alone
+
+
+def require_same(agree: Agree, text: str, what: str, device: torch.device) -> None:
+    """Make sure that all ranks have the same of something that decisions rest on.
+
+    Args:
+        agree: How they agree.
+        text: What this one has, told apart by it.
+        what: What it is.
+        device: Where the ranks exchange.
+
+    Raises:
+        ValueError: This one has something else than the first.
+    """
+    if agree is alone:
+        return
+    number = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)  # exact in double precision
+    if int(agree(torch.tensor([number], dtype=torch.float64, device=device))) != number:
+        raise ValueError(f"the ranks have different {what}; tell all of them the same")
 
 
 def _by_first(group: Any) -> Agree:

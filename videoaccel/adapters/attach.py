@@ -1,16 +1,17 @@
 """Attaching to a pipeline of diffusers, and coming off again."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from typing_extensions import Self
 
 from videoaccel.adapters import sides
-from videoaccel.adapters.agreement import agreement_of
+from videoaccel.adapters.agreement import agreement_of, alone, require_same
 from videoaccel.adapters.blocks import Blocks, why_not
 from videoaccel.adapters.doors import (
     Plain,
@@ -150,13 +151,16 @@ class Attachment:
             yield {}
             return
         self._look()
+        agree = agreement_of(self._networks.values())
         others = self._rules.begins(arguments)
+        if agree is not alone:
+            require_same(agree, told_apart(self._rules.prior), "measured errors", _device_of(self._networks.values()))
         generation = Generation(
             self._rules,
             observers=self._observers,
             standing=self._standing(),
             wide=self._wide(),
-            agree=agreement_of(self._networks.values()),
+            agree=agree,
             blocks=self._blocks,
             main=next(iter(self._networks)) if len(self._networks) == 1 else None,
         )
@@ -302,6 +306,23 @@ def detach(pipe: Any) -> None:
     """Come off a pipeline, if something is attached to it."""
     if (attached := attachment_of(pipe)) is not None:
         attached.remove()
+
+
+def _device_of(networks: Iterable[nn.Module]) -> torch.device:
+    """Where ranks that share networks exchange: the device of weights, or of the GPU that offloaded ones come to."""
+    found = {parameter.device for network in networks for parameter in network.parameters()}
+    if torch.cuda.is_available() and all(device.type == "cpu" for device in found):
+        return torch.device("cuda")
+    return next(iter(found), torch.device("cpu"))
+
+
+def told_apart(prior: Prior | None) -> str:
+    """Tells what is planned from apart, by what all ranks measure alike; what blocks do is each rank's part."""
+    if prior is None:
+        return "none"
+    own = ("teacache.", "adacache.")
+    shared = sorted(name for name in prior.tables if not name.startswith(own))
+    return " ".join(f"{name} {prior.tables[name].tolist()}" for name in shared)
 
 
 def _has_cache(network: Any) -> bool:

@@ -25,6 +25,7 @@ from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
 from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
+from videoaccel.parallel.mesh import rank_here
 from videoaccel.planning.prior import KINDS, PIPELINE, Prior, priors_on_shelf
 
 MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str], Plans], StepRule]
@@ -233,7 +234,7 @@ def keep(prior: Prior) -> Prior:
         The prior, with the path where it is now.
     """
     path = kept_at(prior.setting)
-    if kept_nowhere(path):
+    if kept_nowhere(path) or rank_here():  # of ranks that measure together the first writes
         return prior
     prior = _completed(prior, find(prior.setting)[0])
     try:

@@ -25,6 +25,7 @@ from videoaccel.settings.layers import Layer, assignments, merge
 if TYPE_CHECKING:
     from videoaccel.jobs.generate import Clip
     from videoaccel.jobs.sidecar import Sidecar
+    from videoaccel.outside.order import OutsideOrder
 
 _ONLY_OUTPUT = {"output", "contact_sheet", "explain"}
 
@@ -63,7 +64,17 @@ def _generate(options: dict[str, Any]) -> int:
                 check_folder(path)
         say(planned(order, job))
         return 0
-    if found is None and must_start(job.settings):
+    if found is not None and must_start(job.settings):
+        from videoaccel.outside import generate as outside  # torch and all
+        from videoaccel.outside.order import resolve_outside
+
+        again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
+
+        def resolved(settings: GenerateSettings) -> OutsideOrder:
+            return resolve_outside(settings, found, ranks="together")
+
+        return start("generate", job.settings, options=again, check=outside.check_files, resolved=resolved)
+    if must_start(job.settings):
         again = {"--from": options["from_"], "--quiet": options["quiet"], "--debug": "--debug" in sys.argv}
         from videoaccel.jobs.generate import check_files  # torch and all
 

@@ -40,7 +40,7 @@ def dry_run(settings: GenerateSettings, found: Found) -> str:
     from videoaccel.common.files import check_folder
     from videoaccel.outside.order import resolve_outside
 
-    order = resolve_outside(settings, found)
+    order = resolve_outside(settings, found, ranks="together")
     if settings.vbench is None:  # whose folders are made when it runs
         for path in (path for sample in order.samples for path in sample.outputs.all):
             check_folder(path)
@@ -50,6 +50,7 @@ def dry_run(settings: GenerateSettings, found: Found) -> str:
     notes = [
         f"would load: {found.name} as a {order.kind.__name__}",
         *([f"would call it with: {', '.join(arguments)}, generator"] if arguments else []),
+        *([f"would run on {counted(order.degrees.ranks, 'rank')} together"] if order.degrees.ranks > 1 else []),
         "would write:",
         *(f"  {' '.join(s.outputs.all)}  (seed {s.seed}: {s.prompt!r})" for s in order.samples),
     ]

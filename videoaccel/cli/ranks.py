@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,7 +14,7 @@ from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.settings.generate import GenerateSettings
 
 if TYPE_CHECKING:
-    from videoaccel.jobs.resolve import WorkOrder
+    from videoaccel.jobs.ranks import Order
 
 
 def is_rank() -> bool:
@@ -37,7 +37,8 @@ def start(
     settings: GenerateSettings,
     *,
     options: Mapping[str, str | bool | None],
-    check: Callable[[WorkOrder], None] = lambda order: None,
+    check: Callable[[Any], None] = lambda order: None,
+    resolved: Callable[[GenerateSettings], Order] | None = None,
 ) -> int:
     """Run a command of this program as so many ranks; returns the exit code.
 
@@ -48,6 +49,7 @@ def start(
         settings: Put together from all places; ranks get them as a file, since only one process can read stdin.
         options: Further ones by flag: a text, True for a switch, None or False for none.
         check: What else shall be right before ranks are started; raises if it is not.
+        resolved: Makes the order that is checked; None for those of our own models.
 
     Raises:
         ValueError: The settings do not fit.
@@ -55,7 +57,7 @@ def start(
     from videoaccel.jobs.resolve import resolve
     from videoaccel.parallel.launch import start_ranks  # torch and all
 
-    order = resolve(settings)
+    order = (resolved or resolve)(settings)
     check(order)
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
         file = Path(folder) / "settings.yaml"

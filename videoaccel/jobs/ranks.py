@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
 from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import Mesh, ranks_here
+from videoaccel.settings.generate import GenerateSettings
 
 
-def started(order: WorkOrder) -> Mesh:
+class Order(Protocol):
+    """What ranks are started for."""
+
+    @property
+    def settings(self) -> GenerateSettings:
+        """What all of them were told."""
+        ...
+
+    @property
+    def degrees(self) -> Degrees:
+        """How they share the work."""
+        ...
+
+
+def started(order: Order) -> Mesh:
     """The mesh of the ranks that work on an order, all of which were told the same; use it in a ``with`` block.
 
     Raises:

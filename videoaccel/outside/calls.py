@@ -52,11 +52,12 @@ def called_together(arguments: Arguments, prompts: Sequence[str | None], seeds: 
 
 
 @contextmanager
-def worded(kind: str) -> Iterator[None]:
+def worded(kind: str, *, ranks: int = 1) -> Iterator[None]:
     """Say what a pipeline raises as a sentence about it, unless it is one already.
 
     Args:
         kind: Class of the pipeline.
+        ranks: That its networks are spread over.
     """
     try:
         yield
@@ -65,12 +66,27 @@ def worded(kind: str) -> Iterator[None]:
         raise NoPriorError(error.near, advice) from None
     except (torch.OutOfMemoryError, torch.AcceleratorError, NotImplementedError):
         raise
-    except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+    except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        if _ours(error):
+            raise
         text = " ".join(str(error).split())[:300]
+        if ranks > 1:
+            raise ValueError(
+                f"a {kind} does not take this call over {ranks} ranks ({type(error).__name__}: {text}); diffusers may "
+                "not be able to spread all of it, so leave `sp` and `gpus` out"
+            ) from error
         raise ValueError(
             f"a {kind} does not take this call ({type(error).__name__}: {text}); its size or length may not fit: "
             "`size`, `frames` and `args` tell others"
         ) from error
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether it was raised in this package, not in what it calls."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("videoaccel.")
 
 
 @contextmanager

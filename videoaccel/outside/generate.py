@@ -29,6 +29,7 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.jobs import generate as ours
 from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import memory_advice
+from videoaccel.jobs.ranks import started
 from videoaccel.jobs.sidecar import Sidecar, file_hash
 from videoaccel.media.encoders import Frames
 from videoaccel.media.sound import ENDING, write_wav
@@ -40,6 +41,7 @@ from videoaccel.outside.loading import folder_of, load
 from videoaccel.outside.order import OutsideOrder, Sample, check_ending, ending_of, fps_of, resolve_outside
 from videoaccel.outside.outputs import Taken, medium_of_blocks, sampling_rate, taken_each
 from videoaccel.outside.sidecar import acceleration, describe, identity, network, recipe
+from videoaccel.outside.spreading import spread
 from videoaccel.outside.watching import StepTeller, accelerated
 from videoaccel.planning.prior import Prior
 from videoaccel.settings.generate import GenerateSettings
@@ -80,15 +82,17 @@ def generate(
     found = find_outside(settings)
     if found is None:
         return ours.generate(settings, listener=listener, done=done, origin=origin)
-    order = resolve_outside(settings, found)
+    order = resolve_outside(settings, found, ranks="together")
     if origin is None:
         Prior.given(order.settings.prior)  # that it is none is said before anything is loaded
-    check_files(order)
     paths = []
-    for clip in make(order, listener=listener, origin=origin):
-        paths.append(Path(clip.outputs.clip))
-        if done is not None:
-            done(clip)
+    with started(order) as mesh:
+        if mesh.first:
+            check_files(order)
+        for clip in make(order, listener=listener if mesh.first else None, origin=origin, first=mesh.first):
+            paths.append(Path(clip.outputs.clip))
+            if done is not None:
+                done(clip)
     return paths
 
 
@@ -111,8 +115,16 @@ def check_files(order: OutsideOrder) -> None:
         check_creatable(sample.outputs.sidecar)
 
 
-def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidecar | None = None) -> Iterator[Clip]:
+def make(
+    order: OutsideOrder, *, listener: Listener | None = None, origin: Sidecar | None = None, first: bool = True
+) -> Iterator[Clip]:
     """Load a pipeline, and generate all samples of an order.
+
+    Args:
+        order: What is made.
+        listener: Told how far the work is.
+        origin: The sidecar that the settings are from.
+        first: Whether this is the rank that writes; the others make all and give nothing.
 
     Raises:
         ValueError: The pipeline does not load, or refuses its arguments.
@@ -131,6 +143,8 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
     with memory_advice(order, lambda: stage[0]), cpu_threads(s.threads), torch.no_grad():
         with clock.stage("load"):
             pipe = load(order.found, order.kind, s)
+            if order.degrees.sequence > 1:
+                spread(pipe, order.degrees.sequence, torch.device(str(s.device)))
             arguments = order.told(pipe)
             if order.found.modular:
                 check_ending(str(s.output), medium_of_blocks(pipe))
@@ -138,10 +152,11 @@ def make(order: OutsideOrder, *, listener: Listener | None = None, origin: Sidec
             raise ValueError(f"nothing in a {type(pipe).__name__} says how many samples of sound a second has")
         with clock.stage("check"):
             files = [*arguments.files, *([Path(s.prior)] if s.prior else [])]
-            known = identity(order, folder=folder_of(order.found), inputs=files)
-            _compare(origin, known)
+            known = identity(order, folder=folder_of(order.found), inputs=files) if first else {}
+            if first:
+                _compare(origin, known)
         with accelerated(pipe, order, StepTeller(told)) as fast:
-            run = Run(order, pipe, arguments, fast, known, clock.seconds)
+            run = Run(order, pipe, arguments, fast, known, clock.seconds, writes=first)
             for batch in order.batches:
                 if len(order.samples) > 1:
                     told("clip", order.samples.index(batch[0]), len(order.samples))
@@ -159,6 +174,7 @@ class Run:
         fast: What watches it; None of a pipeline whose networks are not known.
         identity: For sidecars: ``model`` and ``inputs`` with their hashes.
         seconds: What stages before took, for sidecars.
+        writes: Whether this rank writes what it makes.
     """
 
     order: OutsideOrder
@@ -167,6 +183,7 @@ class Run:
     fast: Attachment | None
     identity: Mapping[str, Any]
     seconds: Mapping[str, float]
+    writes: bool = True
 
     def make(self, sample: Sample, *, listener: Listener | None) -> Clip:
         """Generate one clip and write it; see :meth:`together`."""
@@ -185,11 +202,15 @@ class Run:
             torch.cuda.reset_peak_memory_stats(device)
         clock = StageClock(listener, device=device)
         call = called_together(self.arguments, [one.prompt for one in batch], [one.seed for one in batch])
-        with clock.stage("denoise", total=s.steps or 1), seeded(batch[0].seed), worded(order.kind.__name__):
+        with (
+            clock.stage("denoise", total=s.steps or 1),
+            seeded(batch[0].seed),
+            worded(order.kind.__name__, ranks=order.degrees.sequence),
+        ):
             result = self.pipe(**call)
         clips = []
         for row, (sample, each) in enumerate(zip(batch, taken_each(result, len(batch)), strict=True)):
-            if sample.written:
+            if sample.written and self.writes:
                 with clock.stage("write"):
                     output = self._write(each, sample)
                 record = self._record(batch, row, output, clock)
@@ -214,6 +235,7 @@ class Run:
             "network": network(self.fast),
             "acceleration": acceleration(self.order, self.fast),
             "seconds": took,
+            **told_of_ranks(self.order),
             "peak_memory_bytes": peak_memory(str(self.order.settings.device)),
         }
         return describe(self.order, sample, made=made, settings=settings)
@@ -249,6 +271,11 @@ class Run:
         if (prior := settings["prior"]) is not None and prior not in found["inputs"]:
             found["inputs"] = {**found["inputs"], prior: file_hash(Path(prior))}
         return found
+
+
+def told_of_ranks(order: OutsideOrder) -> dict[str, Any]:
+    """Who made it together, for the sidecar; nothing for a lone process."""
+    return {} if order.degrees.sequence == 1 else {"ranks": order.degrees._asdict()}
 
 
 def _poster(frames: Frames) -> bytes:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of
 from videoaccel.common.home import expand
+from videoaccel.common.wording import counted
+from videoaccel.generation.rank_choice import choose_ranks
 from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
 from videoaccel.media.sound import ENDING
 from videoaccel.media.writer import Writer
@@ -20,6 +22,7 @@ from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.loading import pipeline_class
 from videoaccel.outside.outputs import Medium, medium_of
 from videoaccel.outside.signature import Signature, signature_of
+from videoaccel.outside.spreading import require_plans
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import ranks_here
 from videoaccel.sampling.noise import sample_seeds
@@ -34,8 +37,8 @@ DEFAULTS: Mapping[str | None, str] = MappingProxyType({"clip": "out.mp4", "pictu
 
 ONLY_OURS = (
     "vae", "text_encoder", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
-    "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory", "gpus",
-    "dp", "cfg_parallel", "sp", "sequence_parallel", "provider", "patience", "attention", "text_cache", "explain",
+    "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory",
+    "dp", "cfg_parallel", "sequence_parallel", "provider", "attention", "text_cache", "explain",
     "contact_sheet",
 )  # fmt: skip
 """Settings that say something about this project's own models alone."""
@@ -74,7 +77,7 @@ class OutsideOrder:
         arguments: Of its calls; None of a modular pipeline, whose blocks have to be there.
         policy: Acceleration; None for none.
         samples: What is made, in batches of the settings' ``batch_size``.
-        degrees: Ranks that make such clips side by side.
+        degrees: Ranks that make such clips side by side, or one together.
     """
 
     settings: GenerateSettings
@@ -120,13 +123,17 @@ class OutsideOrder:
         return [Path(name) for name in dict.fromkeys(named)]
 
 
-def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: bool = False) -> OutsideOrder:
+Ranks = Literal["one", "side by side", "together"]
+"""Whether ranks that were started, if any, make clips of their own, or each clip together."""
+
+
+def resolve_outside(settings: GenerateSettings, found: Found, *, ranks: Ranks = "one") -> OutsideOrder:
     """Check what can be checked early, and fill in what is this machine's. Writes nothing.
 
     Args:
         settings: What was asked for.
         found: The pipeline.
-        side_by_side: Whether the ranks that were started, if any, make clips of their own.
+        ranks: What several ranks do.
 
     Raises:
         ValueError: A value does not fit the pipeline, the machine or the other values.
@@ -137,8 +144,8 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: b
     if found.missing:
         name = found.missing[0]
         raise ValueError(f"{found.name} is not whole: its index names {name}, and there is no folder {name}/ in it")
-    if ranks_here() > 1 and not side_by_side:
-        raise ValueError(f"a {kind.__name__} runs on one rank; start it without torchrun")
+    if ranks == "one" and max(ranks_here(), settings.gpus or 1, settings.sp or 1) > 1:
+        raise ValueError(f"a {kind.__name__} runs on one rank here; start it without torchrun, `gpus` and `sp`")
     known = not found.modular and not found.code
     signature = signature_of(kind) if known else None
     medium = medium_of(kind) if known else None
@@ -151,9 +158,24 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, side_by_side: b
         raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
     if arguments is not None:
         check_batch(s, arguments)
-    order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s))
+    degrees = ALONE
+    if ranks == "together" and (degrees := _degrees(s, policy)).ranks > 1:
+        require_plans(found, kind)
+        s = s.model_copy(update={"gpus": degrees.ranks, "sp": degrees.sequence})
+    order = OutsideOrder(s, found, kind, medium, arguments, policy, _samples(s), degrees)
     _check_outputs(order)
     return order
+
+
+def _degrees(s: GenerateSettings, policy: Policy | None) -> Degrees:
+    """The ranks that were started, or are to be, all at one clip."""
+    count = ranks_here() if ranks_here() > 1 else s.gpus or 1
+    if s.sp not in (None, count):
+        raise ValueError(
+            f"`sp={s.sp}` does not fit {counted(count, 'rank')}: all of them share each clip here; "
+            f"`gpus={s.sp}` starts as many, and videoaccel render makes clips side by side"
+        )
+    return choose_ranks(s.model_copy(update={"dp": 1, "cfg_parallel": 1}), policy)
 
 
 def check_batch(s: GenerateSettings, arguments: Arguments) -> None:

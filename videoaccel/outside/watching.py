@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,9 @@ class StepTeller:
         """See :class:`videoaccel.adapters.generation.Observer`."""
 
     def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
+        """See :class:`videoaccel.adapters.generation.Observer`."""
+
+    def felt(self, now: Evaluation, stream: Stream, signals: Mapping[str, Tensor], output: Any) -> None:
         """See :class:`videoaccel.adapters.generation.Observer`."""
 
     def stepped(self, now: Evaluation | None, step: Stepped) -> None:

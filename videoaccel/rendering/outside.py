@@ -52,7 +52,7 @@ def ordered(settings: GenerateSettings, found: Found) -> OutsideOrder:
         raise ValueError("`measure_first` has no place in a job: its clip would depend on which came first")
     ranks = settings.gpus or 1
     update = {"gpus": None, "dp": None, "cfg_parallel": None, "sp": None}
-    order = resolve_outside(settings.model_copy(update=update), found, side_by_side=True)
+    order = resolve_outside(settings.model_copy(update=update), found, ranks="side by side")
     if order.policy is not None and plans(order.policy):
         order = replace(order, settings=order.settings.model_copy(update={"measure_first": 0}))
     return replace(order, degrees=Degrees(data=ranks))

@@ -1,0 +1,53 @@
+"""What ranks do in the tests of this folder."""
+
+import json
+import os
+import warnings
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig
+from torch.distributed.device_mesh import init_device_mesh
+
+from tests.adapters import image_pipes as images
+from tests.adapters import video_pipes as videos
+from videoaccel import GenerateSettings, generate
+from videoaccel.adapters.agreement import agreement_of, require_same
+from videoaccel.outside.spreading import spread
+
+
+def clips_over_ranks(folder: str, cache: str, **settings: Any) -> list[str]:
+    """The files that this rank has written."""
+    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": cache}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [str(path) for path in generate(GenerateSettings(model=folder, **settings))]
+
+
+def clips(folder: str, cache: str, settings: str) -> list[str]:
+    return clips_over_ranks(folder, cache, **json.loads(settings))
+
+
+def away(name: str) -> float:
+    """How far a pipeline over all ranks is from itself on one."""
+    tiny = getattr(videos, name, None) or getattr(images, name)
+    one = tiny()
+    expected = one()
+    spread(one.pipe, dist.get_world_size(), torch.device("cpu"))
+    return float(one().away_from(expected))
+
+
+def different_errors() -> str:
+    """What is said where the ranks do not have the same."""
+    network = videos.wan().pipe.transformer
+    mesh = init_device_mesh("cpu", (1, dist.get_world_size()), mesh_dim_names=("ring", "ulysses"))
+    with mock.patch("torch.accelerator.device_count", return_value=1):
+        network.enable_parallelism(config=ContextParallelConfig(ulysses_degree=dist.get_world_size(), mesh=mesh))
+    agree = agreement_of([network])
+    require_same(agree, "alike", "measured errors", torch.device("cpu"))
+    try:
+        require_same(agree, str(dist.get_rank()), "measured errors", torch.device("cpu"))
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,67 @@
+"""One clip over several ranks, by diffusers' own context parallelism."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.outside import rank_work
+from tests.ranks import RankPools
+from videoaccel import GenerateSettings, generate
+from videoaccel.media.reader import read_video
+from videoaccel.outside.calls import worded
+
+SMALL = {"prompt": "a cat", "size": "32x32", "frames": 5, "steps": 8, "threads": 1, "device": "cpu"}
+
+
+@pytest.mark.parametrize("method", [{}, {"accel": "sada", "accel_options": {"threshold": 0.9}}, {"speedup": 2}])
+def test_a_clip_of_two_ranks_is_that_of_one(
+    ranks: RankPools, wan_folder: Path, tmp_path: Path, method: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {**SMALL, **method, "samples": 2, **({"measure_first": 1} if "speedup" in method else {})}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    generate(GenerateSettings(model=str(wan_folder), output=str(tmp_path / "one.mp4"), **shared))
+    asked = json.dumps({**shared, "sp": 2, "output": str(tmp_path / "two.mp4")})
+    wrote, silent = ranks(2).run(rank_work.clips, str(wan_folder), str(tmp_path / "two"), asked)
+    assert silent == [] and wrote == [str(tmp_path / f"two-{k}.mp4") for k in range(2)]
+    for k in range(2):
+        one, two = (read_video(tmp_path / f"{name}-{k}.mp4")[0].astype(int) for name in ("one", "two"))
+        assert abs(one - two).max() <= 2
+        alone, record = (json.loads((tmp_path / f"{name}-{k}.json").read_text()) for name in ("one", "two"))
+        assert record["ranks"] == {"data": 1, "guidance": 1, "sequence": 2} and record["settings"]["gpus"] == 2
+        computed = record["network"]["evaluations_computed"]
+        assert computed == alone["network"]["evaluations_computed"] and (len(computed) < 8 or not method or not k)
+    if "speedup" in method:
+        assert len(list((tmp_path / "two").rglob("*.safetensors"))) == 1, "the first rank keeps what all have measured"
+
+
+@pytest.mark.parametrize("name", ["wan_two", "wan_from_video", "flux", "qwen_image"])
+def test_pipelines_of_classes_with_a_plan_are_themselves_over_ranks(ranks: RankPools, name: str) -> None:
+    assert max(ranks(2).run(rank_work.away, name)) < 1e-5
+
+
+def test_ranks_that_would_plan_differently_are_stopped(ranks: RankPools) -> None:
+    first, other = ranks(2).run(rank_work.different_errors)
+    assert first == "" and other == "the ranks have different measured errors; tell all of them the same"
+
+
+def test_what_cannot_be_spread_is_refused_before_anything_is_loaded(dit_folder: Path, wan_folder: Path) -> None:
+    with pytest.raises(ValueError, match="the transformer of a DiTPipeline is a DiTTransformer2DModel, and diffusers"):
+        generate(GenerateSettings(model=str(dit_folder), prompt="1", gpus=2, device="cpu"))
+    with pytest.raises(ValueError, match="`sp=3` does not fit 2 ranks: all of them share each clip"):
+        generate(GenerateSettings(model=str(wan_folder), gpus=2, sp=3, **SMALL))
+    with pytest.raises(ValueError, match="needs as many processes, and this is a lone one"):
+        generate(GenerateSettings(model=str(wan_folder), gpus=2, **SMALL))
+    with (
+        pytest.raises(ValueError, match=r"a LTXPipeline does not take this call over 2 ranks \(RuntimeError: x\)"),
+        worded("LTXPipeline", ranks=2),
+    ):
+        raise RuntimeError("x")
+
+
+def test_the_command_line_starts_ranks(cli: Any, wan_folder: Path) -> None:
+    asked = ("generate", "a cat", "--model", wan_folder, "--gpus", 2, "--device", "cpu", "--steps", 8)
+    assert "# would run on 2 ranks together" in cli(*asked, "--dry-run").out
+    wrong = cli(*asked, "--sp", 3)
+    assert wrong.code == 2 and "--sp 3 does not fit 2 ranks" in wrong.err and wrong.err.count("\n") == 1

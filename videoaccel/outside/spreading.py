@@ -1,0 +1,83 @@
+"""One clip of a pipeline of diffusers over several ranks, by diffusers' own context parallelism (Ulysses).
+
+Every rank holds the whole pipeline and runs the whole call with the same random numbers; of the denoisers each computes
+a part of the tokens, and has the whole output afterwards. Decisions of methods are agreed upon
+(:mod:`videoaccel.adapters.agreement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from videoaccel.adapters.attach import NETWORKS, networks_of
+from videoaccel.outside.find import Found
+
+REASON = "diffusers cannot spread it over ranks: its class has no plan of what to split"
+
+
+def require_plans(found: Found, kind: type) -> None:
+    """Make sure that denoisers can be spread, as far as a pipeline's index tells.
+
+    Raises:
+        ValueError: One cannot.
+    """
+    import diffusers
+
+    for name in NETWORKS:
+        part = found.index.get(name)
+        if isinstance(part, list) and isinstance(part[-1], str):
+            network = getattr(diffusers, part[-1], None)
+            if isinstance(network, type) and getattr(network, "_cp_plan", None) is None:
+                raise ValueError(_refusal(kind.__name__, name, network.__name__))
+
+
+def spread(pipe: Any, ranks: int, device: torch.device) -> None:
+    """Have so many ranks, all that there are, share the work of a pipeline's denoisers.
+
+    Raises:
+        ValueError: One of these cannot be spread.
+    """
+    from diffusers import ContextParallelConfig
+
+    networks = networks_of(pipe)
+    for name, network in networks.items():
+        if getattr(network, "_cp_plan", None) is None:
+            raise ValueError(_refusal(type(pipe).__name__, name, type(network).__name__))
+    mesh = init_device_mesh(device.type, (1, ranks), mesh_dim_names=("ring", "ulysses"))
+    for network in networks.values():
+        # Any number of tokens and heads, whether or not they divide evenly.
+        config = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=True, mesh=mesh)
+        with _counted_devices():
+            _enable(network, config)
+
+
+def _refusal(kind: str, name: str, network: str) -> str:
+    return (
+        f"`sp` and `gpus` have no place here: the {name} of a {kind} is a {network}, and {REASON}; videoaccel "
+        "render makes clips side by side"
+    )
+
+
+def _enable(network: nn.Module, config: Any) -> None:
+    enable: Any = network.enable_parallelism
+    enable(config=config)
+
+
+@contextmanager
+def _counted_devices() -> Iterator[None]:
+    """Diffusers takes a rank's number modulo the number of accelerators, also where there are CPUs alone."""
+    count = torch.accelerator.device_count
+    if count():
+        yield
+        return
+    torch.accelerator.device_count = lambda: 1
+    try:
+        yield
+    finally:
+        torch.accelerator.device_count = count
