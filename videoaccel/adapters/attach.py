@@ -54,6 +54,7 @@ class Attachment:
         self._rules = rules if isinstance(rules, RuleMaker) else RuleMaker(rules)
         self._networks: dict[str, Any] = {}
         self._sides: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
         self._schedulers: list[Any] = []
         self._blocks: dict[str, Blocks] = {}
         self._generation: Generation | None = None
@@ -73,6 +74,7 @@ class Attachment:
         for blocks in self._blocks.values():
             blocks.remove()
         self._pipe, self._networks, self._sides, self._schedulers, self._blocks = None, {}, {}, [], {}
+        self._names = {}
 
     def __enter__(self) -> Self:
         return self
@@ -198,6 +200,7 @@ class Attachment:
         for scheduler in schedulers:
             watch(scheduler, self, scheduler_members)
         self._networks, self._sides, self._schedulers = networks, beside, schedulers
+        self._names = {id(network): name for name, network in (networks | beside).items()}
         self._look_inside()
 
     def _look_inside(self) -> None:
@@ -212,15 +215,17 @@ class Attachment:
                 self._blocks[name] = Blocks(network, wanted)
 
     def _name_of(self, network: Any) -> str | None:
-        return next((name for name, known in (self._networks | self._sides).items() if known is network), None)
+        return self._names.get(id(network))
 
     def _standing(self) -> str | None:
         """Why nothing may be forecast in the generation that begins."""
         cached = [name for name, network in self._networks.items() if _has_cache(network)]
         if cached:
             return f"{cached[0]} has a cache of its own enabled"
+        if not self._rules.watches:
+            return None
         shut = [f"{name} {why_not(network)}" for name, network in self._networks.items() if name not in self._blocks]
-        return shut[0] if shut and self._rules.watches else None
+        return shut[0] if shut else None
 
     def _wide(self) -> dict[str, int]:
         """Channels of the latent by network, of those that predict a variance which the scheduler uses."""

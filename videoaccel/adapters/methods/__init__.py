@@ -2,7 +2,7 @@
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 
@@ -20,9 +20,10 @@ RuleFrom = Callable[[Mapping[str, Tensor]], StepRule]
 """Makes the rule of one segment from what was measured."""
 
 
-def available() -> list[str]:
+@cache
+def available() -> tuple[str, ...]:
     """Methods that can be had on pipelines of diffusers, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def rules_of(policy: Policy) -> Rules:
