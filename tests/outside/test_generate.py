@@ -152,7 +152,7 @@ def test_clips_of_one_call_are_those_of_single_calls(kind: str, request: pytest.
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loops": 2, "sp": 2}, "`loops`, `sp`: that is for this project's own models, not for a DiTPipeline"),
+        ({"loops": 2, "dp": 2}, "`loops`, `dp`: that is for this project's own models, not for a DiTPipeline"),
         ({"aspect": "9:16"}, "`aspect` is one of a named `resolution`"),
         ({"offload": True, "device": "cpu"}, "`offload` keeps a GPU's memory free"),
         ({"accel": "pab"}, "pab has to look into the network; on pipelines of diffusers these can be had: "),

@@ -10,7 +10,7 @@ from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener, StageClock
-from videoaccel.outside.calls import called_with
+from videoaccel.outside.calls import called_with, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import reads_text, resolve_outside, with_prompt
@@ -18,7 +18,7 @@ from videoaccel.planning.prior import Prior
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.generate import GenerateSettings
 
-ONLY_OURS = ("first", "replay_samples", "methods", "memory", "backbones")
+ONLY_OURS = ("first", "replay_samples", "fit_samples", "methods", "memory", "backbones")
 """What only a calibration of our own models can be told."""
 
 
@@ -74,4 +74,5 @@ def calibrate_model(
             called_with(told, s.prompt[k % len(s.prompt)] if s.prompt else None, seed=s.seed + k)
             for k in range(samples)
         ]
-        return calibrate_pipeline(pipe, calls, out=out, curve=min(curve, samples), listener=listener)
+        with worded(order.kind.__name__):
+            return calibrate_pipeline(pipe, calls, out=out, curve=min(curve, samples), listener=listener)

@@ -35,7 +35,7 @@ from videoaccel.comparison.clip import Clip, Content, Decided
 from videoaccel.comparison.settings import ALL, Setting
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.outside.arguments import CLASSES, RESERVED, Arguments, labels_of
-from videoaccel.outside.calls import called_with, seeded
+from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.generate import plain_arguments
 from videoaccel.outside.outputs import taken
 from videoaccel.outside.signature import signature_of, signature_of_blocks
@@ -223,7 +223,8 @@ class OutsideBench:
         if self._seen is None:
             rules, costs = _Look(self.pipe), CallCosts()
             watched = attach(self.pipe, rules, method="off")
-            with watched, torch.no_grad(), seeded(clip.seed), costs.counted(self.pipe):
+            spoken = worded(self.arguments.signature.kind)
+            with spoken, watched, torch.no_grad(), seeded(clip.seed), costs.counted(self.pipe):
                 self.pipe(**self._call(clip))
             self._seen = watched.report(), rules.setting, costs
         return self._seen[:2]
