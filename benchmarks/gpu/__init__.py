@@ -1,0 +1,1 @@
+"""Sections of :mod:`benchmarks.gpu_check`, by what they look at."""

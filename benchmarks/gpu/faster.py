@@ -1,0 +1,134 @@
+"""Ways to make a step faster: compiled parts, kernels, fp8, graphs, the network compiled as a whole."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.gpu.bench import Bench, error, using
+from benchmarks.gpu.network import by_kind
+from videoaccel.models.compiled import compile_branches
+from videoaccel.models.stdit import STDiT3
+
+
+def _timed(bench: Bench, model: STDiT3, *, backends: tuple[str, ...] = ("default",)) -> None:
+    """First call, error against eager, milliseconds, host time, memory, and where the time goes."""
+    step, wanted = bench.step(), bench.model(**bench.step())
+    start = time.time()
+    out = model(**step)
+    bench.wait()
+    bench.put("seconds of the first call", round(time.time() - start, 1))
+    bench.put("error against eager", round(error(out, wanted), 6))
+    for name in backends:
+
+        def work(name: str = name) -> list[float]:
+            with using(name):
+                return bench.rate(bench.ms(lambda: model(**step), runs=6, warm=2))
+
+        bench.attempt(f"ms, TFLOP/s: {name}", work)
+    bench.put("host ms", bench.host_ms(lambda: model(**step)))
+    bench.put("peak GiB", bench.peak_gib(lambda: model(**step)))
+    rows = bench.profile(lambda: model(**step))
+    bench.put("ms by kind", by_kind(rows))
+    bench.put("longest", [[name[:110], count, round(ms, 3)] for name, count, ms in rows[:22]])
+
+
+@contextmanager
+def _twin(bench: Bench) -> Iterator[STDiT3]:
+    """A network with the same weights, sharing them, whose modules may be changed."""
+    yield share(bench.model)
+    bench.clean()
+
+
+def share(model: nn.Module) -> Any:
+    """A copy of the modules with the very same tensors."""
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo)
+
+
+def compiled_parts(bench: Bench) -> None:
+    """The parts of all modules compiled."""
+    from torch._dynamo.utils import counters
+
+    with _twin(bench) as model:
+        compile_branches(model)
+        before = counters["stats"]["unique_graphs"]
+        _timed(bench, model, backends=("default", "flash", "cudnn"))
+        bench.put("graphs", counters["stats"]["unique_graphs"] - before)
+
+
+def kernels_in(bench: Bench) -> None:
+    """Our Triton kernels in all modules, nothing compiled."""
+    from videoaccel.models.fused import fuse
+
+    with _twin(bench) as model:
+        bench.put("modules", fuse(model))
+        _timed(bench, model)
+
+
+def kernels_and_compiled(bench: Bench) -> None:
+    """Kernels in the modules, and the parts compiled around them."""
+    from videoaccel.models.fused import fuse
+
+    with _twin(bench) as model:
+        fuse(model)
+        compile_branches(model)
+        _timed(bench, model)
+
+
+def fp8(bench: Bench) -> None:
+    """Linears of the blocks in fp8 (torchao, a scale a row), parts compiled."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+
+    model = copy.deepcopy(bench.model)
+    chosen: Callable[[Any, str], bool] = (
+        lambda module, name: isinstance(module, nn.Linear) and "_blocks." in name and "kv_linear" not in name
+    )
+    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=chosen)
+    compile_branches(model)
+    _timed(bench, model)
+
+
+def whole_compile(bench: Bench) -> None:
+    """The network as one graph, for comparison: only methods that decide about whole steps can use it."""
+    with _twin(bench) as model:
+        model.compile(fullgraph=True, dynamic=False)
+        _timed(bench, model)
+
+
+def graph(bench: Bench) -> None:
+    """A CUDA graph of the whole network, at three sizes."""
+    if not bench.cuda:
+        return
+    for label, latent in (("480p", bench.latent), ("144p, 17 frames", (5, 18, 32)), ("64 pixels", (5, 8, 8))):
+        bench.attempt(label, lambda latent=latent: _graph(bench, latent))
+        bench.clean()
+
+
+def _graph(bench: Bench, latent: tuple[int, ...]) -> dict[str, float]:
+    model, step = bench.model, bench.step(latent)
+    eager = bench.ms(lambda: model(**step), runs=3, warm=1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(**step)
+    torch.cuda.current_stream().wait_stream(side)
+    found = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(found):
+        model(**step)
+    host = bench.host_ms(lambda: model(**step))
+    return {"eager ms": eager, "host ms": host, "graph ms": bench.ms(found.replay, runs=3, warm=1)}
+
+
+def memory_720p(bench: Bench) -> None:
+    """102 frames at 720p: time and memory of a step."""
+    if bench.tiny:
+        return
+    latent = (30, 90, 160)
+    step, model = bench.step(latent), bench.model
+    bench.put("ms, TFLOP/s", bench.rate(bench.ms(lambda: model(**step), runs=1, warm=1), latent))
+    bench.put("peak GiB", bench.peak_gib(lambda: model(**step)))

@@ -1,0 +1,181 @@
+"""One module at a time: what its eager parts cost, and what would replace them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu.bench import BACKENDS, Bench, error, using
+from videoaccel.models.layers import Rotary
+from videoaccel.models.seam import attention
+from videoaccel.models.stdit_blocks import Block, Conditioning
+from videoaccel.session.columns import choose, score
+
+
+class Scene:
+    """Both kinds of block with inputs, and what temporal attention sees."""
+
+    def __init__(self, bench: Bench) -> None:
+        model, step = bench.model, bench.step()
+        frames, rows, columns = model.token_grid(bench.latent)
+        self.frames, self.places, self.width = frames, rows * columns, model.width
+        self.time: Block = model.blocks[1]
+        self.space: Block = model.blocks[0]
+        shape = (2, frames, self.places, model.width)
+        self.x = torch.randn(shape, device=bench.device, dtype=model.dtype)
+        cond = model._condition(step["timestep"], None, step["context"], self.x)
+        self.in_time: Conditioning = self.time.localise(cond)
+        self.in_space: Conditioning = self.space.localise(cond)
+        self.h = self.time.attn.pre(self.x, self.in_time)
+        self.qkv = self.time.attn.qkv(self.h)
+        q, k, self.v = self.time.attn._heads(self.qkv, 3)
+        self.q_strided, self.q, self.k = q, q.contiguous(), k.contiguous()
+
+
+def kernels(bench: Bench) -> None:
+    """The parts of a module, and alternatives for each."""
+    scene = Scene(bench)
+    _edges(bench, scene)
+    _along_time(bench, scene)
+    _along_space(bench, scene)
+    _columns(bench, scene)
+    _products(bench, scene)
+    if bench.cuda:
+        _triton(bench, scene)
+
+
+def _edges(bench: Bench, s: Scene) -> None:
+    attn, cross, mlp = s.time.attn, s.time.cross_attn, s.time.mlp
+    parts: dict[str, Any] = {
+        "norm and modulation": lambda: attn.pre(s.x, s.in_time),
+        "gate and residual": lambda: attn.add(s.x, s.h, s.in_time),
+        "mlp": lambda: mlp.mix(s.h, s.in_time),
+        "attention along time": lambda: attn.mix(s.h, s.in_time),
+        "attention along space": lambda: s.space.attn.mix(s.h, s.in_space),
+        "cross-attention": lambda: cross.mix(s.h, s.in_time),
+        "q norm, strided": lambda: attn.q_norm(s.q_strided),
+        "q norm, contiguous": lambda: attn.q_norm(s.q),
+        "rotation of q": lambda: Rotary.rotate(s.q, *s.in_time.rotation),
+    }
+    for name, work in parts.items():
+        bench.put(name, bench.ms(work))
+
+
+def _along_time(bench: Bench, s: Scene) -> None:
+    """A dozen frames at tens of thousands of places."""
+    exact = attention(s.q, s.k, s.v)
+    for name in BACKENDS:
+
+        def plain(name: str = name) -> float:
+            with using(name):
+                return bench.ms(lambda: attention(s.q, s.k, s.v))
+
+        bench.attempt(f"sdpa along time: {name}", plain)
+    rows = len(s.q)
+    for count in (4, 6, 10):
+        if rows % count:
+            continue
+        side = torch.arange(count * s.frames, device=bench.device) // s.frames
+        mask = (side[:, None] == side)[None, None]
+
+        def packed(count: int = count, mask: Tensor = mask) -> Tensor:
+            parts = (z.reshape(rows // count, count * s.frames, *z.shape[2:]) for z in (s.q, s.k, s.v))
+            return attention(*parts, mask).reshape(exact.shape)
+
+        for name in ("default", "efficient", "cudnn"):
+
+            def timed(name: str = name, packed: Any = packed) -> list[float]:
+                with using(name):
+                    return [bench.ms(packed), round(error(packed(), exact), 5)]
+
+            bench.attempt(f"sdpa along time, {count} places a sequence: {name}: ms, error", timed)
+
+    def products() -> Tensor:
+        q, k, v = (z.transpose(1, 2) for z in (s.q, s.k, s.v))
+        return (q @ k.transpose(-1, -2) * s.q.shape[-1] ** -0.5).softmax(-1) @ v
+
+    bench.attempt("two batched products along time", lambda: bench.ms(products))
+
+
+def _along_space(bench: Bench, s: Scene) -> None:
+    attn = s.space.attn
+    q, k, v = attn._heads(attn.qkv(s.h), 3)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    flops = 4 * 2 * s.frames * s.places**2 * s.width
+    for name in BACKENDS:
+
+        def timed(name: str = name) -> list[float]:
+            with using(name):
+                ms = bench.ms(lambda: attention(q, k, v))
+            return [ms, round(flops / ms / 1e9, 1)]
+
+        bench.attempt(f"sdpa along space: {name}: ms, TFLOP/s", timed)
+    for size in (96, 128):
+        pad = (0, size - q.shape[-1])
+        if pad[1] > 0:
+            wide = [F.pad(z, pad) for z in (q, k, v)]
+            bench.attempt(f"sdpa along space, heads padded to {size}", lambda wide=wide: bench.ms(lambda: attention(*wide)))
+
+
+def _columns(bench: Bench, s: Scene) -> None:
+    scores = score(s.x, "signed")
+    bench.put("columns: score", bench.ms(lambda: score(s.x, "signed")))
+    for keep in (0.25, 0.5):
+
+        def chosen(keep: float = keep) -> Any:
+            return choose(scores, keep, frames=s.frames, groups=8)
+
+        columns = chosen()
+        part = columns.take(s.x)
+        bench.put(f"columns {keep}: choose, on the host", [bench.ms(chosen), bench.host_ms(chosen)])
+        times = [bench.ms(lambda c=columns: c.take(s.x)), bench.ms(lambda c=columns, p=part: c.put(s.x, p))]
+        bench.put(f"columns {keep}: take, put", times)
+
+
+def _products(bench: Bench, s: Scene) -> None:
+    fc1, flat = s.time.mlp.fc1, s.h.flatten(0, 2)
+
+    def plain() -> Tensor:
+        return F.gelu(fc1(flat), approximate="tanh")
+
+    def epilogue() -> Tensor:
+        return torch._addmm_activation(fc1.bias, flat, fc1.weight.t(), use_gelu=True)
+
+    bench.put("fc1 and gelu", bench.ms(plain))
+    bench.attempt("fc1 with gelu in its epilogue: ms, error", lambda: [bench.ms(epilogue), error(epilogue(), plain())])
+    out = torch.randn(2, s.places, s.frames, s.width, device=bench.device, dtype=s.x.dtype)
+    proj = s.time.attn.proj
+    bench.put("proj of a transposed stream", bench.ms(lambda: proj(out.transpose(1, 2))))
+    bench.put("proj, then transposed", bench.ms(lambda: proj(out).transpose(1, 2)))
+
+
+def _triton(bench: Bench, s: Scene) -> None:
+    from videoaccel.models.kernels.modulate import gated_add, modulate
+    from videoaccel.models.kernels.qk_norm import qk_norm_
+    from videoaccel.models.kernels.temporal_attention import temporal_attention
+
+    attn, table = s.time.attn, s.in_time.table
+    weights = (attn.q_norm.weight, attn.k_norm.weight)
+    turns = tuple(part[:, ::2].float().contiguous() for part in s.in_time.rotation)
+
+    def attend(**tile: int) -> Tensor:
+        return temporal_attention(s.qkv, *weights, *turns, heads=attn.num_heads, **tile)
+
+    bench.attempt("triton along time: error", lambda: error(attn.proj(attend()), attn.mix(s.h, s.in_time)))
+    for places in (1, 2, 4):
+        for warps in (1, 2, 4, 8):
+            bench.attempt(
+                f"triton along time: {places} places, {warps} warps",
+                lambda places=places, warps=warps: bench.ms(lambda: attend(places=places, warps=warps)),
+            )
+    for rows in (16, 32, 64):
+        work = lambda rows=rows: qk_norm_(s.qkv.clone() if rows == 0 else s.qkv, *weights, heads=attn.num_heads, rows=rows)  # noqa: E731
+        bench.attempt(f"triton q/k norm: {rows} rows", lambda work=work: bench.ms(work))
+    bench.attempt("triton modulation: ms, error", lambda: _modulated(bench, s, modulate))
+    bench.attempt("triton gate and residual", lambda: bench.ms(lambda: gated_add(s.x, s.h, table, row=2)))
+
+
+def _modulated(bench: Bench, s: Scene, modulate: Any) -> list[float]:
+    table = s.in_time.table
+    return [bench.ms(lambda: modulate(s.x, table, row=0)), error(modulate(s.x, table, row=0), s.h)]

@@ -1,0 +1,88 @@
+"""The other stages: the video VAE, and the demo model end to end."""
+
+import importlib.machinery
+import importlib.util
+import math
+import sys
+import time
+import types
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.bench import BF16, Bench
+from videoaccel.models.video_vae import RELEASED_2D, VideoAutoencoder
+
+TINY_VAE: dict[str, Any] = {
+    "vae_2d": {"block_out_channels": (4, 8), "norm_num_groups": 2, "layers_per_block": 1, "latent_channels": 4},
+    "vae_temporal": {"filters": 4, "num_groups": 2, "num_res_blocks": 1, "channel_multipliers": (1, 1, 2, 2)},
+}
+FRAMES = 51
+PROMPT = "a red circle moves left on a dark blue background"
+
+
+def vae(bench: Bench) -> None:
+    """Decoding 51 frames: as it is, with cuDNN's choice of kernels, with channels last."""
+    fields = TINY_VAE if bench.tiny else {"vae_2d": RELEASED_2D, "vae_temporal": {}}
+    with torch.device(bench.device):
+        network = VideoAutoencoder(**fields).to(BF16).eval()
+    z = torch.randn(1, 4, 15, *bench.latent[1:], device=bench.device)
+
+    def whole() -> None:
+        for _ in network.decode_chunks(z, FRAMES):
+            pass
+
+    def timed(label: str) -> None:
+        start = time.time()
+        whole()
+        bench.wait()
+        bench.put(f"{label}: first, s", round(time.time() - start, 2))
+        bench.put(f"{label}: ms", bench.ms(whole, runs=2, warm=0))
+
+    timed("as it is")
+    bench.put("peak GiB", bench.peak_gib(whole))
+    chunk = z[:, :, :5]
+    bench.put("temporal half of 17 frames, ms", bench.ms(lambda: network.decode_spatial_latent(chunk, 17), runs=3, warm=1))
+    frames = network.decode_spatial_latent(chunk, 17)[:, :, :4]
+    bench.put("frame half of 4 frames, ms", bench.ms(lambda: network._decode_frames(frames), runs=3, warm=1))
+    torch.backends.cudnn.benchmark = True
+    timed("cudnn.benchmark")
+    network.spatial_vae.to(memory_format=torch.channels_last)
+    timed("and channels last in the frame half")
+    bench.attempt("temporal half channels last", lambda: network.temporal_vae.to(memory_format=torch.channels_last_3d) and None)
+    timed("and in the temporal half")
+    torch.backends.cudnn.benchmark = False
+    rows = bench.profile(lambda: network._decode_frames(frames))
+    bench.put("longest", [[name[:100], count, round(ms, 2)] for name, count, ms in rows[:12]])
+
+
+def without_av() -> None:
+    """Where no video library is installed, an empty one: the network part of a pipeline needs none."""
+    if importlib.util.find_spec("av") is None:
+        empty = types.ModuleType("av")
+        empty.__spec__ = importlib.machinery.ModuleSpec("av", None)
+        sys.modules["av"] = empty
+
+
+def demo(bench: Bench) -> None:
+    """The demo model: seconds of a clip, and how near the device's clip is to the CPU's."""
+    without_av()
+    from videoaccel.generation.pipeline import VideoPipeline
+
+    clips, steps = {}, 4 if bench.tiny else 30
+    for device in dict.fromkeys((bench.device.type, "cpu")):
+        if device == "cpu" and bench.cuda and bench.left < 30:
+            bench.put("cpu", "no time left")
+            break
+        pipe = VideoPipeline.from_pretrained("demo").to(device)
+        pipe.set_progress_bar_config(disable=True)
+        ask: dict[str, Any] = {"seed": 1, "output_type": "pt"}
+        pipe(PROMPT, num_inference_steps=2, **ask)
+        bench.wait()
+        start = time.time()
+        clips[device] = pipe(PROMPT, num_inference_steps=steps, **ask).frames
+        bench.wait()
+        bench.put(f"seconds on {device}", round(time.time() - start, 2))
+    if len(clips) == 2:
+        a, b = (clip.cpu().float() for clip in clips.values())
+        bench.put("PSNR between the devices", round(-10 * math.log10(max(1e-12, float((a - b).square().mean()))), 2))
