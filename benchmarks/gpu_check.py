@@ -4,10 +4,10 @@
     python -m benchmarks.gpu_check --out results --only fp8,ranks    # some of them
     python -m benchmarks.gpu_check --device cpu --tiny --out results # does it run?
 
-Every section stands alone and has a limit of its own; each result is printed and ``gpu_check.json`` rewritten at once. A
-section that takes the CUDA context with it costs itself only: the process starts itself again with those that are left.
-Nothing here needs a checkpoint, a network or a video library; ``benchmarks/gpu_wheels.txt`` says which packages a machine
-with PyTorch alone lacks.
+Every section stands alone and has a limit of its own; each result is printed and ``gpu_check.json`` rewritten at once.
+A section that takes the CUDA context with it costs itself only: the process starts itself again with those left.
+Nothing here needs a checkpoint, a network or a video library; ``benchmarks/gpu_wheels.txt`` says which packages a
+machine with PyTorch alone lacks.
 """
 
 import argparse
@@ -30,19 +30,21 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "ceilings": (network.ceilings, 25),
     "dense": (network.dense, 40),
     "golden": (network.golden, 30),
+    "exactness": (parts.exactness, 40),
     "profile": (network.profile, 25),
     "kernels": (parts.kernels, 60),
-    "compiled parts": (faster.compiled_parts, 90),
     "triton kernels": (faster.kernels_in, 40),
+    "fp8": (faster.fp8, 40),
+    "vae": (stages.vae, 60),
     "methods": (methods.methods, 70),
-    "vae": (stages.vae, 40),
     "pruning": (methods.pruning, 30),
-    "memory 720p": (faster.memory_720p, 20),
-    "fp8": (faster.fp8, 60),
+    "compiled parts": (faster.compiled_parts, 90),
+    "triton kernels, compiled": (faster.kernels_and_compiled, 90),
+    "memory 720p": (faster.memory_720p, 30),
     "graph": (faster.graph, 25),
-    "triton kernels, compiled": (faster.kernels_and_compiled, 60),
     "ranks": (ranks.ranks, 100),
     "demo": (stages.demo, 40),
+    "generation": (methods.generation, 60),
     "whole compile": (faster.whole_compile, 150),
 }
 

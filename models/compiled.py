@@ -18,34 +18,29 @@ from videoaccel.models.seam import Attend, attention
 PARTS = ("pre", "mix", "add")
 
 
-def is_branch(module: nn.Module) -> bool:
-    """Whether a module is one that a session decides about, see :class:`videoaccel.models.seam.Branch`."""
-    return all(hasattr(module, part) for part in PARTS)
-
-
 def compile_branches(model: nn.Module, **options: Any) -> None:
     """From now on run the parts of a network's modules compiled; the first call of each compiles it.
 
-    Weights, names and state are as before. Two networks of one class share their graphs.
+    Two networks of one class share their graphs.
 
     Args:
         model: The network.
         **options: Of ``torch.compile``.
     """
     for module in model.modules():
-        if is_branch(module) and not is_compiled(module):
+        if all(hasattr(module, part) for part in PARTS) and not hasattr(module, "parts_are_compiled"):
             module.__class__ = _compiled(type(module), tuple(sorted(options.items())))
 
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether any module of a network, or the network as a whole, runs compiled."""
     whole = getattr(model, "_compiled_call_impl", None) is not None
-    return whole or any(getattr(module, "parts_are_compiled", False) for module in model.modules())
+    return whole or any(hasattr(module, "parts_are_compiled") for module in model.modules())
 
 
 @cache
 def _compiled(kind: type[nn.Module], options: tuple[tuple[str, Any], ...]) -> type[nn.Module]:
-    """A subclass with compiled parts; one for every class, so that all its layers share graphs."""
+    """A form with compiled parts; one for every class, so that all its layers share graphs."""
     pre, mix, add = (torch.compile(getattr(kind, part), **dict(options)) for part in PARTS)
 
     def mixed(self: Any, h: Tensor, cond: Any, *, attend: Attend = attention, **given: Any) -> Tensor:
@@ -53,5 +48,6 @@ def _compiled(kind: type[nn.Module], options: tuple[tuple[str, Any], ...]) -> ty
         run = mix if attend is attention else cast(Any, kind).mix
         return cast(Tensor, run(self, h, cond, attend=attend, **given))
 
-    body = {"pre": pre, "mix": mixed, "add": add, "parts_are_compiled": True}
+    plain = getattr(kind, "form_of", kind)
+    body = {"pre": pre, "mix": mixed, "add": add, "form_of": plain, "parts_are_compiled": True}
     return cast(type[nn.Module], type(kind.__name__, (kind,), {**body, "__module__": kind.__module__}))

@@ -1,13 +1,16 @@
-"""Puts the kernels of :mod:`videoaccel.models.kernels` into STDiT3's modules, in place of chains of PyTorch's.
+"""Puts the kernels of :mod:`videoaccel.models.kernels` into networks, in place of chains of PyTorch's.
 
 Shape legend: B rows, T frames, S places, C channels.
 """
 
-from typing import Any
+import os
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from videoaccel.models.fp8 import Fp8Linear
+from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
 from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention
@@ -15,13 +18,24 @@ from videoaccel.models.layers import NORM_EPS, RMSNorm
 from videoaccel.models.seam import Attend, attention
 from videoaccel.models.stdit_blocks import Conditioning, FeedForward, SelfAttention
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, on any device."""
+
+
+def _runs(x: Tensor) -> bool:
+    """Whether a kernel can take a tensor; none has a backward pass."""
+    return (x.is_cuda or (INTERPRETED and x.device.type == "cpu")) and not torch.is_grad_enabled()
+
 
 class FusedSelfAttention(SelfAttention):
     """Self-attention with fused edges; along time in one kernel between the two projections."""
 
+    form_of = SelfAttention
+
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
-        assert cond.table is not None
+        if not _runs(x) or cond.table is None:
+            return super().pre(x, cond)
         return modulate(x.contiguous(), cond.table, row=0)
 
     def mix(
@@ -33,51 +47,87 @@ class FusedSelfAttention(SelfAttention):
         width: float = 1.0,
         attend: Attend = attention,
     ) -> Tensor:
-        """See the base class; other keys, other kernels and long clips take its way."""
-        q_norm, k_norm = self.q_norm, self.k_norm
-        if kv is not None or not (isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm)):
+        """See the base class; for keys of other tokens this is what runs, too."""
+        normed = isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm)
+        in_time = self.axis == "time"
+        if not _runs(h) or kv is not None or not normed or (in_time and not self._fits(h, attend)):
             return super().mix(h, cond, kv=kv, width=width, attend=attend)
-        norms = {"heads": self.num_heads, "eps": NORM_EPS}
-        if self.axis == "time" and attend is attention and h.shape[1] <= MAX_FRAMES:
+        weights = cast(Tensor, self.q_norm.weight), cast(Tensor, self.k_norm.weight)
+        qkv = self.qkv(h).contiguous()
+        if in_time:
             cos, sin = (table[:, ::2].float().contiguous() for table in cond.rotation)
-            qkv = self.qkv(h)
-            return self.proj(temporal_attention(qkv, q_norm.weight, k_norm.weight, cos, sin, **norms))
-        if self.axis == "time":
-            return super().mix(h, cond, attend=attend)
-        q, k, v = self._heads(qk_norm_(self.qkv(h), q_norm.weight, k_norm.weight, **norms), 3)
+            out = temporal_attention(qkv, *weights, cos, sin, heads=self.num_heads, eps=NORM_EPS)
+            return self.proj(out)
+        q, k, v = self._heads(qk_norm_(qkv, *weights, heads=self.num_heads, eps=NORM_EPS), 3)
         return self.proj(self._unfold(attend(q, k, v).flatten(2), h))
+
+    def _fits(self, h: Tensor, attend: Attend) -> bool:
+        return attend is attention and h.shape[1] <= MAX_FRAMES
 
     def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
-        assert cond.table is not None
+        if not _runs(x) or cond.table is None:
+            return super().add(x, delta, cond)
         return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=2)
 
 
 class FusedFeedForward(FeedForward):
     """The MLP branch with fused edges, and GELU in the first product's epilogue."""
 
+    form_of = FeedForward
+
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
-        assert cond.table is not None
+        if not _runs(x) or cond.table is None:
+            return super().pre(x, cond)
         return modulate(x.contiguous(), cond.table, row=3)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        inner = torch._addmm_activation(self.fc1.bias, x.flatten(0, -2), self.fc1.weight.t(), use_gelu=True)
+        if not _runs(x):
+            return super().forward(x)
+        if isinstance(self.fc2, Fp8Linear):
+            return self.fc2.of_gelu(self.fc1(x))
+        flat = x.reshape(-1, x.shape[-1])
+        inner = torch._addmm_activation(self.fc1.bias, flat, self.fc1.weight.t(), use_gelu=True)
         return self.fc2(inner).view(x.shape)
 
     def add(self, x: Tensor, delta: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
-        assert cond.table is not None
+        if not _runs(x) or cond.table is None:
+            return super().add(x, delta, cond)
         return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=5)
 
 
-FUSED: dict[type[nn.Module], type[nn.Module]] = {SelfAttention: FusedSelfAttention, FeedForward: FusedFeedForward}
+class FusedGroupNorm(nn.GroupNorm):
+    """Group norm that leaves channels last where they are."""
+
+    form_of = nn.GroupNorm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] -> the same."""
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        if x.ndim not in (4, 5) or not _runs(x) or not x.is_contiguous(memory_format=layout):
+            return super().forward(x)
+        return group_norm(x, self.weight, self.bias, groups=self.num_groups, eps=self.eps)
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    form.form_of: form for form in (FusedSelfAttention, FusedFeedForward, FusedGroupNorm)
+}
 
 
 def fuse(model: nn.Module) -> int:
-    """Put kernels into a network's modules; returns how many have one now. Weights and names are as before."""
-    found: list[Any] = [module for module in model.modules() if type(module) in FUSED]
+    """Put kernels into a network's modules; returns how many have one now."""
+    found = [module for module in model.modules() if type(module) in FUSED]
     for module in found:
         module.__class__ = FUSED[type(module)]
     return len(found)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay a convolutional network's weights out for tensor cores: channels last, in two and three dimensions."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            layout = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
+            module.to(memory_format=layout)  # type: ignore[call-overload]

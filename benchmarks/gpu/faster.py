@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import nn
 from benchmarks.gpu.bench import Bench, error, using
 from benchmarks.gpu.network import by_kind
 from videoaccel.models.compiled import compile_branches
+from videoaccel.models.fp8 import quantize_linears
+from videoaccel.models.fused import fuse
 from videoaccel.models.stdit import STDiT3
 
 
@@ -63,8 +65,6 @@ def compiled_parts(bench: Bench) -> None:
 
 def kernels_in(bench: Bench) -> None:
     """Our Triton kernels in all modules, nothing compiled."""
-    from videoaccel.models.fused import fuse
-
     with _twin(bench) as model:
         bench.put("modules", fuse(model))
         _timed(bench, model)
@@ -72,8 +72,6 @@ def kernels_in(bench: Bench) -> None:
 
 def kernels_and_compiled(bench: Bench) -> None:
     """Kernels in the modules, and the parts compiled around them."""
-    from videoaccel.models.fused import fuse
-
     with _twin(bench) as model:
         fuse(model)
         compile_branches(model)
@@ -81,15 +79,10 @@ def kernels_and_compiled(bench: Bench) -> None:
 
 
 def fp8(bench: Bench) -> None:
-    """Linears of the blocks in fp8 (torchao, a scale a row), parts compiled."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
-
+    """Kernels, and linears of all blocks but the first and last in fp8, a scale a row."""
     model = copy.deepcopy(bench.model)
-    chosen: Callable[[Any, str], bool] = (
-        lambda module, name: isinstance(module, nn.Linear) and "_blocks." in name and "kv_linear" not in name
-    )
-    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=chosen)
-    compile_branches(model)
+    fuse(model)
+    bench.put("linears", quantize_linears(model))
     _timed(bench, model)
 
 
@@ -101,16 +94,17 @@ def whole_compile(bench: Bench) -> None:
 
 
 def graph(bench: Bench) -> None:
-    """A CUDA graph of the whole network, at three sizes."""
+    """A CUDA graph of the whole network with kernels, at small sizes: what launching costs."""
     if not bench.cuda:
         return
-    for label, latent in (("480p", bench.latent), ("144p, 17 frames", (5, 18, 32)), ("64 pixels", (5, 8, 8))):
+    for label, latent in (("144p, 17 frames", (5, 18, 32)), ("64 pixels", (5, 8, 8))):
         bench.attempt(label, lambda latent=latent: _graph(bench, latent))
         bench.clean()
 
 
 def _graph(bench: Bench, latent: tuple[int, ...]) -> dict[str, float]:
-    model, step = bench.model, bench.step(latent)
+    model, step = share(bench.model), bench.step(latent)
+    fuse(model)
     eager = bench.ms(lambda: model(**step), runs=3, warm=1)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -3,12 +3,16 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.bench import STEPS, Bench
+from videoaccel.models.fp8 import quantize_linears
+from videoaccel.models.fused import fuse
 from videoaccel.models.seam import BODY
 from videoaccel.planning.plan import Plan
 from videoaccel.planning.session import PlanSession
@@ -49,6 +53,25 @@ def _generate(bench: Bench, key: str, make: Callable[[Job], Session], steps: int
     bench.put(key, _generation(bench, make, steps))
 
 
+def generation(bench: Bench) -> None:
+    """The product as it is meant to run: kernels, then fp8; dense and at a speed-up of 2.5."""
+    if not bench.cuda:
+        return
+    fuse(bench.model)
+    computed = {0, 1, 3, 5, 8, 11, 14, 17, 20, 23, 26, 29}
+    plan = Plan(tuple({BODY: COMPUTE if i in computed else Forecast(1)} for i in range(STEPS)), 0.0)
+    for label in ("kernels", "kernels and fp8"):
+        if label != "kernels":
+            quantize_linears(bench.model)
+        _generation(bench, Session, 2)
+        _generate(bench, f"{label}: dense", Session, STEPS)
+        _generate(bench, f"{label}: plan, {len(computed)} of {STEPS} calls", lambda job: PlanSession(plan, job), STEPS)
+    for name in ("fora", "pab"):
+        policy = make_policy(name)
+        steps = MODULE_METHODS[name]
+        _generate(bench, f"kernels and fp8: {name}, {steps} steps", lambda job, p=policy: p.session(job), steps)
+
+
 def _generation(bench: Bench, make: Callable[[Job], Session], steps: int) -> dict[str, Any]:
     denoising = bench.denoising()
     session, marks = make(denoising.job()), []
@@ -64,13 +87,11 @@ def _generation(bench: Bench, make: Callable[[Job], Session], steps: int) -> dic
 
     bench.wait()
     start = time.perf_counter()
-    try:
+    with suppress(_EnoughError):
         denoising.denoise(session, callback=after)
-    except _EnoughError:
-        pass
     bench.wait()
     seconds = time.perf_counter() - start
-    gaps = [a.elapsed_time(b) if bench.cuda else 1000 * (b - a) for a, b in zip(marks, marks[1:], strict=False)]
+    gaps = [a.elapsed_time(b) if bench.cuda else 1000 * (b - a) for a, b in pairwise(marks)]
     served, computed = [], []
     for gap, actions in zip(gaps, session.trace[1:], strict=False):
         (computed if all(action == COMPUTE for action in actions.values()) else served).append(gap)
@@ -97,4 +118,6 @@ def pruning(bench: Bench) -> None:
         found = {share: [round(value, 4), shares[share]] for share, value in sorted(times.items())}
         bench.put(f"{'.'.join(kind)}: ms, share of FLOPs", found)
     for kind, times in ms.kept.items():
-        bench.put(f"{'.'.join(kind)}, kept keys: ms", {share: round(value, 4) for share, value in sorted(times.items())})
+        bench.put(
+            f"{'.'.join(kind)}, kept keys: ms", {share: round(value, 4) for share, value in sorted(times.items())}
+        )

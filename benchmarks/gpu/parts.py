@@ -1,5 +1,6 @@
 """One module at a time: what its eager parts cost, and what would replace them."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,8 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.bench import BACKENDS, Bench, error, using
+from videoaccel.models.fused import fuse
+from videoaccel.models.kernels.group_norm import group_norm
+from videoaccel.models.kernels.modulate import gated_add, modulate
+from videoaccel.models.kernels.qk_norm import qk_norm_
+from videoaccel.models.kernels.quantize import LARGEST, quantize
+from videoaccel.models.kernels.temporal_attention import temporal_attention
 from videoaccel.models.layers import Rotary
 from videoaccel.models.seam import attention
+from videoaccel.models.stdit import STDiT3
 from videoaccel.models.stdit_blocks import Block, Conditioning
 from videoaccel.session.columns import choose, score
 
@@ -115,7 +123,9 @@ def _along_space(bench: Bench, s: Scene) -> None:
         pad = (0, size - q.shape[-1])
         if pad[1] > 0:
             wide = [F.pad(z, pad) for z in (q, k, v)]
-            bench.attempt(f"sdpa along space, heads padded to {size}", lambda wide=wide: bench.ms(lambda: attention(*wide)))
+            bench.attempt(
+                f"sdpa along space, heads padded to {size}", lambda wide=wide: bench.ms(lambda: attention(*wide))
+            )
 
 
 def _columns(bench: Bench, s: Scene) -> None:
@@ -151,10 +161,6 @@ def _products(bench: Bench, s: Scene) -> None:
 
 
 def _triton(bench: Bench, s: Scene) -> None:
-    from videoaccel.models.kernels.modulate import gated_add, modulate
-    from videoaccel.models.kernels.qk_norm import qk_norm_
-    from videoaccel.models.kernels.temporal_attention import temporal_attention
-
     attn, table = s.time.attn, s.in_time.table
     weights = (attn.q_norm.weight, attn.k_norm.weight)
     turns = tuple(part[:, ::2].float().contiguous() for part in s.in_time.rotation)
@@ -169,13 +175,82 @@ def _triton(bench: Bench, s: Scene) -> None:
                 f"triton along time: {places} places, {warps} warps",
                 lambda places=places, warps=warps: bench.ms(lambda: attend(places=places, warps=warps)),
             )
-    for rows in (16, 32, 64):
-        work = lambda rows=rows: qk_norm_(s.qkv.clone() if rows == 0 else s.qkv, *weights, heads=attn.num_heads, rows=rows)  # noqa: E731
-        bench.attempt(f"triton q/k norm: {rows} rows", lambda work=work: bench.ms(work))
-    bench.attempt("triton modulation: ms, error", lambda: _modulated(bench, s, modulate))
-    bench.attempt("triton gate and residual", lambda: bench.ms(lambda: gated_add(s.x, s.h, table, row=2)))
+    for rows in (8, 16, 32):
+
+        def normed(rows: int = rows) -> float:
+            return bench.ms(lambda: qk_norm_(s.qkv, *weights, heads=attn.num_heads, rows=rows))
+
+        bench.attempt(f"triton q/k norm: {rows} rows", normed)
+    for warps in (1, 2, 4, 8):
+
+        def edges(warps: int = warps) -> list[float]:
+            first = bench.ms(lambda: modulate(s.x, table, row=0, warps=warps))
+            return [first, bench.ms(lambda: gated_add(s.x, s.h, table, row=2, warps=warps))]
+
+        bench.attempt(f"triton modulation, gate and residual: {warps} warps", edges)
+    bench.attempt("triton modulation: error", lambda: error(modulate(s.x, table, row=0), s.h))
 
 
-def _modulated(bench: Bench, s: Scene, modulate: Any) -> list[float]:
-    table = s.in_time.table
-    return [bench.ms(lambda: modulate(s.x, table, row=0)), error(modulate(s.x, table, row=0), s.h)]
+def exactness(bench: Bench) -> None:
+    """Every kernel against PyTorch on this device, at odd sizes and in three types."""
+    if not bench.cuda:
+        return
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        for frames, places, heads, size in (
+            (15, 53, 4, 72),
+            (1, 7, 2, 32),
+            (5, 9, 3, 18),
+            (17, 130, 2, 64),
+            (64, 3, 2, 128),
+        ):
+            shape = f"{kind}, T {frames}, S {places}, N {heads}, D {size}".removeprefix("torch.")
+            bench.attempt(
+                shape, lambda k=kind, f=frames, p=places, n=heads, d=size: _network_error(bench, k, f, p, n, d)
+            )
+    bench.attempt("8-bit rows against PyTorch's", lambda: _quantized(bench))
+    for shape in ((4, 128, 37, 53), (1, 96, 3, 31, 17)):
+        bench.attempt(f"group norm {shape}", lambda shape=shape: _group_norm_error(bench, shape))
+
+
+def _network_error(bench: Bench, kind: torch.dtype, frames: int, places: int, heads: int, size: int) -> list[float]:
+    """Relative error of a network with kernels and of the same without, against float64 on the CPU."""
+    torch.manual_seed(0)
+    fields = {
+        "hidden_size": heads * size,
+        "num_heads": heads,
+        "depth": 2,
+        "caption_channels": 16,
+        "model_max_length": 9,
+    }
+    model = STDiT3(**fields).eval()
+    latent = (frames, 2, 2 * places)
+    x, y = torch.randn(2, 4, *latent), torch.randn(2, 1, 9, 16)
+    size_ = {"fps": torch.tensor([24.0]), "height": 64.0, "width": 64.0}
+
+    def out(network: STDiT3, device: torch.device, dtype: torch.dtype) -> Tensor:
+        network = network.to(device, dtype)
+        given = {"timestep": torch.full((2,), 500.0, device=device), "y": y.to(device, dtype)}
+        return network(
+            x.to(device), **given, **{n: v.to(device) if torch.is_tensor(v) else v for n, v in size_.items()}
+        )
+
+    exact = out(copy.deepcopy(model), torch.device("cpu"), torch.float64)
+    plain = out(copy.deepcopy(model), bench.device, kind)
+    fuse(model)
+    return [round(error(found, exact), 7) for found in (out(model, bench.device, kind), plain)]
+
+
+def _quantized(bench: Bench) -> list[float]:
+    x = torch.randn(1000, 1152, device=bench.device, dtype=torch.bfloat16)
+    rows, scales = quantize(x)
+    scale = x.float().abs().amax(1, keepdim=True) / LARGEST
+    wanted = (x.float() / scale).to(torch.float8_e4m3fn)
+    return [float((rows.float() != wanted.float()).float().mean()), error(rows.float() * scales, x)]
+
+
+def _group_norm_error(bench: Bench, shape: tuple[int, ...]) -> float:
+    layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    x = (torch.randn(shape, device=bench.device) + 1).to(memory_format=layout)
+    weight, bias = torch.randn(shape[1], device=bench.device), torch.randn(shape[1], device=bench.device)
+    exact = F.group_norm(x.double(), 32, weight.double(), bias.double(), 1e-6)
+    return error(group_norm(x, weight, bias, groups=32, eps=1e-6), exact)

@@ -39,7 +39,7 @@ def _gated_add(x, delta, table, out, frames, places, width, row_stride, frame_st
     tl.store(out + at, sum_.to(stored.dtype), mask=inside)
 
 
-def modulate(x: Tensor, table: Tensor, *, row: int, eps: float = 1e-6) -> Tensor:
+def modulate(x: Tensor, table: Tensor, *, row: int, eps: float = 1e-6, warps: int = 4) -> Tensor:
     """LN(x) * (1 + scale) + shift, with shift and scale in two rows of a table.
 
     Args:
@@ -47,26 +47,26 @@ def modulate(x: Tensor, table: Tensor, *, row: int, eps: float = 1e-6) -> Tensor
         table: [B, F, 1, rows, C], its rows contiguous.
         row: That of the shift; the scale is in the next.
         eps: Of the norm.
+        warps: Of a program.
     """
     out = torch.empty_like(x)
-    _modulate[(x.numel() // x.shape[-1],)](x, table, out, *_shape(x, table), row, eps, **_tile(x))
+    _modulate[(x.numel() // x.shape[-1],)](x, table, out, *_shape(x, table), row, eps, **_tile(x, warps))
     return out
 
 
-def gated_add(x: Tensor, delta: Tensor, table: Tensor, *, row: int) -> Tensor:
-    """x + gate * delta, [B, T, S, C] each and contiguous, with the gate in a row of a table [B, F, 1, rows, C]."""
+def gated_add(x: Tensor, delta: Tensor, table: Tensor, *, row: int, warps: int = 4) -> Tensor:
+    """X + gate * delta, [B, T, S, C] each and contiguous, with the gate in a row of a table [B, F, 1, rows, C]."""
     out = torch.empty_like(x)
-    _gated_add[(x.numel() // x.shape[-1],)](x, delta, table, out, *_shape(x, table), row, **_tile(x))
+    _gated_add[(x.numel() // x.shape[-1],)](x, delta, table, out, *_shape(x, table), row, **_tile(x, warps))
     return out
 
 
-def _shape(x: Tensor, table: Tensor) -> tuple[int, int, int, int, int]:
+def _shape(x: Tensor, table: Tensor) -> tuple[int, ...]:
     """T, S, C and the table's strides from row to row and frame to frame."""
-    batch, frames, places, width = x.shape
-    return (
-        frames, places, width, table.stride(0) if table.shape[0] > 1 else 0, table.stride(1) if table.shape[1] > 1 else 0
-    )  # fmt: skip
+    _, frames, places, width = x.shape
+    strides = (table.stride(axis) if table.shape[axis] > 1 else 0 for axis in (0, 1))
+    return (frames, places, width, *strides)
 
 
-def _tile(x: Tensor) -> dict[str, int]:
-    return {"BLOCK": triton.next_power_of_2(x.shape[-1]), "num_warps": 4}
+def _tile(x: Tensor, warps: int) -> dict[str, int]:
+    return {"BLOCK": triton.next_power_of_2(x.shape[-1]), "num_warps": warps}

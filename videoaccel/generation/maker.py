@@ -19,6 +19,7 @@ from videoaccel.generation.denoise import StepCallback
 from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import References, frames_of, with_tail
 from videoaccel.generation.request import Request
+from videoaccel.models.compiled import is_compiled
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here
 from videoaccel.models.seam import direct
 from videoaccel.parallel.deal import dealt
@@ -88,9 +89,9 @@ class Maker:
         session = self._session(denoising)
         plain = request.policy is None and request.attention == NATIVE and denoising.layout.alone
         run = direct if plain else session.run
-        if getattr(model, "_compiled_call_impl", None) is not None:
-            with self.clock.stage("compile"):
-                denoising.once(run)
+        if is_compiled(cast(nn.Module, model)):
+            with self.clock.stage("compile"):  # outside of any step, where only a session that decides nothing can run
+                denoising.once(direct if plain else Session(denoising.job(), mix=denoising.layout.mix).run)
         with self.clock.stage("denoise", total=self.steps) as step:
             callback = partial(_after_step, step, request.callback)
             return denoising.denoise(session, run=run, callback=callback)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.generation.denoise import Network, StepCallback, Update, denoise
+from videoaccel.models.compiled import is_compiled
+from videoaccel.models.forms import forms_of, in_plain_form
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
 from videoaccel.parallel.layout import Layout
@@ -130,7 +132,8 @@ class Denoising:
     def costs(self, unit: Unit) -> Costs:
         """What this network's modules cost at this size and batch: counted, or measured once on a machine and kept."""
         if unit == "flops":
-            return count_flops(self.once_here, blocks=self.model.sites)
+            with in_plain_form(cast(nn.Module, self.model)):
+                return count_flops(self.once_here, blocks=self.model.sites)
         blocks = self.model.sites
         return self.layout.first(
             lambda: measured(self.costs_key(), lambda: measure_time(self.once_here, blocks=blocks), blocks=blocks)
@@ -145,7 +148,8 @@ class Denoising:
             "network": type(model).__name__,
             "config": config,
             "dtype": str(model.dtype),
-            "compiled": getattr(model, "_compiled_call_impl", None) is not None,
+            "compiled": is_compiled(model),
+            **forms_of(model),
             "latent": list(self.z.shape),
             "rows": len(self.z) * len(self.branches),
             "text": _shapes(self.context),

@@ -126,13 +126,11 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
         pipe.scheduler = with_fields(type(pipe.scheduler), pipe.scheduler.config, s.scheduler)
     if s.vae_tiling:
         pipe.vae.enable_tiling(tile_size=TILE)
-    if s.compile:
-        pipe.transformer.compile()
     if s.offload:
         pipe.enable_model_cpu_offload(device=str(s.device))
     else:
         pipe.to(str(s.device))
-    return pipe
+    return pipe.tune(kernels=s.kernels, precision=s.precision, compile=s.compile)
 
 
 def read_given(order: WorkOrder) -> list[Tensor]:

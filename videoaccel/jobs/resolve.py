@@ -15,9 +15,10 @@ from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import read_full_info
 from videoaccel.generation.attention_kernels import attention_kernel
 from videoaccel.generation.given import check_given, given_files, lora_files
-from videoaccel.generation.loading import Source, find_model
+from videoaccel.generation.loading import Source, find_model, torch_dtype
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
+from videoaccel.generation.tuning import check_fp8, why_no_kernels
 from videoaccel.media.writer import Writer
 from videoaccel.models.lora import parse_lora
 from videoaccel.parallel.degrees import Degrees
@@ -154,11 +155,25 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         degrees=degrees,
     )
     attention_kernel(settings.attention)
+    check_forms(settings)
     if settings.explain and find_spec("matplotlib") is None:
         raise ValueError("`explain` needs matplotlib; pip install 'videoaccel[report]' brings it")
     check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
+
+
+def check_forms(s: GenerateSettings) -> None:
+    """Refuse kernels and 8-bit products where they cannot be had, before anything is loaded.
+
+    Raises:
+        ValueError: Says why.
+    """
+    device = torch.device(str(s.device))
+    if s.precision == "fp8":
+        check_fp8(device, torch_dtype(str(s.dtype)), kernels=s.kernels)
+    if s.kernels == "triton" and (reason := why_no_kernels(device)):
+        raise ValueError(f"`kernels=triton` cannot run here: {reason}; `kernels=torch` always works")
 
 
 def _refuse_outside(s: GenerateSettings) -> None:

@@ -69,9 +69,10 @@ class Group:
         """Equal for groups that run on the same loaded networks."""
         s = self.order.settings
         parts = (s.model, s.vae, s.dtype, s.device, s.scheduler, s.compile, s.vae_tiling, s.offload)
+        forms = (s.kernels, s.precision)
         added = [(self.inputs[str(path)], text) for path, text in zip(lora_files(s), s.lora, strict=True)]
         outside = [s.pipeline_class, s.variant, s.group_offload] if isinstance(self.order, OutsideOrder) else []
-        return json.dumps([self.model["sha256"], *parts, *outside, *added], sort_keys=True)
+        return json.dumps([self.model["sha256"], *parts, *forms, *outside, *added], sort_keys=True)
 
     @property
     def outside(self) -> OutsideOrder | None:

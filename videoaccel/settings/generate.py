@@ -119,7 +119,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr")
+    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr", "kernels", "precision")
     """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
@@ -279,7 +279,13 @@ class GenerateSettings(Config):
     device: str | None = _option(None, _MACHINE, "cpu, cuda, cuda:1 or mps; cuda if it is there unless told otherwise.")
     threads: int | None = _option(None, _MACHINE, "CPU threads; part of a clip's identity.", ge=1, le=4096)
     attention: str = _option("native", _MACHINE, "Attention kernel, see videoaccel doctor.", metavar="NAME")
-    compile: bool = _option(False, _MACHINE, "Compile the transformer; the first step takes long.")
+    kernels: Literal["auto", "triton", "torch"] = _option(
+        "auto", _MACHINE, "triton for our kernels, torch for PyTorch's, auto for ours where they run.", metavar="NAME"
+    )
+    precision: Literal["full", "fp8"] = _option(
+        "full", _MACHINE, "fp8 for 8-bit products in the blocks: faster on Ada, Hopper and later.", metavar="NAME"
+    )
+    compile: bool = _option(False, _MACHINE, "Compile the transformer's parts; the first step takes long.")
     vae_tiling: bool = _option(False, _MACHINE, "Decode in tiles: less memory, faint seams.")
     offload: bool = _option(False, _MACHINE, "Keep on the GPU only the network at work.")
     text_cache: bool = _option(False, _MACHINE, "Keep encoded prompts on disk (videoaccel cache).")

@@ -1,0 +1,68 @@
+"""Linear layers whose products run in 8-bit floats (e4m3), a scale for every token and every output.
+
+Weights keep their type beside the 8-bit copy: what a method does with a part of them is computed as before.
+
+Shape legend: M tokens, K inputs, O outputs.
+
+Source: row-wise scaling as in FP8-LM and torchao; the first and last blocks are left as they are, as is usual.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from videoaccel.models.kernels.quantize import LARGEST, quantize
+
+TEXT = "kv_linear"
+"""Text keys and values are computed once a generation: nothing to gain."""
+
+
+class Fp8Linear(nn.Linear):
+    """A linear layer with an 8-bit copy of its weight [O, K] and a scale for each output [1, O]."""
+
+    form_of = nn.Linear
+    weight8: Tensor
+    scale8: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., O]."""
+        return self._product(x, gelu=False)
+
+    def of_gelu(self, x: Tensor) -> Tensor:
+        """The layer of the tanh-GELU of x [..., K]."""
+        return self._product(x, gelu=True)
+
+    def _product(self, x: Tensor, *, gelu: bool) -> Tensor:
+        rows, scales = quantize(x.reshape(-1, x.shape[-1]), gelu=gelu)
+        out = torch._scaled_mm(
+            rows,
+            self.weight8.t(),
+            scale_a=scales,
+            scale_b=self.scale8,
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
+        )
+        return out.view(*x.shape[:-1], -1)
+
+
+@torch.no_grad()
+def quantize_linears(model: nn.Module, *, leave: int = 1) -> int:
+    """Let the linear layers of a network's blocks run in 8 bits; returns how many do.
+
+    Args:
+        model: A network with ``blocks``.
+        leave: Pairs of blocks at either end that stay as they are.
+    """
+    blocks = cast(list[nn.Module], model.blocks)
+    count = 0
+    for block in blocks[2 * leave : len(blocks) - 2 * leave]:
+        for name, layer in block.named_modules():
+            if type(layer) is nn.Linear and not name.endswith(TEXT):
+                scale = layer.weight.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST
+                layer.register_buffer("weight8", (layer.weight / scale).to(torch.float8_e4m3fn), persistent=False)
+                layer.register_buffer("scale8", scale.t().contiguous(), persistent=False)
+                layer.__class__ = Fp8Linear
+                count += 1
+    return count

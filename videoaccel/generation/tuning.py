@@ -1,0 +1,151 @@
+"""What makes a pipeline's networks faster on a device: kernels, compiled parts, 8-bit products, memory layout.
+
+Kernels and layouts change results by rounding alone; they are tried on a small network first. 8-bit products change
+them more and are asked for by name.
+"""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from videoaccel.models.compiled import compile_branches
+from videoaccel.models.stdit import STDiT3
+
+Kernels = Literal["auto", "triton", "torch"]
+Precision = Literal["full", "fp8"]
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""Relative distance that a small network with kernels may have from the same without."""
+
+FP8_CAPABILITY = (8, 9)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What runs.
+
+    Attributes:
+        kernels: ``triton`` or ``torch``.
+        precision: ``full`` or ``fp8``.
+        compiled: Whether parts are compiled.
+    """
+
+    kernels: str = "torch"
+    precision: str = "full"
+    compiled: bool = False
+
+
+def tune(
+    transformer: nn.Module,
+    vae: nn.Module,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels = "auto",
+    precision: Precision = "full",
+    compiled: bool = False,
+) -> Tuned:
+    """Put networks into the forms that are asked for.
+
+    Args:
+        transformer: The transformer.
+        vae: The video VAE.
+        device: Where they will run.
+        dtype: Of their weights.
+        kernels: ``triton`` for those of :mod:`videoaccel.models.kernels`, ``torch`` for PyTorch's own, ``auto`` for
+            the former where they run and agree.
+        precision: ``fp8`` for 8-bit products in the transformer's blocks.
+        compiled: Compile the parts of the transformer's modules.
+
+    Raises:
+        ValueError: What is asked for cannot be had here; says why.
+    """
+    if precision == "fp8":
+        check_fp8(device, dtype, kernels=kernels)
+        if not hasattr(transformer, "blocks"):
+            raise ValueError(f"`precision=fp8` is for networks of blocks, which {type(transformer).__name__} is not")
+    reason = why_no_kernels(device) or _first_trial(device, dtype, asked=kernels)
+    if kernels == "triton" and reason:
+        raise ValueError(f"`kernels=triton` cannot run here: {reason}; `kernels=torch` always works")
+    fused = kernels != "torch" and reason is None
+    if fused:
+        from videoaccel.models.fused import channels_last, fuse
+
+        fuse(transformer)
+        channels_last(vae)
+        fuse(vae)
+    if precision == "fp8":
+        from videoaccel.models.fp8 import quantize_linears
+
+        quantize_linears(transformer)
+    if compiled:
+        compile_branches(transformer)
+    return Tuned("triton" if fused else "torch", precision, compiled)
+
+
+def why_no_kernels(device: torch.device) -> str | None:
+    """Why our kernels cannot run on a device; None if they can."""
+    if device.type != "cuda":
+        return "they need a CUDA device"
+    if find_spec("triton") is None:
+        return "the package triton is not installed (it comes with PyTorch for CUDA)"
+    return None
+
+
+def check_fp8(device: torch.device, dtype: torch.dtype, *, kernels: Kernels) -> None:
+    """Refuse 8-bit products where they cannot be had.
+
+    Raises:
+        ValueError: Says why.
+    """
+    reason = None
+    if device.type != "cuda":
+        reason = "it needs a CUDA device"
+    elif torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        reason = f"{torch.cuda.get_device_name(device)} has no 8-bit products (Ada, Hopper and later have)"
+    elif dtype != torch.bfloat16:
+        reason = f"the network is in {str(dtype).removeprefix('torch.')}; give `dtype=bfloat16`"
+    elif kernels == "torch":
+        reason = "its rows are made by one of our kernels; leave out `kernels=torch`"
+    if reason:
+        raise ValueError(f"`precision=fp8` cannot run here: {reason}")
+
+
+def _first_trial(device: torch.device, dtype: torch.dtype, *, asked: Kernels) -> str | None:
+    """Why kernels are not to be trusted here, from a small network run with and without them; None if they are."""
+    if asked == "torch" or device.type != "cuda":
+        return None
+    try:
+        found = distance(device, dtype)
+    except Exception as failure:
+        reason = f"they fail: {' '.join(str(failure).split())[:200]}"
+    else:
+        if found <= TOLERANCE.get(dtype, 0.0):
+            return None
+        reason = f"a small network is off by {found:.2g} with them"
+    if asked == "auto":
+        warnings.warn(f"our kernels are not used: {reason}", stacklevel=3)
+    return reason
+
+
+@torch.inference_mode()
+def distance(device: torch.device, dtype: torch.dtype) -> float:
+    """Relative L2 distance of a small network with our kernels from the same network without."""
+    from videoaccel.models.fused import fuse
+
+    fields = {"hidden_size": 144, "num_heads": 2, "depth": 1, "caption_channels": 16, "model_max_length": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = STDiT3(**fields).eval()
+        x, y = torch.randn(2, 4, 3, 6, 10), torch.randn(2, 1, 8, 16)
+    plain = plain.to(device, dtype)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    given: dict[str, Any] = {"timestep": torch.full((2,), 500.0, device=device), "height": 48.0, "width": 80.0}
+    out: list[Tensor] = [network(x.to(device), y=y.to(device, dtype), **given) for network in (fused, plain)]
+    return float((out[0] - out[1]).norm() / out[1].norm())
