@@ -29,7 +29,8 @@ def compile_branches(model: nn.Module, **options: Any) -> None:
     """
     for module in model.modules():
         if all(hasattr(module, part) for part in PARTS) and not hasattr(module, "parts_are_compiled"):
-            module.__class__ = _compiled(type(module), tuple(sorted(options.items())))
+            kind: Any = type(module)
+            module.__class__ = _compiled(kind, tuple(sorted(options.items())))
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -285,9 +285,14 @@ class VideoPipeline(DiffusionPipeline):
         Raises:
             ValueError: What is asked for cannot be had here; says why.
         """
-        options = {"kernels": kernels, "precision": precision, "compiled": compile}
         self.tuned = tune(
-            self.transformer, self.vae, device=self._execution_device, dtype=self.transformer.dtype, **options
+            self.transformer,
+            self.vae,
+            device=self._execution_device,
+            dtype=self.transformer.dtype,
+            kernels=kernels,
+            precision=precision,
+            compiled=compile,
         )
         return self
 
