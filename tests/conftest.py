@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.ranks import RankPools, rank_pools
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported; kernels are for GPUs otherwise
 
 if TYPE_CHECKING:
     from tests.workshop import Workshop

@@ -1,0 +1,132 @@
+"""Our kernels in Triton's interpreter against the modules that they stand for, in float32 and float16.
+
+On a GPU ``python -m benchmarks.gpu_check --only exactness`` does the same with compiled kernels, in bfloat16, too, which
+the interpreter gets wrong.
+"""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.models.layers import Rotary
+from videoaccel.models.stdit_blocks import SelfAttention, _modulate
+
+pytest.importorskip("triton", reason="kernels are Triton's, which is there on Linux alone")
+from videoaccel.models.forms import in_plain_form  # noqa: E402
+from videoaccel.models.fp8 import Fp8Linear, quantize_linears  # noqa: E402
+from videoaccel.models.fused import fuse  # noqa: E402
+from videoaccel.models.kernels.group_norm import group_norm  # noqa: E402
+from videoaccel.models.kernels.modulate import gated_add, modulate  # noqa: E402
+from videoaccel.models.kernels.qk_norm import qk_norm_  # noqa: E402
+from videoaccel.models.kernels.quantize import quantize  # noqa: E402
+from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention  # noqa: E402
+
+TYPES = {torch.float32: 2e-6, torch.float16: 1e-3}
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Any:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize(("frames", "places", "size", "side_by_side"), [(15, 3, 72, 1), (5, 3, 18, 2), (1, 2, 32, 1)])
+@pytest.mark.parametrize("kind", TYPES)
+def test_attention_along_time(frames: int, places: int, size: int, side_by_side: int, kind: torch.dtype) -> None:
+    heads = 2
+    module = SelfAttention(heads * size, heads, axis="time", qk_norm=True)
+    torch.nn.init.normal_(module.q_norm.weight)
+    torch.nn.init.normal_(module.k_norm.weight)
+    cos, sin = Rotary(size)(frames)
+    h = torch.randn(2, frames, places, heads * size)
+    turns = (cos[:, ::2].contiguous(), sin[:, ::2].contiguous())
+    weights = (module.q_norm.weight, module.k_norm.weight)
+    out = temporal_attention(module.qkv(h).to(kind), *weights, *turns, heads=heads, places=side_by_side)
+    wanted = module.mix(h, SimpleNamespace(rotation=(cos, sin)))
+    assert off(module.proj(out.float()), wanted) < TYPES[kind]
+
+
+def test_too_many_frames_are_refused() -> None:
+    qkv, weight, turns = torch.zeros(1, MAX_FRAMES + 1, 1, 24), torch.ones(8), torch.zeros(MAX_FRAMES + 1, 4)
+    with pytest.raises(ValueError, match=f"up to {MAX_FRAMES} frames"):
+        temporal_attention(qkv, weight, weight, turns, turns, heads=1)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_norm_of_queries_and_keys(kind: torch.dtype) -> None:
+    heads, size = 3, 18
+    qkv, q_weight, k_weight = torch.randn(2, 3, 5, 3 * heads * size), torch.randn(size), torch.randn(size)
+    q, k, v = qkv.unflatten(-1, (3, heads, size)).unbind(-3)
+    normed = [F.rms_norm(part, (size,), weight, 1e-6) for part, weight in ((q, q_weight), (k, k_weight))]
+    wanted = torch.stack([*normed, v], dim=-3).flatten(-3)
+    assert off(qk_norm_(qkv.to(kind), q_weight, k_weight, heads=heads), wanted) < TYPES[kind]
+
+
+@pytest.mark.parametrize("by_frame", [False, True])
+@pytest.mark.parametrize("kind", TYPES)
+def test_modulation_and_gate(by_frame: bool, kind: torch.dtype) -> None:
+    x, delta = torch.randn(2, 3, 5, 36), torch.randn(2, 3, 5, 36)
+    table = torch.randn(2, 3 if by_frame else 1, 1, 6, 36)
+    low = [part.to(kind) for part in (x, delta, table)]
+    assert off(modulate(low[0], low[2], row=3), _modulate(x, table, 3)) < TYPES[kind]
+    assert off(gated_add(*low, row=5), x + table[..., 5, :] * delta) < TYPES[kind]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((2, 64, 5, 9), torch.channels_last), ((1, 96, 3, 5, 7), torch.channels_last_3d)]
+)
+def test_group_norm_keeps_channels_last(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    x = (torch.randn(shape) + 2).to(memory_format=layout)
+    weight, bias = torch.randn(shape[1]), torch.randn(shape[1])
+    out = group_norm(x, weight, bias, groups=32, eps=1e-6)
+    assert out.is_contiguous(memory_format=layout)
+    assert off(out, F.group_norm(x, 32, weight, bias, 1e-6)) < 2e-6
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_rows_in_eight_bits(gelu: bool) -> None:
+    x = torch.randn(4, 100) * torch.tensor([[1.0], [100.0], [1e-3], [0.0]])
+    rows, scales = quantize(x, gelu=gelu)
+    wanted = F.gelu(x, approximate="tanh") if gelu else x
+    largest = wanted.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(scales, largest.clamp_min(1e-12) / 448)
+    # The interpreter loses a carry where it rounds up to a power of two; on a GPU the check compares every number.
+    near = (rows.float() * scales - wanted).abs() <= wanted.abs() / 8 + scales / 512
+    assert near.float().mean() > 0.9
+    assert torch.isfinite(rows.float()).all()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_network_with_kernels(given: bool) -> None:
+    model = tiny_stdit()
+    inputs = stdit_inputs((3, 6, 10), batch=1, given=given, lengths=None, seed=1)
+    exact = model(**inputs)
+    fused = copy.deepcopy(model)
+    assert fuse(fused) == 2 * len(model.blocks)
+    assert off(fused(**inputs), exact) < 1e-4
+    assert not torch.equal(fused(**inputs), exact), "kernels ran"
+    with in_plain_form(fused):
+        assert torch.equal(fused(**inputs), exact)
+
+
+def test_eight_bit_products_leave_the_ends_alone() -> None:
+    model = tiny_stdit(depth=3, hidden_size=64, num_heads=2)
+    inputs = stdit_inputs((2, 6, 6), batch=1, given=False, lengths=None, seed=1)
+    exact = model(**inputs)
+    fuse(model)
+    assert quantize_linears(model) == 12
+    kinds = [any(isinstance(m, Fp8Linear) for m in block.modules()) for block in model.blocks]
+    assert kinds == [False, False, True, True, False, False]
+    assert not any(isinstance(block.cross_attn.kv_linear, Fp8Linear) for block in model.blocks)
+    assert 0 < off(model(**inputs), exact) < 0.1
+    assert not [name for name in model.state_dict() if name.endswith("8")], "files stay as they are"
