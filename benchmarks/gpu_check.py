@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "methods": (methods.methods, 70),
     "pruning": (methods.pruning, 30),
     "compiled parts": (faster.compiled_parts, 90),
-    "triton kernels, compiled": (faster.kernels_and_compiled, 90),
+    "triton kernels and compiled": (faster.kernels_and_compiled, 90),
     "memory 720p": (faster.memory_720p, 30),
     "graph": (faster.graph, 25),
     "ranks": (ranks.ranks, 100),
