@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from videoaccel.models.basic_layers import AttentionLayers, FeedForwardLayers, KeysValues, NumberEmbedder
 from videoaccel.models.layers import NORM_EPS, layer_norm
+from videoaccel.models.rows import rows_at
 from videoaccel.models.seam import Attend, Axis, Branch, Kind, Run, Site, attention
 
 
@@ -42,7 +43,9 @@ class BlockContext(NamedTuple):
 
     def rows(self, index: Sequence[int] | Tensor) -> "BlockContext":
         """Return the context of some batch rows, in the order of ``index``."""
-        rows = torch.as_tensor(index, device=self.places.device)
+        rows = rows_at(index) if isinstance(index, Sequence) else index
+        if isinstance(rows, list):
+            rows = torch.tensor(rows, device=self.places.device)
         return self._replace(
             keys_values=tuple((k[rows], v[rows]) for k, v in self.keys_values),
             text_mask=None if self.text_mask is None else self.text_mask[rows],

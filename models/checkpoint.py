@@ -2,13 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from videoaccel.common.plain_json import read_json
@@ -119,7 +120,8 @@ class StrictLoading:
         config = read_config(folder / "config.json")
         weights = find_weights(folder, variant=hub.get("variant"))
         cls._check_size(config, folder / "config.json", weights)
-        model = cls.build(config, source=folder / "config.json")
+        with NoInitialValues():
+            model = cls.build(config, source=folder / "config.json")
         assert isinstance(model, nn.Module)
         own = model.state_dict().keys()
         state = without_prefix(
@@ -150,6 +152,19 @@ class StrictLoading:
         """Move or cast, as every module does."""
         with _no_empty_warning():
             return super().to(*args, **kwargs)  # type: ignore[misc]
+
+
+class NoInitialValues(TorchFunctionMode):
+    """Layers made inside draw no initial values, which the weights of a file replace: a billion draws take seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Pass everything on but functions of ``torch.nn.init``."""
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoaccel.models.layers import Mlp, RMSNorm, Rotary, layer_norm, neuron_importance, reorder_neurons
+from videoaccel.models.rows import rows_at
 from videoaccel.models.seam import Attend, Axis, Run, Site, attention
 
 AXES: tuple[Axis, Axis] = ("space", "time")
@@ -51,7 +52,9 @@ class GenerationContext(NamedTuple):
 
     def rows(self, index: Sequence[int] | Tensor) -> "GenerationContext":
         """Return the context of some batch rows, in the order of ``index``."""
-        rows = torch.as_tensor(index, device=self.fps.device)
+        rows = rows_at(index) if isinstance(index, Sequence) else index
+        if isinstance(rows, list):
+            rows = torch.tensor(rows, device=self.fps.device)
         return self._replace(
             keys_values=tuple((k[rows], v[rows]) for k, v in self.keys_values),
             text_mask=None if self.text_mask is None else self.text_mask[rows],

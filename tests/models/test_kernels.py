@@ -1,6 +1,6 @@
 """Our kernels in Triton's interpreter against the modules that they stand for, in float32 and float16.
 
-On a GPU ``python -m benchmarks.gpu_check --only exactness`` does the same with compiled kernels, in bfloat16, too, which
+On a GPU ``python -m benchmarks.gpu_check --only exactness`` does so with compiled kernels, in bfloat16, too, which
 the interpreter gets wrong.
 """
 
@@ -17,14 +17,14 @@ from videoaccel.models.layers import Rotary
 from videoaccel.models.stdit_blocks import SelfAttention, _modulate
 
 pytest.importorskip("triton", reason="kernels are Triton's, which is there on Linux alone")
-from videoaccel.models.forms import in_plain_form  # noqa: E402
-from videoaccel.models.fp8 import Fp8Linear, quantize_linears  # noqa: E402
-from videoaccel.models.fused import fuse  # noqa: E402
-from videoaccel.models.kernels.group_norm import group_norm  # noqa: E402
-from videoaccel.models.kernels.modulate import gated_add, modulate  # noqa: E402
-from videoaccel.models.kernels.qk_norm import qk_norm_  # noqa: E402
-from videoaccel.models.kernels.quantize import quantize  # noqa: E402
-from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention  # noqa: E402
+from videoaccel.models.forms import in_plain_form
+from videoaccel.models.fp8 import Fp8Linear, quantize_linears
+from videoaccel.models.fused import fuse
+from videoaccel.models.kernels.group_norm import group_norm
+from videoaccel.models.kernels.modulate import gated_add, modulate
+from videoaccel.models.kernels.qk_norm import qk_norm_
+from videoaccel.models.kernels.quantize import quantize
+from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention
 
 TYPES = {torch.float32: 2e-6, torch.float16: 1e-3}
 

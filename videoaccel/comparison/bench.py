@@ -104,7 +104,7 @@ class Bench:
             vae=self.pipe.vae,
             scheduler=self.pipe.scheduler,
             device=self.device,
-            clock=StageClock(),
+            clock=StageClock(device=self.device),
         )
 
     @torch.inference_mode()

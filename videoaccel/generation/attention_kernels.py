@@ -4,13 +4,44 @@ The named kernel serves self-attention. Cross-attention uses it where all texts 
 to PyTorch's own kernel, since flash and sage kernels refuse masks.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Attend, attention
 
 NATIVE = "native"
-BACKENDS = (NATIVE, "xformers", "flash", "sage")
+DISPATCHED: Mapping[str, str] = MappingProxyType(
+    {
+        "cudnn": "_native_cudnn",
+        "efficient": "_native_efficient",
+        "native-flash": "_native_flash",
+        "xformers": "xformers",
+        "flash": "flash",
+        "sage": "sage",
+        "flash-hub": "flash_hub",
+        "flash3-hub": "_flash_3_hub",
+        "sage-hub": "sage_hub",
+    }
+)
+"""Our name of a kernel -> that of diffusers' dispatch."""
+
+BACKENDS = (NATIVE, *DISPATCHED)
+
+PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "xformers": ("xformers", "pip install xformers brings it"),
+        "flash": ("flash_attn", "it has no wheels: pip install flash-attn compiles it, with nvcc"),
+        "sage": ("sageattention", "2.1.1 or later, which is built from its source; what PyPI has is too old"),
+        **dict.fromkeys(
+            ("flash-hub", "flash3-hub", "sage-hub"),
+            ("kernels", "pip install kernels; it downloads them from the Hugging Face hub"),
+        ),
+    }
+)
+"""The package that a kernel needs, and how it is had."""
 
 
 def attention_kernel(name: str) -> Attend:
@@ -27,7 +58,7 @@ def attention_kernel(name: str) -> Attend:
         raise ValueError(f"attention backend {name!r} cannot run here: {reason}; use {NATIVE!r}, which always works")
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-    backend = AttentionBackendName(name)
+    backend = AttentionBackendName(DISPATCHED[name])
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
@@ -45,13 +76,13 @@ def why_not(name: str) -> str | None:
         return "it needs a CUDA device"
     from importlib.util import find_spec
 
-    modules = {"xformers": "xformers", "flash": "flash_attn", "sage": "sageattention"}
-    if find_spec(modules[name]) is None:
-        return f"the package {modules[name]} is not installed (pip install {modules[name].replace('_', '-')})"
+    package, how = PACKAGES.get(name, ("torch", ""))
+    if find_spec(package) is None:
+        return f"the package {package.replace('_', '-')} is not installed ({how})"
     try:
         from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
 
-        _check_attention_backend_requirements(AttentionBackendName(name))
+        _check_attention_backend_requirements(AttentionBackendName(DISPATCHED[name]))
     except (ImportError, RuntimeError) as error:
         return " ".join(str(error).split())
     return None

@@ -9,11 +9,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from videoaccel.common.wording import as_bytes
 from videoaccel.generation.rehearsal import CHANNELS, rehearse
 from videoaccel.session.action_session import ActionSession
 from videoaccel.session.actions import Place
 from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+
+SHARE = 0.8
+"""Of what is free; a step's own tensors need the rest."""
+
+MOST_TERMS = 3
+"""Tensors of the stream's size that a method keeps of a module."""
 
 
 class Foretold(NamedTuple):
@@ -53,6 +61,27 @@ def foretell(policy: Policy, job: Job, *, frames: int, width: int) -> Foretold:
     if isinstance(narrow, ActionSession) and isinstance(wide, ActionSession):
         slots = {place: at_width(low, wide.sizes[place]) for place, low in narrow.sizes.items()}
     return Foretold(at_width(narrow.peak_bytes, wide.peak_bytes), slots)
+
+
+def spare(job: Job, free: int, *, frames: int, width: int) -> int | None:
+    """What a method may store where nobody has said: None where nothing that it could store is too much.
+
+    Args:
+        job: The generation.
+        free: Bytes of the device that are free.
+        frames: Token frames T.
+        width: Channels C of the residual stream.
+    """
+    modules = sum(map(len, job.blocks.values()))
+    stream = job.rows * frames * job.places * width * job.dtype.itemsize
+    limit = int(SHARE * free)
+    return limit if MOST_TERMS * modules * stream > limit else None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a CUDA device that are free, those that PyTorch holds without using them included."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def fit(policy: Policy, job: Job, *, frames: int, width: int, mix: Mix = local_mix) -> Session:

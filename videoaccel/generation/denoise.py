@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.protocols import Context, Transformer
+from videoaccel.models.rows import rows_at
 from videoaccel.models.seam import Run
 from videoaccel.sampling.guidance import combine
 from videoaccel.sampling.rectified_flow import begin_step, euler, keep_given, start_noised
@@ -52,13 +53,14 @@ class Network:
             chosen = list(range(batch)) if rows is None else list(rows)
             index = [self.branches.index(name) * batch + row for name in names for row in chosen]
             whole = index == list(range(batch * len(self.branches)))
-            inputs = [None if part is None else part[chosen] if rows is not None else part for part in (x, x_mask)]
-            again = [None if part is None else torch.cat([part] * len(names)) for part in inputs]
+            at = slice(None) if rows is None else rows_at(chosen)
+            again = [None if part is None else torch.cat([part[at]] * len(names)) for part in (x, timestep, x_mask)]
             assert again[0] is not None
+            assert again[1] is not None
             out = self.model(
                 again[0],
-                torch.cat([timestep[chosen]] * len(names)),
-                x_mask=again[1],
+                again[1],
+                x_mask=again[2],
                 context=self.context if whole else self.context.rows(index),
                 run=self.run,
             )

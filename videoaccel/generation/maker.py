@@ -5,6 +5,7 @@ Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from videoaccel.common.stages import StageClock
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
-from videoaccel.generation.cache_memory import fit
+from videoaccel.generation.cache_memory import fit, free_bytes, spare
 from videoaccel.generation.denoise import StepCallback
 from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import References, frames_of, with_tail
@@ -232,8 +233,12 @@ class Maker:
         else:
             with self.clock.stage("plan"):
                 tables = self._tables(denoising.setting)
-                job = denoising.job(prior=tables, cache_memory=request.cache_memory)
                 frames, _, _ = self.transformer.token_grid(self.size)
+                job = denoising.job(prior=tables, cache_memory=request.cache_memory)
+                if request.cache_memory is None and self.device.type == "cuda" and self.mesh.clip.size == 1:
+                    # Of several ranks each would find another number.
+                    limit = spare(job, free_bytes(self.device), frames=frames, width=self.transformer.width)
+                    job = replace(job, cache_memory=limit)
                 with naming_the_nearest(denoising.setting, found=tables is not None):
                     session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
         if request.explain:

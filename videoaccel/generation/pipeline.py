@@ -38,7 +38,7 @@ from videoaccel.generation.request import (
     sample_noise,
     states_of_loops,
 )
-from videoaccel.generation.tuning import Kernels, Precision, Tuned, tune
+from videoaccel.generation.tuning import Kernels, Precision, Tuned, allow_tf32, tune
 from videoaccel.models.lora import add_lora, read_lora
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior
@@ -136,12 +136,15 @@ class VideoPipeline(DiffusionPipeline):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast, as diffusers' pipelines do: a device, a dtype, or both.
 
+        float32 stays float32 from here on: PyTorch's convolutions would round to TF32, see :meth:`tune`.
+
         Raises:
             ValueError: There is no such device here.
         """
         for device in (*args[:1], kwargs.get("device")):
             if isinstance(device, str | int | torch.device):
                 check_device(device)
+        allow_tf32(self.tuned.tf32)
         return super().to(*args, **kwargs)
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
@@ -262,7 +265,9 @@ class VideoPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         request = self.request(prompt, **options)
         with self.progress_bar(total=request.steps * len(request.states)) as bar:
-            clock = StageClock(lambda stage, done, total: bar.update(stage == "denoise" and done > 0))
+            clock = StageClock(
+                lambda stage, done, total: bar.update(stage == "denoise" and done > 0), device=self._execution_device
+            )
             if output_type == "latent":
                 frames: Any = self.latents(request, clock=clock)
             else:
@@ -274,13 +279,16 @@ class VideoPipeline(DiffusionPipeline):
         """Accelerate all that is generated from now on: :func:`videoaccel.accelerate` with this pipeline."""
         return accelerate(self, method, **options)
 
-    def tune(self, *, kernels: Kernels = "auto", precision: Precision = "full", compile: bool = False) -> Self:
+    def tune(
+        self, *, kernels: Kernels = "auto", precision: Precision = "full", compile: bool = False, tf32: bool = False
+    ) -> Self:
         """Make the networks faster on the device that they are on; call it after :meth:`to`.
 
         Args:
             kernels: ``triton`` for ours, ``torch`` for PyTorch's own, ``auto`` for ours where they run and agree.
             precision: ``fp8`` runs the products of the transformer's blocks in 8 bits.
             compile: Compile the parts of the transformer's modules; the first step takes long.
+            tf32: Let float32 products and convolutions round to TF32: faster, and off by some 2e-4.
 
         Raises:
             ValueError: What is asked for cannot be had here; says why.
@@ -293,6 +301,7 @@ class VideoPipeline(DiffusionPipeline):
             kernels=kernels,
             precision=precision,
             compiled=compile,
+            tf32=tf32,
         )
         return self
 
@@ -347,7 +356,7 @@ class VideoPipeline(DiffusionPipeline):
             vae=self.vae,
             scheduler=self.scheduler,
             device=self._execution_device,
-            clock=clock or StageClock(),
+            clock=clock or StageClock(device=self._execution_device),
             mesh=self.mesh,
         )
 

@@ -33,11 +33,22 @@ class Tuned:
         kernels: ``triton`` or ``torch``.
         precision: ``full`` or ``fp8``.
         compiled: Whether parts are compiled.
+        tf32: Whether float32 products and convolutions may round to TF32.
     """
 
     kernels: str = "torch"
     precision: str = "full"
     compiled: bool = False
+    tf32: bool = False
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let products and convolutions of float32 tensors on CUDA round to TF32, ten bits of mantissa, or not.
+
+    PyTorch lets convolutions unless told otherwise, and a float32 network is off by 2e-4 then.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def tune(
@@ -49,6 +60,7 @@ def tune(
     kernels: Kernels = "auto",
     precision: Precision = "full",
     compiled: bool = False,
+    tf32: bool = False,
 ) -> Tuned:
     """Put networks into the forms that are asked for.
 
@@ -61,6 +73,7 @@ def tune(
             the former where they run and agree.
         precision: ``fp8`` for 8-bit products in the transformer's blocks.
         compiled: Compile the parts of the transformer's modules.
+        tf32: Let float32 products and convolutions round to TF32, in this process.
 
     Raises:
         ValueError: What is asked for cannot be had here; says why.
@@ -69,6 +82,7 @@ def tune(
         check_fp8(device, dtype, kernels=kernels)
         if not hasattr(transformer, "blocks"):
             raise ValueError(f"`precision=fp8` is for networks of blocks, which {type(transformer).__name__} is not")
+    allow_tf32(tf32)
     reason = why_no_kernels(device) or _first_trial(device, dtype, asked=kernels)
     if kernels == "triton" and reason:
         raise ValueError(f"`kernels=triton` cannot run here: {reason}; `kernels=torch` always works")
@@ -85,7 +99,7 @@ def tune(
         quantize_linears(transformer)
     if compiled:
         compile_branches(transformer)
-    return Tuned("triton" if fused else "torch", precision, compiled)
+    return Tuned("triton" if fused else "torch", precision, compiled, tf32)
 
 
 def why_no_kernels(device: torch.device) -> str | None:

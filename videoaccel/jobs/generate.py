@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,7 @@ class Run:
             made = {
                 "output": files[row].describe(outputs.clip, fps=s.fps),
                 **self.identity,
+                "networks": asdict(self.pipe.tuned),
                 "acceleration": _acceleration(order, sessions, explained),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),

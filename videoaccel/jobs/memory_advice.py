@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from videoaccel.jobs.resolve import Outputs
-from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.generate import NONE, TARGETS, GenerateSettings
 
 
 class Ordered(Protocol):
@@ -63,10 +63,15 @@ def _advice(order: Ordered, stage: str) -> str:
         (s.dtype == "float32", "`dtype=bfloat16`"),
         (not s.vae_tiling and stage in ("decode", "write"), "`vae_tiling`"),
         (str(s.device).startswith("cuda") and not s.offload, "`offload`"),
+        (stage == "denoise" and _accelerated(s), "`cache_memory`, which a method's stored values keep within"),
     ]
     ways = [f"lower {' or '.join(text for useful, text in lower if useful)}"]
     ways += [f"use {text}" for useful, text in switch if useful]
     return f"out of memory on {s.device} during {stage}: {', or '.join(ways)}"
+
+
+def _accelerated(s: GenerateSettings) -> bool:
+    return s.accel not in (None, NONE) or any(getattr(s, name) is not None for name in TARGETS)
 
 
 def _now(name: str, value: object) -> str:

@@ -130,7 +130,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
         pipe.enable_model_cpu_offload(device=str(s.device))
     else:
         pipe.to(str(s.device))
-    return pipe.tune(kernels=s.kernels, precision=s.precision, compile=s.compile)
+    return pipe.tune(kernels=s.kernels, precision=s.precision, compile=s.compile, tf32=s.tf32)
 
 
 def read_given(order: WorkOrder) -> list[Tensor]:

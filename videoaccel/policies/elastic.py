@@ -24,6 +24,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videoaccel.models.router import GATES, LOGITS, Routers, hard
+from videoaccel.models.rows import rows_at
 from videoaccel.models.seam import Site, Work
 from videoaccel.planning.router_file import RouterFile, find_routers
 from videoaccel.policies._trunk import modulated, require_branches, require_steps
@@ -262,7 +263,7 @@ class _ElasticSession(ActionSession):
             traces.append((self.trace[-1], len(names) * len(samples)))
             for name, values in found.items():
                 whole = out.setdefault(name, values.new_empty(self.job.samples, *values.shape[1:]))
-                whole[list(samples)] = values
+                whole[rows_at(samples)] = values
         self.trace[-1] = averaged(traces)
         return {name: out[name] for name in self.job.branches}
 
@@ -296,7 +297,7 @@ class _ElasticSession(ActionSession):
             self._sums = torch.zeros(len(self.job.blocks), self.job.rows, LOGITS + 1, device=h.device)
         seen = self._routers.sums(block, h, first=self.job.first_place, places=self.job.places)
         rows = range(self.job.rows) if self.rows is None else self.rows
-        self._sums[block, list(rows)] = seen
+        self._sums[block][rows_at(rows)] = seen
 
     def _narrow(self, site: Site, branch: Any) -> Any:
         """The MLP with its most important neurons first; where the file has no order, as it is."""

@@ -160,7 +160,7 @@ class _SadaSession(Session):
         # By step, what is computed of every sample.
         self.verdicts: list[list[str]] = []
         self._sigmas: list[list[float]] = job.sigmas.double().tolist()
-        self._changes = _changes(job)
+        self._changes = job.changes()
         self._partial_runs = [0] * job.samples
         self._phases = [0] * job.samples
         self._scores: Tensor | None = None
@@ -335,14 +335,6 @@ class _SadaSession(Session):
             grid = grid.repeat_interleave(patch, axis)
         height, width = self.job.latent_shape[2:]
         return grid[:height, :width]
-
-
-def _changes(job: Job) -> list[list[bool]]:
-    """By step and sample whether other frames are being made than in the step before."""
-    mask, unchanged = job.x_mask, [False] * job.samples
-    if mask is None:
-        return [unchanged] * job.steps
-    return [unchanged, *(mask[1:] != mask[:-1]).any(-1).tolist()]
 
 
 def _by_sample(out: Velocities, samples: Sequence[int]) -> dict[int, Mapping[str, Tensor]]:

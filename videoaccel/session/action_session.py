@@ -95,6 +95,7 @@ class ActionSession(Session):
         self._span: tuple[Span, Action, Tensor] | None = None
         self._entries: dict[Place, Tensor] = {}
         self._generator = torch.Generator().manual_seed(job.seed)
+        self._frames_change = {i for i, changed in enumerate(job.changes()) if any(changed)}
         self.sizes: dict[Place, int] = {}
         self._reserved: dict[Place, int] = {}
 
@@ -121,8 +122,7 @@ class ActionSession(Session):
         """A new step: nothing of the one before is under way."""
         super().begin(i)
         self.i, self._span = i, None
-        mask = self.job.x_mask
-        if mask is not None and i > 0 and not torch.equal(mask[i], mask[i - 1]):
+        if i in self._frames_change:
             self.disturb()
 
     def predict(self, i: int, x: Tensor, call: Call) -> Velocities:

@@ -147,6 +147,13 @@ class Job:
         """S of the whole clip."""
         return self.places if self.all_places is None else self.all_places
 
+    def changes(self) -> list[list[bool]]:
+        """By step and sample whether other frames are being made than in the step before; brought from the device."""
+        unchanged = [False] * self.samples
+        if self.x_mask is None:
+            return [unchanged] * self.steps
+        return [unchanged, *(self.x_mask[1:] != self.x_mask[:-1]).any(-1).tolist()]
+
     @property
     def trunk(self) -> Span:
         """All blocks."""

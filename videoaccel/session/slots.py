@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from videoaccel.models.rows import rows_at
+
 
 class Slot:
     """The last computed values of one place, and their finite differences up to ``order``.
@@ -101,14 +103,16 @@ class Slot:
             self._scatter([merged], rows)
 
     def _rows(self, term: Tensor, rows: Sequence[int] | None) -> Tensor:
-        return term if rows is None else term[list(rows)]
+        return term if rows is None else term[rows_at(rows)]
 
     def _scatter(self, terms: Sequence[Tensor], rows: Sequence[int]) -> None:
         for j, term in enumerate(terms):
             if j == len(self.terms):
                 self.terms.append(term.new_zeros(len(self.steps), *term.shape[1:]))
             # A new tensor: the old one may be in use elsewhere.
-            self.terms[j] = self.terms[j].index_copy(0, torch.tensor(rows, device=term.device), term)
+            whole = self.terms[j].clone()
+            whole[rows_at(rows)] = term
+            self.terms[j] = whole
 
     @staticmethod
     def _per_row(numbers: Sequence[float], like: Tensor) -> float | Tensor:

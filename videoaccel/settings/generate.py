@@ -119,7 +119,7 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr", "kernels", "precision")
+    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr", "kernels", "precision", "tf32")
     """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
@@ -285,6 +285,7 @@ class GenerateSettings(Config):
     precision: Literal["full", "fp8"] = _option(
         "full", _MACHINE, "fp8 for 8-bit products in the blocks: faster on Ada, Hopper and later.", metavar="NAME"
     )
+    tf32: bool = _option(False, _MACHINE, "Let float32 products round to TF32 on CUDA: faster, less exact.")
     compile: bool = _option(False, _MACHINE, "Compile the transformer's parts; the first step takes long.")
     vae_tiling: bool = _option(False, _MACHINE, "Decode in tiles: less memory, faint seams.")
     offload: bool = _option(False, _MACHINE, "Keep on the GPU only the network at work.")
