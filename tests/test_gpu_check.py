@@ -1,0 +1,48 @@
+"""The check of a GPU runs to its end without one, so that the first GPU does not find its mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="it measures kernels")
+from benchmarks import gpu_check
+from benchmarks.gpu.bench import DeadContextError
+
+COSTLY = ("compiled parts", "triton kernels and compiled", "whole compile", "ranks", "demo")
+
+
+def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--skip", ",".join(COSTLY)]
+    )
+    gpu_check.main()
+    found = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert found.keys() == gpu_check.SECTIONS.keys() - {*COSTLY}
+    assert not [name for name, section in found.items() if "failed" in section or "skipped" in section]
+    assert found["golden"]["float32, worst relative error, TF32 in convolutions off"] < 1e-5
+
+
+def test_a_dead_device_costs_its_section_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(bench: object) -> None:
+        raise DeadContextError("an illegal memory access")
+
+    monkeypatch.setitem(gpu_check.SECTIONS, "dense", (dies, 5))
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, command: started.append(command))
+    monkeypatch.setattr(
+        "sys.argv",
+        ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "environment,dense,graph"],
+    )
+    gpu_check.main()
+    (command,) = started
+    assert command[command.index("--only") + 1] == "graph"
+    assert "--tiny" in command
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["dense"]["failed"].startswith("DeadContextError")
+
+
+def test_sections_have_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--only", "dance"])
+    with pytest.raises(SystemExit):
+        gpu_check.main()
+    assert "no section 'dance'; there are environment, ceilings" in capsys.readouterr().err
