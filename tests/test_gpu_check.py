@@ -8,6 +8,14 @@ import pytest
 pytest.importorskip("triton", reason="it measures kernels")
 from benchmarks import gpu_check
 from benchmarks.gpu.bench import DeadContextError
+from videoaccel.models import fused
+
+
+@pytest.fixture(autouse=True)
+def _uninterpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels in the interpreter take minutes at these sizes; they have tests of their own."""
+    monkeypatch.setattr(fused, "INTERPRETED", False)
+
 
 COSTLY = ("compiled parts", "triton kernels and compiled", "whole compile", "ranks", "demo")
 

@@ -104,16 +104,16 @@ def test_a_full_gpu_limits_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
 
     pipe = tiny_pipeline()
     asked: list[Any] = []
-    monkeypatch.setattr(module, "free_bytes", lambda device: asked.append(device) or 40_000)
+    monkeypatch.setattr(module, "free_bytes", lambda device: asked.append(device) or 160_000)
     request = pipe.request("a red circle", policy=make_policy("fora"))
     made = pipe._maker(request, None)
-    made.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
-    run = made.denoising  # the run itself stays on the CPU
-    made.device = CPU
     with torch.inference_mode():
-        denoising = run(request.references)
+        denoising = made.denoising(request.references)
         made.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
         session = made._session(denoising)
+        monkeypatch.setattr(module, "free_bytes", lambda device: 1000)
+        with pytest.raises(ValueError, match=r"fora stores at least .* four fifths of the memory that is free"):
+            made._session(denoising)
     assert asked
     assert session.foretold_bytes is not None
-    assert session.foretold_bytes <= SHARE * 40_000
+    assert session.foretold_bytes <= SHARE * 160_000

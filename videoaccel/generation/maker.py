@@ -32,7 +32,7 @@ from videoaccel.parallel.shards import Shards
 from videoaccel.planning.prior import advice, find_prior, setting_of
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
-from videoaccel.session.policy import NoTableError, Session
+from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Session
 
 
 @contextmanager
@@ -235,16 +235,29 @@ class Maker:
                 tables = self._tables(denoising.setting)
                 frames, _, _ = self.transformer.token_grid(self.size)
                 job = denoising.job(prior=tables, cache_memory=request.cache_memory)
-                if request.cache_memory is None and self.device.type == "cuda" and self.mesh.clip.size == 1:
-                    # Of several ranks each would find another number.
-                    limit = spare(job, free_bytes(self.device), frames=frames, width=self.transformer.width)
-                    job = replace(job, cache_memory=limit)
                 with naming_the_nearest(denoising.setting, found=tables is not None):
-                    session = fit(policy, job, frames=frames, width=self.transformer.width, mix=mix)
+                    session = self._fitting(policy, job, frames=frames, mix=mix)
         if request.explain:
             session.note_guidance()
         self.sessions.append(session)
         return session
+
+    def _fitting(self, policy: Policy, job: Job, *, frames: int, mix: Mix) -> Session:
+        """A session within the memory that was allowed; on a GPU, if nobody has said, within what is free.
+
+        Raises:
+            ValueError: No form of the method keeps within it.
+        """
+        size = {"frames": frames, "width": self.transformer.width}
+        # Of several ranks each would find another number.
+        alone_on_gpu = self.device.type == "cuda" and self.mesh.clip.size == 1
+        limit = spare(job, free_bytes(self.device), **size) if job.cache_memory is None and alone_on_gpu else None
+        if limit is None:
+            return fit(policy, job, mix=mix, **size)
+        try:
+            return fit(policy, replace(job, cache_memory=limit), mix=mix, **size)
+        except ValueError as error:
+            raise ValueError(f"{error}; that is four fifths of the memory that is free here") from None
 
     def _tables(self, setting: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
         """Calibrated tables, where the policy needs some and there are any."""

@@ -5,7 +5,6 @@ them more and are asked for by name.
 """
 
 import copy
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from videoaccel.common.user_warning import warn_user
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.stdit import STDiT3
 
@@ -143,7 +143,7 @@ def _first_trial(device: torch.device, dtype: torch.dtype, *, asked: Kernels) ->
             return None
         reason = f"a small network is off by {found:.2g} with them"
     if asked == "auto":
-        warnings.warn(f"our kernels are not used: {reason}", stacklevel=3)
+        warn_user(f"our kernels are not used: {reason}")
     return reason
 
 

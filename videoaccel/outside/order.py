@@ -39,7 +39,7 @@ ONLY_OURS = (
     "vae", "text_encoder", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
     "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory",
     "dp", "cfg_parallel", "sequence_parallel", "provider", "attention", "text_cache", "explain",
-    "contact_sheet",
+    "contact_sheet", "kernels", "precision", "tf32",
 )  # fmt: skip
 """Settings that say something about this project's own models alone."""
 
