@@ -119,6 +119,7 @@ class StrictLoading:
         folder = _local_folder(pretrained_model_name_or_path, subfolder, hub)
         config = read_config(folder / "config.json")
         weights = find_weights(folder, variant=hub.get("variant"))
+        check_pointer(weights)  # before its size is taken for that of the weights
         cls._check_size(config, folder / "config.json", weights)
         with NoInitialValues():
             model = cls.build(config, source=folder / "config.json")
