@@ -10,9 +10,11 @@ Source: row-wise scaling as in FP8-LM and torchao; the first and last blocks are
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videoaccel.models.kernels.quantize import LARGEST, quantize
+LARGEST = 448.0
+"""Largest finite number of the type, float8_e4m3fn."""
 
 TEXT = "kv_linear"
 """Text keys and values are computed once a generation: nothing to gain."""
@@ -34,7 +36,7 @@ class Fp8Linear(nn.Linear):
         return self._product(x, gelu=True)
 
     def _product(self, x: Tensor, *, gelu: bool) -> Tensor:
-        rows, scales = quantize(x.reshape(-1, x.shape[-1]), gelu=gelu)
+        rows, scales = in_eight_bits(x.reshape(-1, x.shape[-1]), gelu=gelu)
         out = torch._scaled_mm(
             rows,
             self.weight8.t(),
@@ -45,6 +47,17 @@ class Fp8Linear(nn.Linear):
             use_fast_accum=True,
         )
         return out.view(*x.shape[:-1], -1)
+
+
+def in_eight_bits(x: Tensor, *, gelu: bool) -> tuple[Tensor, Tensor]:
+    """Rows x [M, K], or the tanh-GELU of them, as float8_e4m3fn [M, K] and their scales [M, 1]."""
+    if x.is_cuda:
+        from videoaccel.models.kernels.quantize import quantize
+
+        return quantize(x, gelu=gelu)
+    values = (F.gelu(x, approximate="tanh") if gelu else x).float()
+    scales = values.abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST
+    return (values / scales).to(torch.float8_e4m3fn), scales
 
 
 @torch.no_grad()

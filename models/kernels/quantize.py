@@ -8,8 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LARGEST = 448.0
-"""Largest finite number of the type, float8_e4m3fn."""
+from videoaccel.models.fp8 import LARGEST
 
 
 @triton.jit

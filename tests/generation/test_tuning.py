@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.models.networks import tiny_stdit
 from tests.tiny_pipeline import tiny_pipeline
 from tests.tiny_run import SIZE, tiny_run
 from videoaccel.generation import tuning
@@ -60,9 +61,10 @@ def test_kernels_that_cannot_be_trusted(
 
     monkeypatch.setattr(tuning, "distance", tried)
     monkeypatch.setattr(tuning, "why_no_kernels", lambda device: None)
+    networks["transformer"] = tiny_stdit()
     said = "fail: no C compiler" if outcome == "they fail" else "off by 0.5"
     with pytest.warns(UserWarning, match=said):
-        assert tune(**networks, device=CUDA, dtype=torch.bfloat16).kernels == "torch"
+        assert tune(**networks, device=CUDA, dtype=torch.bfloat16).kernels == "packed"
     with pytest.raises(ValueError, match=said):
         tune(**networks, device=CUDA, dtype=torch.bfloat16, kernels="triton")
 

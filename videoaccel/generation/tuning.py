@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from videoaccel.common.user_warning import warn_user
 from videoaccel.models.compiled import compile_branches
+from videoaccel.models.packed import pack
 from videoaccel.models.stdit import STDiT3
 
 Kernels = Literal["auto", "triton", "torch"]
@@ -30,7 +31,7 @@ class Tuned:
     """What runs.
 
     Attributes:
-        kernels: ``triton`` or ``torch``.
+        kernels: ``triton``, ``torch``, or ``packed``: PyTorch's own, with places side by side along time.
         precision: ``full`` or ``fp8``.
         compiled: Whether parts are compiled.
         tf32: Whether float32 products and convolutions may round to TF32.
@@ -70,7 +71,7 @@ def tune(
         device: Where they will run.
         dtype: Of their weights.
         kernels: ``triton`` for those of :mod:`videoaccel.models.kernels`, ``torch`` for PyTorch's own, ``auto`` for
-            the former where they run and agree.
+            the former where they run and agree; where they do not, attention along time is packed on CUDA.
         precision: ``fp8`` for 8-bit products in the transformer's blocks.
         compiled: Compile the parts of the transformer's modules.
         tf32: Let float32 products and convolutions round to TF32, in this process.
@@ -93,13 +94,14 @@ def tune(
         fuse(transformer)
         channels_last(vae)
         fuse(vae)
+    packed = device.type == "cuda" and kernels == "auto" and not fused and pack(transformer) > 0
     if precision == "fp8":
         from videoaccel.models.fp8 import quantize_linears
 
         quantize_linears(transformer)
     if compiled:
         compile_branches(transformer)
-    return Tuned("triton" if fused else "torch", precision, compiled, tf32)
+    return Tuned("triton" if fused else "packed" if packed else "torch", precision, compiled, tf32)
 
 
 def why_no_kernels(device: torch.device) -> str | None:
