@@ -12,6 +12,7 @@ info=${1:?"give VBench_full_info.json"}
 out=${2:?"give a folder"}
 shift 2
 
+mkdir -p "$out"
 videoaccel render --vbench "$info" -o "$out/clips" "$@"
 videoaccel evaluate "$out/clips/vbench" --suite vbench --prompts "$info" -o "$out/scores" \
   ${VBENCH_PYTHON:+--official "$VBENCH_PYTHON"}
