@@ -15,4 +15,6 @@ shift 2
 mkdir -p "$out"
 videoaccel render --vbench "$info" -o "$out/clips" "$@"
 videoaccel evaluate "$out/clips/vbench" --suite vbench --prompts "$info" -o "$out/scores" \
-  ${VBENCH_PYTHON:+--official "$VBENCH_PYTHON"}
+  ${VBENCH_PYTHON:+--official "$VBENCH_PYTHON"} || code=$?
+# 3: some dimensions have been named as not run, for want of their networks; all others are there.
+[ "${code:-0}" = 0 ] || [ "$code" = 3 ]
