@@ -321,3 +321,24 @@ def test_an_evaluation_that_measured_nothing_is_a_failure(evaluate: Evaluate) ->
     Path("info.json").write_text(json.dumps([{"prompt_en": "a cat", "dimension": ["temporal_flickering"]}]))
     done = evaluate("--prompts", "info.json", suite="temporal_flickering")
     assert done.code == 1 and "nothing was measured" in done.err
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+def test_transparent_clips_lie_on_the_ground_that_is_asked_for(evaluate: Evaluate, reader: str) -> None:
+    """decord reads no folders of frames, so both readers agree; without the option the ground is white."""
+    for name, number in (("clips", 4), ("exact", 3)):
+        folder = Path(f"see-through/{name}/a")
+        folder.mkdir(parents=True)
+        frame = np.zeros((64, 64, 4), np.uint8)
+        frame[16:48, 16:48] = (220, 30, 30, 255)
+        Image.fromarray(frame if number == 4 else frame[..., :3]).save(folder / "0.png")
+    options = {"folder": "see-through/clips", "suite": "psnr"}
+    reference = ("--reference", "see-through/exact", "--reader", reader, "--quiet")
+    assert evaluate(*reference, "--ground", "black", **options, out="black").code == 0
+    assert record("black")["ground"] == "black" and scores("black")["psnr"]["identical"] == 1
+    assert evaluate(*reference, **options, out="white").code == 0
+    assert "ground" not in record("white") and scores("white")["psnr"]["score"] < 12
+    assert evaluate(*reference, "--ground", "black", **options, out="white").code == 0  # measured anew, not taken over
+    assert scores("white")["psnr"]["identical"] == 1
+    wrong = evaluate("--ground", "clear", **options)
+    assert wrong.code == 2 and "a colour such as white or #808080 is wanted, got 'clear'" in wrong.err

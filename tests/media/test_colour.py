@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -27,6 +28,7 @@ from videoaccel.common.reading import parse_colour
 from videoaccel.generation.references import read_clip
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import read_image, read_video
+from videoaccel.media.tones import Tone, in_srgb
 
 WHITE = (255, 255, 255)
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
@@ -203,17 +205,58 @@ def test_a_film_that_says_its_matrix_is_believed(tmp_path: Path, matrix: int) ->
         assert near(read_video(tmp_path / "a.mp4")[0][0])
 
 
+# HDR
+
+
 @pytest.mark.parametrize(
-    ("tags", "told"),
+    ("transfer", "signal", "grey"),
     [
-        ({"color_trc": 16}, r"is HDR: it has the colours of PQ"),
-        ({"color_trc": 18}, r"is HDR: it has the colours of HLG"),
-        ({"colorspace": 9}, r"may be HDR: it has the colours of BT\.2020"),
-        ({"color_primaries": 12}, r"may be HDR: it has the colours of Display P3"),
+        # BT.2408, table 1: grey of 18% is 26 cd/m2 and paper 203; from there BT.2390's curve and sRGB's.
+        ("PQ", 0.0, 0), ("PQ", 0.38, 100), ("PQ", 0.58, 229), ("PQ", 0.7518, 255), ("PQ", 1.0, 255),
+        ("HLG", 0.0, 0), ("HLG", 0.38, 101), ("HLG", 0.75, 229), ("HLG", 1.0, 255),
     ],
-)
-def test_hdr_is_named_in_a_warning(tmp_path: Path, tags: dict[str, int], told: str) -> None:
-    film(tmp_path / "a.mp4", [quarters()] * 2, tags=tags)
-    with pytest.warns(UserWarning, match=rf"a\.mp4 {told}.* convert it to BT\.709") as found:
-        read_video(tmp_path / "a.mp4")
-    assert len(found) == 1
+)  # fmt: skip
+def test_hdr_becomes_the_greys_of_the_standards(tmp_path: Path, transfer: str, signal: float, grey: int) -> None:
+    read = _deep(tmp_path, [signal] * 3, {"color_trc": {"PQ": 16, "HLG": 18}[transfer]})
+    assert np.abs(read.astype(int) - grey).max() <= 2
+
+
+def _deep(folder: Path, signal: list[float], tags: dict[str, int]) -> Frames:
+    """A film of one colour in 10 bits, as it is read [3]."""
+    # With the matrix of BT.709, which FFmpeg writes exactly; the transfer and the primaries are what is tried.
+    path, whole = folder / "a.mp4", np.full((48, 64, 3), np.round(np.array(signal) * 65535), np.uint16)
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=24, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv444p10le"
+        for name, value in {"colorspace": 1, **tags}.items():
+            setattr(stream.codec_context, name, value)
+        raw = av.VideoFrame.from_ndarray(whole, format="rgb48le")
+        coded = raw.reformat(format="yuv444p10le", dst_colorspace=1)
+        coded.colorspace = 1
+        target.mux(stream.encode(coded))
+        target.mux(stream.encode())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read = read_video(path)[0][0, 24, 32]
+    text = [str(one.message) for one in told]
+    if tags.get("color_trc") in (16, 18):
+        assert len(text) == 1 and "a.mp4 is HDR: its" in text[0]
+    else:
+        assert text == [] or (len(text) == 1 and "does not say whether it is HDR" in text[0])
+    return read
+
+
+def test_highlights_of_colour_keep_their_hue() -> None:
+    """A red of 1000 cd/m2 over 153 becomes 203, and the others by as much less; clipping would make it pink."""
+    deep = np.round(np.array([[[0.7518, 0.55, 0.55]]]) * 65535).astype(np.uint16)
+    assert in_srgb(deep, Tone("PQ", "BT.709", told=True)).tolist() == [[[255, 108, 108]]]
+
+
+@pytest.mark.parametrize("primaries", [9, 12])
+def test_wide_films_keep_their_greys_and_become_srgb(tmp_path: Path, primaries: int) -> None:
+    for tags in ({"color_primaries": primaries, "color_trc": 1}, {"color_primaries": primaries}):
+        assert np.abs(_deep(tmp_path, [0.4] * 3, tags).astype(int) - 102).max() <= 1
+        # Red of sRGB in these primaries, linear (BT.2087, table 2; SMPTE EG 432-1), in sRGB's numbers: it comes back.
+        light = np.array({9: [0.6274, 0.0691, 0.0164], 12: [0.8225, 0.0332, 0.0171]}[primaries])
+        red = 1.055 * light ** (1 / 2.4) - 0.055
+        assert np.abs(_deep(tmp_path, red.tolist(), tags).astype(int) - (255, 0, 0)).max() <= 4

@@ -128,7 +128,7 @@ def test_reported_films() -> None:
             assert frames.shape == (24, 96, 160, 3) and near(frames[0]), path
         for name in ("bt601-tagged", "bt709-tagged-hd", "bt709-untagged-hd", "hevc10"):
             assert near(read(CASES / "colour" / f"{name}.mp4")[0][0]), name
-        with pytest.warns(UserWarning, match=r"hlg\.mp4 may be HDR"):
+        with pytest.warns(UserWarning, match=r"hlg\.mp4 has the colours of BT\.2020 and does not say"):
             read(CASES / "colour" / "hlg.mp4")
         levels = {
             "plain.mp4": 0,

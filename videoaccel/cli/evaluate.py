@@ -43,6 +43,9 @@ def evaluate(
         typer.Option(help="Folder of networks; default VBENCH_CACHE_DIR, then ~/.cache/vbench.", metavar="DIR"),
     ] = None,
     reader: Annotated[str, typer.Option(help="pyav or decord.")] = "pyav",
+    ground: Annotated[
+        str, typer.Option(help="Colour below what is transparent: a name or #rrggbb.", metavar="COLOUR")
+    ] = "white",
     device: Annotated[str, typer.Option(help="Where networks run.")] = "cpu",
     official: Annotated[
         str | None,
@@ -65,6 +68,7 @@ def evaluate(
             prompts=None if prompts is None else expand(prompts),
             backbones=None if backbones is None else expand(backbones),
             reader=reader,
+            ground=ground,
             device=device,
             official=official,
             command=shlex.join(["videoaccel", *sys.argv[1:]]),
@@ -78,7 +82,7 @@ def evaluate(
     if not found.complete:
         raise typer.Exit(INCOMPLETE)
     if not any(result.measured for result in found.results):
-        typer.echo("videoaccel: nothing was measured; see why above", err=True)
+        say("videoaccel: nothing was measured; see why above", err=True)
         raise typer.Exit(1)
 
 

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from videoaccel.common.plain_json import parse_json, read_json
-from videoaccel.common.reading import check_prompts_name, prompt_lines, read_text
+from videoaccel.common.reading import check_prompts_name, parse_colour, prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
+from videoaccel.media.colour import WHITE
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import is_image, read_video
 from videoaccel.media.second_reader import read_like_players
@@ -24,10 +25,46 @@ SAMPLES = 5
 
 _JSON = "leave the prompts to the sidecars, or give them as a JSON object {file name: prompt}"
 
-READERS: Mapping[str, Callable[[Path], tuple[Frames, float]]] = MappingProxyType(
+READERS: Mapping[str, Callable[..., tuple[Frames, float]]] = MappingProxyType(
     {"pyav": read_video, "decord": read_like_players}
 )
 """What can read clips, by name; folders of frames are always read by Pillow."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How clips are read.
+
+    Attributes:
+        reader: One of `READERS`.
+        ground: What shows where a clip is transparent: the name of a colour, or #rrggbb.
+
+    Raises:
+        ValueError: There is no such reader, or it is no colour.
+    """
+
+    reader: str = "pyav"
+    ground: str = "white"
+
+    def __post_init__(self) -> None:
+        if self.reader not in READERS:
+            raise ValueError(f"no reader is called {self.reader!r}; there are {', '.join(READERS)}")
+        parse_colour(self.ground)
+
+    def __call__(self, path: Path) -> tuple[Frames, float]:
+        """Frames uint8 [T, H, W, 3] and frames per second.
+
+        Raises:
+            ValueError: It is damaged, empty or no clip; names the file.
+            OSError: It cannot be read.
+        """
+        read = read_video if path.is_dir() else READERS[self.reader]
+        return read(path, ground=parse_colour(self.ground))
+
+    def facts(self) -> dict[str, str]:
+        """What measurements depend on; a white ground is not named, as before there were others."""
+        ground = {} if parse_colour(self.ground) == WHITE else {"ground": self.ground}
+        return {"reader": self.reader, **ground}
 
 
 @dataclass(frozen=True)
@@ -112,16 +149,6 @@ def find_clips(folder: Path, *, reference: Path | None = None, prompts: PromptBo
     others = {_one_form(path.name): path for path in _clips_of(reference)} if reference else {}
     stems = {_one_form(_stem(path)): path for path in others.values()}
     return [_clip(path, others.get(_one_form(path.name)) or stems.get(_one_form(_stem(path))), book) for path in paths]
-
-
-def read_clip(path: Path, reader: str) -> tuple[Frames, float]:
-    """Frames uint8 [T, H, W, 3] and frames per second, by one of `READERS`.
-
-    Raises:
-        ValueError: It is damaged, empty or no clip; names the file.
-        OSError: It cannot be read.
-    """
-    return read_video(path) if path.is_dir() else READERS[reader](path)
 
 
 def _clips_of(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from videoaccel.eval.backbones import Backbones, MissingBackbone, instruction
 from videoaccel.eval.metric import ClipMetric
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
-from videoaccel.evaluation.clips import READERS, ClipFile, PromptBook, find_clips, read_prompts_file
+from videoaccel.evaluation.clips import ClipFile, PromptBook, Reading, find_clips, read_prompts_file
 from videoaccel.evaluation.official_vbench import OfficialRun, run_official
 from videoaccel.evaluation.page import report_page
 from videoaccel.evaluation.rows import Row, RowFile, measure
@@ -85,6 +85,7 @@ def evaluate(
     prompts: str | Path | None = None,
     backbones: str | Path | None = None,
     reader: str = "pyav",
+    ground: str = "white",
     device: str = "cpu",
     official: str | None = None,
     command: str = "",
@@ -102,6 +103,7 @@ def evaluate(
         prompts: See `videoaccel.evaluation.clips.read_prompts_file`.
         backbones: Folder of networks; ``VBENCH_CACHE_DIR``, else ``~/.cache/vbench``, unless given.
         reader: ``pyav`` or ``decord``.
+        ground: What shows where a clip is transparent: the name of a colour, or #rrggbb.
         device: Where networks run.
         official: A Python that has the ``vbench`` package, for dimensions whose networks are not here.
         command: What was typed, for the record.
@@ -115,8 +117,7 @@ def evaluate(
         raise ValueError(
             "evaluating needs torchmetrics, which is not installed; pip install 'videoaccel[eval]' does it"
         )
-    if reader not in READERS:
-        raise ValueError(f"no reader is called {reader!r}; there are {', '.join(READERS)}")
+    reading = Reading(reader, ground)
     folder, out = Path(folder), Path(out)
     names = choose_metrics(suite, reference=reference is not None)
     book = read_prompts_file(Path(prompts)) if prompts else PromptBook()
@@ -127,7 +128,7 @@ def evaluate(
     metrics, not_run = _made(names, networks, device, bridged=official is not None)
     log = RowFile(out, rank)
     before = set(log.known)
-    rows = _measured(clips, metrics, networks, log, reader, listener, rank, ranks)
+    rows = _measured(clips, metrics, networks, log, reading, listener, rank, ranks)
     resumed = sum(row.key in before for found in rows.values() for row in found)
     run = _bridge(official, names, folder, clips, book, prompts, networks, rank) if official else None
     if run is not None:
@@ -136,7 +137,7 @@ def evaluate(
     found = replace(_evaluation(names, rows, not_run, clips, book, run), resumed=resumed)
     if rank:
         return found
-    files = _write(found, out, clips, _about(folder, reference, reader, names, command, ranks))
+    files = _write(found, out, clips, _about(folder, reference, reading, names, command, ranks), reading)
     return replace(found, files=files)
 
 
@@ -165,7 +166,7 @@ def _measured(
     metrics: Mapping[str, ClipMetric],
     networks: Backbones,
     log: RowFile,
-    reader: str,
+    reading: Reading,
     listener: Listener | None,
     rank: int,
     ranks: int,
@@ -176,7 +177,7 @@ def _measured(
     tell("evaluate", 0, len(mine))
     found: list[Row] = []
     for done, clip in enumerate(mine, start=1):
-        found += measure(clip, metrics, reader=reader, backbones=networks, rows=log)
+        found += measure(clip, metrics, reading=reading, backbones=networks, rows=log)
         tell("evaluate", done, len(mine))
     parts: list[list[Row]] = [found]
     if ranks > 1:
@@ -246,7 +247,9 @@ def _evaluation(
     )
 
 
-def _write(found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mapping[str, Any]) -> list[Path]:
+def _write(
+    found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mapping[str, Any], reading: Reading
+) -> list[Path]:
     record = {
         **about,
         "scores": [asdict(result) for result in found.results],
@@ -263,7 +266,7 @@ def _write(found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mappi
     files = [out / RESULTS, out / TABLE, out / REPORT]
     atomic_write_text(files[0], f"{to_json(record, indent=1)}\n")
     atomic_write_text(files[1], to_csv(found.results))
-    atomic_write_text(files[2], report_page(found.results, found.rows, clips, record, reader=about["reader"]))
+    atomic_write_text(files[2], report_page(found.results, found.rows, clips, record, reading=reading))
     if official := official_results(found.rows, {clip.name: clip.path for clip in clips}):
         files.append(out / OFFICIAL)
         atomic_write_text(files[-1], f"{to_json(official, indent=1)}\n")
@@ -271,11 +274,11 @@ def _write(found: Evaluation, out: Path, clips: Sequence[ClipFile], about: Mappi
 
 
 def _about(
-    folder: Path, reference: str | Path | None, reader: str, names: Sequence[str], command: str, ranks: int
+    folder: Path, reference: str | Path | None, reading: Reading, names: Sequence[str], command: str, ranks: int
 ) -> dict[str, Any]:
     return {
         "format": FORMAT, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command, "folder": str(folder),
-        "reference": None if reference is None else str(reference), "reader": reader, "metrics": list(names),
+        "reference": None if reference is None else str(reference), **reading.facts(), "metrics": list(names),
         "ranks": ranks, "versions": versions(),
     }  # fmt: skip
 

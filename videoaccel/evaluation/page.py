@@ -16,7 +16,7 @@ from videoaccel.common.borders import for_page as escape
 from videoaccel.common.borders import for_script, policy
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
-from videoaccel.evaluation.clips import ClipFile, read_clip
+from videoaccel.evaluation.clips import ClipFile, Reading
 from videoaccel.evaluation.rows import Row
 from videoaccel.evaluation.table import MetricResult, by_reason, lacking_lines
 from videoaccel.media.contact_sheet import evenly_spaced
@@ -79,7 +79,7 @@ def report_page(
     clips: Sequence[ClipFile],
     record: Mapping[str, Any],
     *,
-    reader: str,
+    reading: Reading,
 ) -> str:
     """The page.
 
@@ -88,10 +88,10 @@ def report_page(
         rows: By metric, one a clip.
         clips: All clips.
         record: Of ``results.json``: totals, failures, what did not run, command.
-        reader: What reads the clips whose frames are shown.
+        reading: What reads the clips whose frames are shown.
     """
     shown = _shown_clips(results, rows, clips)
-    sets = [(clip, *_both(clip, reader)) for clip in shown]
+    sets = [(clip, *_both(clip, reading)) for clip in shown]
     parts = [
         f"<h1>Evaluation of {escape(str(record['folder']))}</h1><p><code>{escape(str(record['command']))}</code></p>",
         _table(results), _totals(record.get("vbench")), radar(results), _lists(record),
@@ -198,10 +198,10 @@ def _shown_clips(
     return [by_name[name] for name in names]
 
 
-def _both(clip: ClipFile, reader: str) -> tuple[Frames | None, Frames | None]:
+def _both(clip: ClipFile, reading: Reading) -> tuple[Frames | None, Frames | None]:
     try:
-        frames = read_clip(clip.path, reader)[0]
-        return frames, read_clip(clip.reference, reader)[0] if clip.reference else None
+        frames = reading(clip.path)[0]
+        return frames, reading(clip.reference)[0] if clip.reference else None
     except (OSError, ValueError):  # it could be read when it was measured; without it the page is still worth writing
         return None, None
 

@@ -22,7 +22,7 @@ from videoaccel.common.plain_json import json_lines, to_json
 from videoaccel.eval.backbones import Backbones
 from videoaccel.eval.metric import ClipMetric, NotApplicable, Sample, Score
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
-from videoaccel.evaluation.clips import SAMPLES, ClipFile, read_clip
+from videoaccel.evaluation.clips import SAMPLES, ClipFile, Reading
 
 NOT_COUNTED = f"VBench counts samples 0 to {SAMPLES - 1} of its own prompts only"
 _VERSION = 1  # of what metrics compute; a higher one measures all anew
@@ -78,7 +78,7 @@ class RowFile:
 
 
 def measure(
-    clip: ClipFile, metrics: Mapping[str, ClipMetric], *, reader: str, backbones: Backbones, rows: RowFile
+    clip: ClipFile, metrics: Mapping[str, ClipMetric], *, reading: Reading, backbones: Backbones, rows: RowFile
 ) -> Iterator[Row]:
     """Rows of a clip for all metrics, in their order; what is known already is not measured again.
 
@@ -88,7 +88,7 @@ def measure(
         digests = [_digest(path) for path in (clip.path, clip.reference) if path is not None]
     except OSError as error:
         digests = [f"unreadable: {error}"]
-    keys = {name: _key(clip, name, metric, digests, reader, backbones) for name, metric in metrics.items()}
+    keys = {name: _key(clip, name, metric, digests, reading, backbones) for name, metric in metrics.items()}
     sample: Sample | str | None = None
     for name, metric in metrics.items():
         if keys[name] in rows.known:
@@ -97,7 +97,7 @@ def measure(
         if reason := _left_out(clip, name):
             yield Row(clip.name, name, keys[name], reason=reason)
             continue
-        sample = sample or _sample(clip, reader, reference=any(m.needs_reference for m in metrics.values()))
+        sample = sample or _sample(clip, reading, reference=any(m.needs_reference for m in metrics.values()))
         row = _row(clip, name, metric, keys[name], sample)
         rows.add(row)
         yield row
@@ -109,11 +109,11 @@ def _left_out(clip: ClipFile, name: str) -> str | None:
     return None
 
 
-def _sample(clip: ClipFile, reader: str, *, reference: bool) -> Sample | str:
+def _sample(clip: ClipFile, reading: Reading, *, reference: bool) -> Sample | str:
     """The clip in memory, or why it is not."""
     try:
-        frames, fps = read_clip(clip.path, reader)
-        other = read_clip(clip.reference, reader)[0] if reference and clip.reference else None
+        frames, fps = reading(clip.path)
+        other = reading(clip.reference)[0] if reference and clip.reference else None
     except (OSError, ValueError, MemoryError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     wanted = None if other is None else torch.from_numpy(other)
@@ -138,12 +138,12 @@ def _row(clip: ClipFile, name: str, metric: ClipMetric, key: str, sample: Sample
 
 
 def _key(
-    clip: ClipFile, name: str, metric: ClipMetric, digests: Sequence[str], reader: str, backbones: Backbones
+    clip: ClipFile, name: str, metric: ClipMetric, digests: Sequence[str], reading: Reading, backbones: Backbones
 ) -> str:
     files = [backbones.find(backbone).stat() for backbone in metric.requires]
     parts = {
         "version": _VERSION, "metric": name, "name": clip.name, "clips": digests if metric.needs_reference else
-        digests[:1], "prompt": clip.prompt, "about": clip.about, "dimensions": clip.dimensions, "reader": reader,
+        digests[:1], "prompt": clip.prompt, "about": clip.about, "dimensions": clip.dimensions, **reading.facts(),
         "backbones": [(stat.st_size, stat.st_mtime_ns) for stat in files], "device": str(metric.device),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

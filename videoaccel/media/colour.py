@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,13 @@ from PIL import Image, ImageCms
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
 from videoaccel.media.encoders import Frames
+from videoaccel.media.tones import in_srgb, tone_of
 
 WHITE: Colour = (255, 255, 255)
 """What lies under a transparent picture unless told otherwise, as on a page."""
 
 _UNTAGGED, _BT709 = 2, 1  # FFmpeg's numbers
 _HD = (1280, 576)  # from this width, or above this height, players take BT.709 where a film does not say
-_HDR = MappingProxyType({16: "PQ", 18: "HLG"})
-_WIDE = MappingProxyType({9: "BT.2020", 10: "BT.2020", 11: "DCI-P3", 12: "Display P3"})
 
 
 class UnknownWhiteError(ValueError):
@@ -62,19 +60,23 @@ def picture_pixels(image: Image.Image, *, name: str, ground: Colour = WHITE) -> 
 def film_pixels(frame: Any, *, ground: Colour = WHITE) -> Frames:
     """A decoded frame (``av.VideoFrame``) as RGB [H, W, 3], the way players show it.
 
-    Where it does not say by which matrix its colours were made, those of HD are BT.709's and others BT.601's.
+    Where it does not say by which matrix its colours were made, those of HD are BT.709's and others BT.601's. Wide
+    colours and HDR are made sRGB.
     """
     if is_untagged_hd(frame):
         frame.colorspace = _BT709
-    if not shows_ground(frame):
-        opaque: Frames = frame.to_ndarray(format="rgb24")
-        return opaque
-    rgba: Frames = frame.to_ndarray(format="rgba")
-    return (
-        np.ascontiguousarray(rgba[..., :3])
-        if (rgba[..., 3] == 255).all()
-        else over(rgba[..., :3], rgba[..., 3], ground)
-    )
+    through, tone = shows_ground(frame), tone_of(frame)
+    if tone is None:
+        pixels: Frames = frame.to_ndarray(format="rgba" if through else "rgb24")
+    else:
+        deep = frame.to_ndarray(format="rgba64le" if through else "rgb48le")
+        pixels = in_srgb(deep[..., :3], tone)
+        if through:
+            pixels = np.concatenate((pixels, (deep[..., 3:] // 257).astype(np.uint8)), axis=-1)
+    if not through:
+        return pixels
+    opaque = (pixels[..., 3] == 255).all()
+    return np.ascontiguousarray(pixels[..., :3]) if opaque else over(pixels[..., :3], pixels[..., 3], ground)
 
 
 def is_untagged_hd(frame: Any) -> bool:
@@ -86,16 +88,6 @@ def is_untagged_hd(frame: Any) -> bool:
 def shows_ground(frame: Any) -> bool:
     """Whether a frame (``av.VideoFrame``) can be transparent."""
     return bool(frame.format.has_palette or any(part.is_alpha for part in frame.format.components))
-
-
-def film_warning(frame: Any, name: str) -> str | None:
-    """What is lost of the colours of a film whose first frame this is; None for nothing."""
-    advice = "which are taken for sRGB's and look washed out; convert it to BT.709 first"
-    if kind := _HDR.get(int(frame.color_trc)):
-        return f"{name} is HDR: it has the colours of {kind}, {advice}"
-    if kind := _WIDE.get(int(frame.color_primaries)) or _WIDE.get(int(frame.colorspace)):
-        return f"{name} may be HDR: it has the colours of {kind}, {advice}"
-    return None
 
 
 def _apart(image: Image.Image) -> tuple[Image.Image, Frames | None]:

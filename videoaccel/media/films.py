@@ -17,10 +17,11 @@ import av
 
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
-from videoaccel.media.colour import WHITE, film_pixels, film_warning
+from videoaccel.media.colour import WHITE, film_pixels
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels, most_pixels
 from videoaccel.media.pictures import first_line
+from videoaccel.media.tones import tone_of
 from videoaccel.media.upright import display_matrix, upright
 
 _LISTS = ("hls", "concat", "dash")
@@ -135,8 +136,8 @@ def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator
     count = 0
     with _worded(path):
         for frame in _decoded(container, stream):
-            if not count and (told := film_warning(frame, str(path))):
-                warn_user(told)
+            if not count and (tone := tone_of(frame)) and tone.warning:
+                warn_user(f"{path} {tone.warning}")
             yield upright(film_pixels(frame, ground=ground), aspect=aspect, matrix=display_matrix(frame))
             count += 1
         if not count:

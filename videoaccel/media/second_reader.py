@@ -9,22 +9,24 @@ from typing import Any
 
 import av
 
+from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
-from videoaccel.media.colour import is_untagged_hd, shows_ground
+from videoaccel.media.colour import WHITE, is_untagged_hd, shows_ground
 from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
 from videoaccel.media.films import decoder_of, film_stream, open_container
 from videoaccel.media.limits import most_pixels
 from videoaccel.media.pictures import existing_file, picture_format
 from videoaccel.media.reader import read_video
+from videoaccel.media.tones import tone_of
 from videoaccel.media.upright import display_matrix
 
 _TRUSTED = ("mov,", "matroska,", "avi")
 """FFmpeg's names of the containers that decord finds every frame of."""
 
 
-def read_like_players(path: Path) -> tuple[Frames, float]:
-    """Frames uint8 [T, H, W, 3] and frames per second, by decord.
+def read_like_players(path: Path, *, ground: Colour = WHITE) -> tuple[Frames, float]:
+    """Frames uint8 [T, H, W, 3] and frames per second, by decord; ground as for `read_video`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -47,7 +49,7 @@ def read_like_players(path: Path) -> tuple[Frames, float]:
                 return frames, fps
             reason = f"decord gives {len(frames)} of {count} frames"
     warn_user(f"{path} is read by PyAV: {reason}")
-    return read_video(path)
+    return read_video(path, ground=ground)
 
 
 def _unlike(path: Path) -> tuple[str | None, int]:
@@ -96,6 +98,8 @@ def _frame(frame: Any) -> str | None:
         return "decord drops transparency"
     if is_untagged_hd(frame):
         return "decord takes its colours for BT.601's"
+    if tone_of(frame) is not None:
+        return "decord takes its wide colours for sRGB's"
     if any(part.bits > 8 for part in frame.format.components):
         return "decord rounds its colours otherwise"
     return None
