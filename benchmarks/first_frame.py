@@ -1,11 +1,11 @@
-"""How near a clip's first frame comes to the picture that it was to begin with: the way of encoding, and the VAE's limit.
+"""How near a clip's first frame comes to the picture that it begins with, and how near the VAE lets it.
 
     python -m benchmarks.first_frame > benchmarks/results/first-frame.txt
 
-For every prompt of ``prompts.txt`` the first frame of its scene is the picture. *Alone* encodes it as one frame, *still*
-as a clip that stands still to the end of the chunk, of which the first latent is taken (what ``--image`` does without
-``align``); the latents after it are those of the scene. *Limit* is the first frame of the whole scene, encoded and
-decoded. *Made* is the first frame of ``--image`` with the prompt, latents and all made by the demo model.
+For every prompt of ``prompts.txt`` the first frame of its scene is the picture. *Alone* encodes it as one frame, and
+*still* as a clip that stands still to the end of the chunk, of which the first latent is taken (what ``--image`` does
+without ``align``); the latents after it are those of the scene. *Limit* is the first frame of the whole scene, encoded
+and decoded. *Made* is the first frame of ``--image`` with the prompt, all other latents made by the demo model.
 """
 
 from __future__ import annotations

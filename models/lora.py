@@ -1,11 +1,11 @@
 """LoRA: low-rank changes of a network's weights, from the files that diffusers, PEFT and Kohya's trainers write.
 
-A module's weight W [out, in] becomes W + weight * alpha / rank * B A, with A [rank, in] and B [out, rank]. It is added
-once (fused), so that a generation costs what it costs without.
+A module's weight W [out, in] becomes W + weight * alpha / rank * B A, with A [rank, in] and B [out, rank].
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from videoaccel.models.weights import read_state
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
 """What a folder's file of LoRA weights may be called."""
 
-_PREFIX = re.compile(r"^(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_unet_)*")
+_PREFIX = re.compile(r"^(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)*")
 _NAMES = re.compile(r"^(.+?)\.(?:lora_(A|B|down|up)(?:\.\w+)?\.weight|(alpha))$")
 _SIDES = {"A": "A", "down": "A", "B": "B", "up": "B", None: "alpha"}
 
@@ -89,32 +89,121 @@ def _mapping(text: str, path: Path) -> dict[str, object]:
         return dict(parse_json(text).items())
 
 
-@torch.no_grad()
-def add_lora(network: nn.Module, changes: Mapping[str, Change], *, weight: float, source: Path | str) -> None:
-    """Add changes to a network's weights, in place.
+class Adapters:
+    """What LoRA weights a network has on, each by a name and with how much of it.
+
+    The network's own weights of the modules that are changed are kept aside on the CPU, and those in use made of them
+    whenever something changes: a generation costs what it costs without, whatever computes with the weights sees them,
+    and what is taken off is off to the bit.
 
     Args:
-        network: Its linear modules have the names of the changes.
-        changes: From `read_lora`.
-        weight: How much of them.
-        source: What errors call them.
-
-    Raises:
-        ValueError: A module is not there, or of another shape; nothing was changed then.
+        network: Its linear modules have the names of the changes, with dots or, by Kohya's trainers, underscores.
     """
-    modules = dict(network.named_modules())
-    for name, change in changes.items():
-        own = modules.get(name)
-        if not isinstance(own, nn.Linear):
-            raise ValueError(f"{source} changes {name}, which is no linear module of {type(network).__name__}")
-        shape = [change.up.shape[0], change.down.shape[1]]
-        if list(own.weight.shape) != shape:
-            raise ValueError(f"{source} changes {name} as {shape}, the model has {list(own.weight.shape)}")
-    for name, change in changes.items():
-        own = modules[name]
-        assert isinstance(own, nn.Linear)
-        added = own.weight.float() + weight * change().to(own.weight.device)
-        own.weight.copy_(added.to(own.weight.dtype))
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._changes: dict[str, Mapping[str, Change]] = {}
+        self._weights: dict[str, float] = {}
+        self._own: dict[str, Tensor] = {}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much of each, 0 if it is off."""
+        return dict(self._weights)
+
+    def add(self, name: str, changes: Mapping[str, Change], *, weight: float, source: Path | str) -> None:
+        """Put changes on.
+
+        Args:
+            name: What they are called from now on.
+            changes: From `read_lora`.
+            weight: How much of them.
+            source: What errors call them.
+
+        Raises:
+            ValueError: The name is taken, or a module is not there or of another shape; nothing was changed then.
+        """
+        if name in self._changes:
+            raise ValueError(f"{name} is on already; take it off first, or give {source} another name")
+        changes = self._named(changes, source)
+        for module in changes.keys() - self._own.keys():
+            self._own[module] = self._linear(module).weight.detach().to("cpu", copy=True)
+        self._changes[name], self._weights[name] = changes, weight
+        self._apply(changes)
+
+    def set(self, weights: Mapping[str, float]) -> None:
+        """Say how much of each is on; those that are not named are off.
+
+        Raises:
+            ValueError: There is none of a name.
+        """
+        self._check(weights)
+        before = self._weights
+        self._weights = {name: float(weights.get(name, 0.0)) for name in before}
+        changed = [name for name, weight in before.items() if weight != self._weights[name]]
+        self._apply({module for name in changed for module in self._changes[name]})
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Take some off and forget them.
+
+        Raises:
+            ValueError: There is none of a name.
+        """
+        names = list(names)
+        self._check(names)
+        touched = {module for name in names for module in self._changes[name]}
+        for name in names:
+            del self._changes[name], self._weights[name]
+        self._apply(touched)
+        kept = {module for changes in self._changes.values() for module in changes}
+        self._own = {module: own for module, own in self._own.items() if module in kept}
+
+    def fuse(self) -> None:
+        """Take the weights as they are for the network's own, and forget what they were made of."""
+        self._changes, self._weights, self._own = {}, {}, {}
+
+    @torch.no_grad()
+    def _apply(self, modules: Iterable[str]) -> None:
+        for module in modules:
+            weight = self._linear(module).weight
+            total = self._own[module].to(weight.device).float()
+            for name, amount in self._weights.items():
+                if amount and (change := self._changes[name].get(module)):
+                    total = total + amount * change().to(weight.device)
+            weight.copy_(total.to(weight.dtype))
+
+    def _check(self, names: Iterable[str]) -> None:
+        if unknown := [name for name in names if name not in self._changes]:
+            raise ValueError(f"no LoRA is called {unknown[0]}; there are {', '.join(self._changes) or 'none'}")
+
+    def _linear(self, module: str) -> nn.Linear:
+        found = self.network.get_submodule(module)
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def _named(self, changes: Mapping[str, Change], source: Path | str) -> dict[str, Change]:
+        """The changes by the network's names of its modules.
+
+        Raises:
+            ValueError: A module is not there, meant twice, or of another shape.
+        """
+        linear = {name: module for name, module in self.network.named_modules() if isinstance(module, nn.Linear)}
+        written = Counter(name.replace(".", "_") for name in linear)
+        flat = {name.replace(".", "_"): name for name in linear if written[name.replace(".", "_")] == 1}
+        found: dict[str, Change] = {}
+        for given, change in changes.items():
+            name = given if given in linear else flat.get(given, "")
+            if name not in linear:
+                raise ValueError(
+                    f"{source} changes {given}, which is no linear module of {type(self.network).__name__}"
+                )
+            if name in found:
+                raise ValueError(f"{source} changes {name} twice, once as {given}")
+            shape, own = [change.up.shape[0], change.down.shape[1]], list(linear[name].weight.shape)
+            if own != shape:
+                raise ValueError(f"{source} changes {name} as {shape}, the model has {own}")
+            found[name] = change
+        return found
 
 
 def parse_lora(text: str) -> tuple[str, float]:

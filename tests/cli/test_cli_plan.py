@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.commands import Cli, here
+from tests.models.test_lora import saved
+from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.planning.prior import Prior
 
 FEW = ["--steps", "6", "--frames", "5", "--samples", "1", "--replay-samples", "1", "--methods", "soda"]
@@ -151,3 +153,26 @@ def test_a_target_out_of_reach_names_the_largest(calibrate: Cli, plan: Cli) -> N
     calibrate("--quiet")
     done = plan("--flops-ratio", 50, "--quiet")
     assert done.code == 2 and "50 times fewer FLOPs cannot be reached: the largest possible is 6.00" in done.err
+
+
+@pytest.mark.slow
+def test_a_lora_has_errors_of_its_own(
+    calibrate: Cli, plan: Cli, cli: Cli, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """calibrate, plan and compare take one, and with it the model's own prior is not taken."""
+    path = saved(Path("style.safetensors").absolute(), VideoPipeline.from_pretrained(pipeline_folder).transformer)
+    assert calibrate().code == 0
+    asked = ("--accel", "soda", "--flops-ratio", 1.5, "--no-time", "--quiet")
+    assert plan(*asked).code == 0
+    missing = plan(*asked, "--lora", f"{path}:0.1")
+    assert missing.code == 2 and "of the same model" not in missing.out and "calibrate" in missing.err
+    Path("prompts.txt").write_text("a red circle\n")
+    few = ("--frames", 5, "--steps", 6, "--repeats", 0, "--no-controls", "--no-picture", "--quiet")
+    compare = ("compare", "--model", pipeline_folder, "--prompts", "prompts.txt", "--accel", "soda", *few)
+    cli(*compare, "-o", "own")
+    assert cli(*compare, "-o", "styled", "--lora", path).code == 1
+    own, styled = (json.loads(Path(name, "results.json").read_text()) for name in ("own", "styled"))
+    assert own["rows"][1]["error"] is None and "prior" in styled["rows"][1]["error"]
+    assert own["holds"]["model"] != styled["holds"]["model"]
+    assert calibrate("--lora", f"{path}:0.1").code == 0
+    assert plan(*asked, "--lora", f"{path}:0.1").code == 0

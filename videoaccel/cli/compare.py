@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MODEL, _RUN, _JOB, _OUTSIDE = "Model", "Comparison", "Job", "Pipelines of diffusers"
 _SHARED = (
-    "model", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention", *MORE,
+    "model", "lora", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention", *MORE,
 )  # fmt: skip
 _WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
 
@@ -76,6 +76,12 @@ class Options:
         ),
     ] = False
     model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LoRA weights, FILE or FILE:weight; may be given again.", metavar="FILE", rich_help_panel=_MODEL
+        ),
+    ] = None
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", rich_help_panel=_MODEL)] = None
     frames: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
     steps: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None

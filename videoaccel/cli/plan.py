@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 PANEL = "Plan"
 SHARED = (
-    "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "batch_size",
-    "accel", *TARGETS, "prior", "allow_foreign_prior",
+    "model", "vae", "text_encoder", "lora", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance",
+    "batch_size", "accel", *TARGETS, "prior", "allow_foreign_prior",
     "cache_memory", "gpus", "dtype", "device", "threads", "speedup_of", *MORE,
 )  # fmt: skip
 

@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from typing_extensions import Self
 
 from videoaccel.common.devices import check_device, check_offload
-from videoaccel.common.home import expand
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
 from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
+from videoaccel.generation.lora import TakesLora
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
 from videoaccel.generation.prepared import Denoising
@@ -39,7 +39,6 @@ from videoaccel.generation.request import (
     states_of_loops,
 )
 from videoaccel.generation.tuning import Kernels, Precision, Tuned, allow_tf32, tune
-from videoaccel.models.lora import add_lora, read_lora
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy, Session
@@ -48,7 +47,7 @@ from videoaccel.text.classes import ClassNames
 from videoaccel.text.encoder import PromptStates, encode, load_text_encoder
 
 
-class VideoPipeline(DiffusionPipeline):
+class VideoPipeline(TakesLora, DiffusionPipeline):
     """Text, image or video to video.
 
     Args:
@@ -116,22 +115,6 @@ class VideoPipeline(DiffusionPipeline):
                 text.source, subfolder=text.subfolder, dtype=text_dtype
             )
         return cls(**parts)
-
-    def load_lora_weights(self, path: str | Path, *, weight: float = 1.0) -> None:
-        """Add low-rank weights to the transformer's own (fused); several may be added one after the other.
-
-        Methods' calibrated tables belong to weights: with a LoRA, those that need tables ask for new ones.
-
-        Args:
-            path: A file, or a folder with one, as diffusers, PEFT or Kohya's trainers write it.
-            weight: How much of it; the negative takes it off again, but for rounding.
-
-        Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It is no LoRA, or not one of this transformer.
-        """
-        place = expand(path)
-        add_lora(self.transformer, read_lora(place), weight=weight, source=place)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast, as diffusers' pipelines do: a device, a dtype, or both.

@@ -122,6 +122,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
     for text in s.lora:
         name, weight = parse_lora(text)
         pipe.load_lora_weights(name, weight=weight)
+    pipe.fuse_lora()
     if s.scheduler:
         pipe.scheduler = with_fields(type(pipe.scheduler), pipe.scheduler.config, s.scheduler)
     if s.vae_tiling:

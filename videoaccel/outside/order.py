@@ -36,7 +36,7 @@ FPS = 24.0
 DEFAULTS: Mapping[str | None, str] = MappingProxyType({"clip": "out.mp4", "picture": "out.png", "sound": "out.wav"})
 
 ONLY_OURS = (
-    "vae", "text_encoder", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
+    "vae", "text_encoder", "lora", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
     "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory",
     "dp", "cfg_parallel", "sequence_parallel", "provider", "attention", "text_cache", "explain",
     "contact_sheet", "kernels", "precision", "tf32",

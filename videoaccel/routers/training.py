@@ -296,7 +296,8 @@ def _shelved(order: WorkOrder, model: str) -> Path:
 
 def _about(training: Training, model: str) -> dict[str, Any]:
     """What a state that is gone on from must have been begun with."""
-    chosen = training.settings.model_dump(mode="json", exclude={"output", "save_every", "device", "threads"})
+    # A LoRA is in the model's own fingerprint.
+    chosen = training.settings.model_dump(mode="json", exclude={"output", "save_every", "device", "threads", "lora"})
     return {"model": model, "settings": json.dumps(chosen, sort_keys=True)}
 
 

@@ -13,8 +13,8 @@ from videoaccel.settings.config import Config
 from videoaccel.settings.generate import GenerateSettings
 
 SHARED = (
-    "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance", "scheduler",
-    "dtype", "device", "threads", "text_cache",
+    "model", "vae", "text_encoder", "lora", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance",
+    "scheduler", "dtype", "device", "threads", "text_cache",
 )  # fmt: skip
 """Settings of a generation that are settings of its calibration, too."""
 
@@ -54,6 +54,7 @@ class ModelSettings(Config):
     model: str = "demo"
     vae: str | None = None
     text_encoder: str | None = None
+    lora: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
     size: str | None = None
     resolution: str | None = None
     aspect: str | int | None = None
