@@ -106,9 +106,9 @@ class Mesh:
         kind = torch.device(device).type
         joined = not dist.is_initialized()
         if joined:
-            _join(make.join, kind)
+            _join(kind)
         where = Whereabouts()
-        groups = make.groups(degrees, kind)
+        groups = make(degrees, kind)
         for group in groups:
             # Not public, but there is no public way to give the groups of a DeviceMesh a timeout.
             distributed_c10d._set_pg_timeout(timedelta(seconds=patience), group)
@@ -208,7 +208,7 @@ class Mesh:
             error.said_by_first = not alone and self.watch.heard_of(text)  # type: ignore
 
 
-def _join(join: Any, kind: str) -> None:
+def _join(kind: str) -> None:
     """Find the other ranks.
 
     Raises:
@@ -218,7 +218,8 @@ def _join(join: Any, kind: str) -> None:
     if kind == "cuda":
         torch.cuda.set_device(env_number("LOCAL_RANK", 0))
     try:
-        join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", LONG, meet())
+        backend, store = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", meet()
+        dist.init_process_group(backend, timeout=LONG, store=store, rank=rank_started(), world_size=ranks_started())
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         if "EADDRINUSE" in text or "already in use" in text:

@@ -1,17 +1,16 @@
-"""Who makes the process groups of a mesh: PyTorch's DeviceMesh, or ColossalAI's launcher and ProcessGroupMesh."""
+"""Who makes the process groups of a mesh: PyTorch's DeviceMesh, or ColossalAI's ProcessGroupMesh.
+
+Joining is ours for both (`videoaccel.parallel.meeting`): ColossalAI's launcher opens a store without a prefix, in
+which, when torchrun has started the ranks again, the addresses of those that are gone still stand.
+"""
 
 import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
-from torch.distributed import Store  # type: ignore[attr-defined]
-
-from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.parallel.degrees import Degrees
 
 AXES = ("data", "guidance", "sequence")
@@ -25,16 +24,8 @@ class Groups(NamedTuple):
     clip: Any
 
 
-class Provider(NamedTuple):
-    """How processes find each other, and how groups are made of them."""
-
-    join: Callable[[str, timedelta, Store], None]
-    groups: Callable[[Degrees, str], Groups]
-
-
-def torch_join(backend: str, timeout: timedelta, store: Store) -> None:
-    """Join the ranks that have met at a store."""
-    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank_started(), world_size=ranks_started())
+Provider = Callable[[Degrees, str], Groups]
+"""Makes groups of the ranks that have joined."""
 
 
 def torch_groups(degrees: Degrees, device: str) -> Groups:
@@ -46,12 +37,6 @@ def torch_groups(degrees: Degrees, device: str) -> Groups:
     return Groups(mesh["sequence"].get_group(), mesh["guidance"].get_group(), clip.get_group())
 
 
-def colossalai_join(backend: str, timeout: timedelta, store: Store) -> None:
-    """Join by ColossalAI's launcher, which reads the same environment."""
-    colossalai = _colossalai()
-    colossalai.launch_from_torch(backend=backend, verbose=False)
-
-
 def colossalai_groups(degrees: Degrees, device: str) -> Groups:
     """Groups of a ProcessGroupMesh."""
     _colossalai()
@@ -59,9 +44,7 @@ def colossalai_groups(degrees: Degrees, device: str) -> Groups:
     return Groups(mesh.get_group_along_axis(2), mesh.get_group_along_axis(1), mesh.get_group_along_axis([1, 2]))
 
 
-PROVIDERS: Mapping[str, Provider] = MappingProxyType(
-    {"torch": Provider(torch_join, torch_groups), "colossalai": Provider(colossalai_join, colossalai_groups)}
-)
+PROVIDERS: Mapping[str, Provider] = MappingProxyType({"torch": torch_groups, "colossalai": colossalai_groups})
 """By name."""
 
 

@@ -211,6 +211,12 @@ def test_nothing_holds_a_session_when_its_generation_is_over(
     try:
         latents(pipe.accelerate(method))
         assert len(sessions) == 1 and sessions[0]() is None
+        # Of several loops none holds what it stored while the next one runs, and all can be told of.
+        told: list[Session] = []
+        for _ in pipe.stream(pipe.request("a red circle", num_inference_steps=STEPS, loops=2), sessions=told):
+            assert [session() for session in sessions] == [None] * len(sessions)
+        assert len(told) == 2 and len(sessions) == 3
+        assert all(len(one.trace) == len(one.shares) == one.job.steps and one.counts() and one.digest() for one in told)
     finally:
         gc.enable()
         pipe.accelerate(None)

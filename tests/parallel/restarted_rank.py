@@ -38,12 +38,15 @@ def put_to_death(stage: str) -> None:
     Writer.write = written  # type: ignore[method-assign]
 
 
-def main(model: str, stage: str, victim: str, output: str) -> None:
+def main(model: str, stage: str, victim: str, output: str, provider: str = "torch") -> None:
     """One clip."""
     if rank_here() == int(victim):
         put_to_death(stage)
     values = {"prompt": "a red circle", "model": model, "output": output, "steps": 3, "frames": 20, "patience": 60}
-    settings = merge([Layer({**values, "sp": ranks_here() if ranks_here() > 1 else None})])
+    several = ranks_here() > 1
+    settings = merge(
+        [Layer({**values, "sp": ranks_here() if several else None, "provider": provider if several else "torch"})]
+    )
     generate(settings)
 
 

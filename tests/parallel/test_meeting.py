@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from videoaccel.parallel.meeting import meet
 from videoaccel.parallel.mesh import Mesh, rank_here, ranks_here
 
 ROOT = Path(__file__).parents[2]
+colossalai = pytest.mark.skipif(find_spec("colossalai") is None, reason="colossalai is not installed")
 
 
 @pytest.fixture
@@ -132,12 +134,24 @@ def test_a_left_over_launcher_is_told_of_and_ends(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "victim"), [("denoise", 1), ("decode", 1), ("write", 0)])
-def test_torchrun_starts_ranks_again(pipeline_folder: Path, tmp_path: Path, stage: str, victim: int) -> None:
+@pytest.mark.parametrize(
+    ("stage", "victim", "provider"),
+    [
+        ("denoise", 1, "torch"),
+        ("decode", 1, "torch"),
+        ("write", 0, "torch"),
+        pytest.param("denoise", 1, "colossalai", marks=colossalai),
+        pytest.param("write", 0, "colossalai", marks=colossalai),
+    ],
+)
+def test_torchrun_starts_ranks_again(
+    pipeline_folder: Path, tmp_path: Path, stage: str, victim: int, provider: str
+) -> None:
     """A rank is killed in the first try; the second makes the clip that a lone process makes."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--master-port", _port()]
-    script = ["-m", "tests.parallel.restarted_rank", str(pipeline_folder), stage, str(victim), "out.gif"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = ["-m", "tests.parallel.restarted_rank", str(pipeline_folder), stage, str(victim), "out.gif", provider]
+    beside = os.environ.get("PYTHONPATH", "")
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{beside}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launch, *script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400
     )

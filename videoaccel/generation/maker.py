@@ -32,6 +32,7 @@ from videoaccel.parallel.shards import Shards
 from videoaccel.planning.prior import advice, find_prior, setting_of
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
+from videoaccel.session.done import Done
 from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Session
 
 
@@ -61,7 +62,7 @@ class Maker:
         mesh: The ranks that make it together; default this one alone.
 
     Attributes:
-        sessions: Of every loop so far.
+        sessions: Of every loop so far, those that are over without what they stored.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Maker:
                 denoising.once(direct if plain else Session(denoising.job(), mix=denoising.layout.mix).run)
         with self.clock.stage("denoise", total=self.steps) as step:
             callback = partial(_after_step, step, request.callback)
-            return denoising.denoise(session, run=run, callback=callback)
+            latents = denoising.denoise(session, run=run, callback=callback)
+        self.sessions[-1] = Done(session)
+        return latents
 
     def denoising(self, references: Sequence[References], *, loop: int = 0) -> Denoising:
         """The denoising run of one loop, ready to start."""
