@@ -64,10 +64,10 @@ def open_film(path: Path, *, ground: Colour = WHITE) -> Iterator[Film]:
         ValueError: It holds no film, or is damaged or cut short; also while frames are taken.
     """
     _check_whole(path)
-    with _worded(path):
+    with worded(path):
         container = open_container(path)
     with container:
-        with _worded(path):
+        with worded(path):
             stream = container.streams[film_stream(path, container)]
             context = stream.codec_context
             check_pixels(context.height, context.width, name="it has frames of")
@@ -91,7 +91,12 @@ def open_container(path: Path) -> Any:
 
 
 @contextmanager
-def _worded(path: Path) -> Iterator[None]:
+def worded(path: Path) -> Iterator[None]:
+    """What FFmpeg says of a file, as a sentence that names it.
+
+    Raises:
+        ValueError: It is not readable.
+    """
     try:
         yield
     except (av.FFmpegError, ValueError) as error:
@@ -134,7 +139,7 @@ def _moving(path: Path, indices: list[int]) -> set[int]:
 def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator[Frames]:
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     count = 0
-    with _worded(path):
+    with worded(path):
         for frame in _decoded(container, stream):
             if not count and (tone := tone_of(frame)) and tone.warning:
                 warn_user(f"{path} {tone.warning}")

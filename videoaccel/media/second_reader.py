@@ -14,7 +14,7 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import WHITE, is_untagged_hd, shows_ground
 from videoaccel.media.decord_door import read_with_decord
 from videoaccel.media.encoders import Frames
-from videoaccel.media.films import decoder_of, film_stream, open_container
+from videoaccel.media.films import decoder_of, film_stream, open_container, worded
 from videoaccel.media.limits import most_pixels
 from videoaccel.media.pictures import existing_file, picture_format
 from videoaccel.media.reader import read_video
@@ -53,24 +53,25 @@ def read_like_players(path: Path, *, ground: Colour = WHITE) -> tuple[Frames, fl
 
 
 def _unlike(path: Path) -> tuple[str | None, int]:
-    """Why decord's frames would not be those of players, None if they may be; and how many there are, 0 if unknown."""
+    """Why decord's frames would not be those of players, None if they may be; and how many there are, 0 if unknown.
+
+    Raises:
+        ValueError: It is no film that can be read.
+    """
     if picture_format(path) is not None:
         return "decord reads no pictures", 0
-    try:
-        with open_container(path) as container:
-            stream = container.streams[film_stream(path, container)]
-            context = stream.codec_context
-            if context.width * context.height > most_pixels():
-                return "decord knows no limit to the size of frames", 0
-            if not container.format.name.startswith(_TRUSTED):
-                return f"decord loses its way in {container.format.long_name}", 0
-            if len(container.streams.video) > 1:
-                return "decord may take another of its video streams", 0
-            if Fraction(stream.sample_aspect_ratio or 1) != 1:
-                return "decord takes its pixels for square", 0
-            return _packets(container, stream)
-    except (av.FFmpegError, ValueError):
-        return None, 0  # decord has a word for it
+    with worded(path), open_container(path) as container:
+        stream = container.streams[film_stream(path, container)]
+        context = stream.codec_context
+        if context.width * context.height > most_pixels():
+            return "decord knows no limit to the size of frames", 0
+        if not container.format.name.startswith(_TRUSTED):
+            return f"decord loses its way in {container.format.long_name}", 0
+        if len(container.streams.video) > 1:
+            return "decord may take another of its video streams", 0
+        if Fraction(stream.sample_aspect_ratio or 1) != 1:
+            return "decord takes its pixels for square", 0
+        return _packets(container, stream)
 
 
 def _packets(container: Any, stream: Any) -> tuple[str | None, int]:
