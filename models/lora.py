@@ -204,20 +204,3 @@ class Adapters:
                 raise ValueError(f"{source} changes {name} as {shape}, the model has {own}")
             found[name] = change
         return found
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """A file and how much of it, from ``FILE`` or ``FILE:weight``.
-
-    Raises:
-        ValueError: There is no file in it.
-
-    >>> parse_lora("style.safetensors:0.8"), parse_lora("a:b.safetensors")
-    (('style.safetensors', 0.8), ('a:b.safetensors', 1.0))
-    """
-    name, _, weight = text.rpartition(":")
-    if name and re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", weight):
-        return name, float(weight)
-    if not text:
-        raise ValueError("a LoRA needs a file, such as style.safetensors or style.safetensors:0.8")
-    return text, 1.0

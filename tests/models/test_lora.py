@@ -16,8 +16,9 @@ from tests.models.networks import tiny_stdit
 from tests.workshop import Workshop
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs.resolve import resolve
-from videoaccel.models.lora import Adapters, Change, parse_lora, read_lora
+from videoaccel.models.lora import Adapters, Change, read_lora
 from videoaccel.planning.prior import fingerprint
+from videoaccel.settings.early import parse_lora
 
 NETWORKS = {"stdit": lambda: tiny_stdit(depth=1), "latte": tiny_latte}
 WRITERS = {

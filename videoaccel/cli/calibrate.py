@@ -15,10 +15,13 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, start_again
 from videoaccel.cli.terminal import say
+from videoaccel.common.files import check_creatable
+from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.config import validate
+from videoaccel.settings.early import check_early, check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 
@@ -51,6 +54,7 @@ def _calibrate(options: dict[str, Any]) -> None:
     if options["merge"] or options["files"]:
         _merge(options)
         return
+    _check_early(options)
     if (found := _found(options)) is not None:
         _outside(found, options)
         return
@@ -67,6 +71,15 @@ def _calibrate(options: dict[str, Any]) -> None:
         prior = calibrate(settings, listener=display, note=(lambda text: None) if quiet else display.note)
     if not quiet:
         say(_summary(prior, str(prior.path)))
+
+
+def _check_early(options: Mapping[str, Any]) -> None:
+    check_early(merge([Layer(typed(options, SHARED), flag)]), writes=False)
+    for name in (options["methods"] or "").split(","):
+        if name.strip():
+            check_method_name(name.strip())
+    if options["output"] is not None:
+        check_creatable(expand(options["output"]))
 
 
 def _found(options: Mapping[str, Any]) -> Found | None:

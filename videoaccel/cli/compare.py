@@ -17,9 +17,12 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
+from videoaccel.settings.early import check_early, check_method_name, check_prior
+from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 
 if TYPE_CHECKING:
@@ -117,6 +120,8 @@ def compare(options: Options) -> None:
     seeds, speedups = _numbers("--seeds", o.seeds, int), _numbers("--speedup", o.speedup or "", float)
     given = typed({name: getattr(o, name) for name in _SHARED}, _SHARED)
     settings = merge([Layer({**given, "prompt": texts}, flag)])
+    methods = [name.strip() for name in o.accel.split(",") if name.strip()]
+    _check_early(o, settings, methods)
     found_by(settings, command="compare")
     with shown_progress(quiet=o.quiet) as display:
         from videoaccel.comparison.compare import compare_settings  # torch and all
@@ -129,7 +134,7 @@ def compare(options: Options) -> None:
                 settings,
                 seeds=seeds,
                 listener=display,
-                methods=[name.strip() for name in o.accel.split(",") if name.strip()],
+                methods=methods,
                 out=expand(o.out),
                 speedups=speedups,
                 values=read_values(o.setting or []),
@@ -149,6 +154,16 @@ def compare(options: Options) -> None:
         count = counted(len(comparison.errors), "setting")
         say(f"videoaccel: {count} without a result, see the errors in {comparison.files[0]}", err=True)
         raise typer.Exit(1)
+
+
+def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str]) -> None:
+    check_early(settings, writes=False)
+    for name in methods:
+        if name not in ("exact", "all"):
+            check_method_name(name)
+    if o.prior is not None:
+        check_prior(o.prior)
+    check_folder(expand(o.out))
 
 
 def _stopped(display: Display, out: str) -> None:

@@ -103,7 +103,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     from videoaccel.cli.models import describe_model
-    from videoaccel.generation.attention_kernels import BACKENDS, why_not
+    from videoaccel.generation.attention_kernels import why_not
+    from videoaccel.settings.early import BACKENDS
     from videoaccel.text.cache import TextCache
 
     cache = TextCache()

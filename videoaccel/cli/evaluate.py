@@ -11,9 +11,12 @@ from rich.table import Table
 
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import first_started
+from videoaccel.common.reading import parse_colour
 from videoaccel.common.wording import counted
+from videoaccel.settings.early import check_reader_name
 
 if TYPE_CHECKING:
     from videoaccel.evaluation.evaluate import Evaluation
@@ -56,6 +59,12 @@ def evaluate(
 ) -> None:
     """Measure clips: fidelity to references, VBench's dimensions, the demo world's sentences."""
     quiet = quiet or not first_started()
+    for path in (folder, reference, prompts):
+        if path is not None and not expand(path).exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    check_reader_name(reader)
+    parse_colour(ground)
+    check_folder(expand(out))
     with shown_progress(quiet=quiet) as display:
         from videoaccel.evaluation import evaluate as evaluation
 

@@ -19,6 +19,7 @@ from videoaccel.cli.terminal import say
 from videoaccel.common.home import expand
 from videoaccel.common.reading import STDIN, read_prompts
 from videoaccel.settings.config import config_folder, config_names, read_yaml
+from videoaccel.settings.early import check_early
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
@@ -46,6 +47,7 @@ def command() -> Callable[..., int]:
 
 def _generate(options: dict[str, Any]) -> int:
     job = gather(options)
+    check_early(job.settings)
     from videoaccel.outside.find import find_outside
 
     found = find_outside(job.settings)
@@ -119,6 +121,10 @@ def gather(options: Mapping[str, Any]) -> Job:
     """
     origin, layers = None, []
     if options["from_"]:
+        if not expand(options["from_"]).exists():  # told before torch is imported
+            raise FileNotFoundError(
+                f"{options['from_']} does not exist; --from takes the .json that was written beside a clip"
+            )
         from videoaccel.jobs.sidecar import Sidecar
 
         origin = Sidecar.read(options["from_"])

@@ -16,8 +16,11 @@ from videoaccel.cli.outside import MORE, foretold, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.common.files import check_creatable
+from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import as_bytes
+from videoaccel.settings.early import check_early, nothing_to_plan
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
@@ -51,6 +54,11 @@ def command() -> Callable[..., None]:
 def _plan(options: Mapping[str, Any]) -> None:
     require_alone("plan")
     settings = gather(options)
+    check_early(settings, writes=False)
+    if settings.gpus is None and nothing_to_plan(settings):
+        raise ValueError("there is nothing to plan without a method; name one, such as `accel=soda`")
+    if options["png"] is not None:
+        check_creatable(expand(options["png"]))
     if (found := found_by(settings, command="plan")) is not None:
         _outside(settings, found, options)
         return
@@ -74,7 +82,7 @@ def _plan(options: Mapping[str, Any]) -> None:
 
             if report is None:
                 raise ValueError("--png draws what a method does; name one, such as --accel soda")
-            draw(report, options["png"])
+            draw(report, expand(options["png"]))
     if options["json"]:
         data = {} if report is None else report.as_data()
         say(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))

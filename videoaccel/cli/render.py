@@ -22,9 +22,12 @@ from videoaccel.cli.render_options import Options
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
 from videoaccel.cli.terminal import say
+from videoaccel.common.files import check_folder
+from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted, span
 from videoaccel.settings.config import read_yaml
+from videoaccel.settings.early import check_early
 from videoaccel.settings.layers import Layer, assignments
 
 if TYPE_CHECKING:
@@ -45,13 +48,16 @@ def render(options: Options) -> None:
     _check(options)
     file, ranks, layers = _asked(options)
     quiet = options.quiet or rank() > 0
+    suite = options.jobs is None
+    read = None if suite else _all_told(file, lambda: _read_early(file, **layers))
+    check_folder(expand(options.out))
     with shown_progress(quiet=quiet) as display:
         from videoaccel.rendering.outcome import Rules
         from videoaccel.rendering.run import open_render  # torch and all
 
         calm_libraries(quiet=quiet)
-        suite = options.jobs is None
-        opened = _open(open_render, file, options.out, batching=options.allow_batching, suite=suite, **layers)
+        more: dict[str, Any] = {"batching": options.allow_batching, "suite": suite, "read": read, **layers}
+        opened = _open(open_render, file, options.out, **more)
         for line, first in opened.plan.repeated:
             display.note(f"line {line} asks for the same clip as line {first}; it is made once")
         no_check = options.no_check or (options.dry_run and options.no_time)
@@ -117,6 +123,34 @@ def _asked(options: Options) -> tuple[str, int, dict[str, list[Layer]]]:
         own = {} if options.device is None else {"device": options.device}
         overrides.append(Layer({**shared, **own}, flag))
     return str(options.jobs or options.vbench), ranks, {"defaults": defaults, "overrides": overrides}
+
+
+def _read_early(file: str, **layers: Any) -> Any:
+    """The jobs, and what is wrong with lines so far; what takes torch to find is found later.
+
+    Raises:
+        BadJobsError: Some cannot be made, whatever the model; says all of these.
+    """
+    from videoaccel.rendering.job import make_jobs
+    from videoaccel.rendering.jobs_file import BadJobsError, read_jobs
+
+    made, problems = make_jobs(read_jobs(expand(file)), **layers)
+    seen: dict[str, str | None] = {}
+    for job in made:
+        told = job.settings.model_dump_json(exclude={"prompt", "seed"}, exclude_defaults=True)
+        if told not in seen:
+            try:
+                check_early(job.settings)
+                seen[told] = None
+            except (ValueError, OSError) as error:
+                seen[told] = " ".join(str(error).split())
+        if (wrong := seen[told]) is not None:
+            problems.append(f"line {job.line}: {wrong}")
+    if problems:
+        raise BadJobsError(
+            expand(file), sorted(problems, key=lambda text: int(text.split(":")[0].removeprefix("line ")))
+        )
+    return made
 
 
 def _open(open_render: Any, jobs: str, out: str, **layers: Any) -> Render:

@@ -16,6 +16,7 @@ from videoaccel.media.colour import WHITE
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import is_image, read_video
 from videoaccel.media.second_reader import read_like_players
+from videoaccel.settings.early import check_reader_name
 
 CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 """Names that end so are clips; a folder of pictures is one, too."""
@@ -47,8 +48,7 @@ class Reading:
     ground: str = "white"
 
     def __post_init__(self) -> None:
-        if self.reader not in READERS:
-            raise ValueError(f"no reader is called {self.reader!r}; there are {', '.join(READERS)}")
+        check_reader_name(self.reader)
         parse_colour(self.ground)
 
     def __call__(self, path: Path) -> tuple[Frames, float]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Attend, attention
+from videoaccel.settings.early import check_backend_name
 
 NATIVE = "native"
 DISPATCHED: Mapping[str, str] = MappingProxyType(
@@ -27,8 +28,6 @@ DISPATCHED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Our name of a kernel -> that of diffusers' dispatch."""
-
-BACKENDS = (NATIVE, *DISPATCHED)
 
 PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -50,8 +49,7 @@ def attention_kernel(name: str) -> Attend:
     Raises:
         ValueError: Unknown, or it cannot run here; says why.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"unknown attention backend {name!r}; there are {', '.join(BACKENDS)}")
+    check_backend_name(name)
     if name == NATIVE:
         return attention
     if reason := why_not(name):

@@ -19,10 +19,10 @@ from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, load_scheduler, torch_dtype
 from videoaccel.generation.references import frames_of
 from videoaccel.media.reader import is_image
-from videoaccel.models.lora import parse_lora
-from videoaccel.sampling.conditioning import parse_mask_strategy
 from videoaccel.sampling.rectified_flow import active_frames
+from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.mask_strategy import parse_mask_strategy
 from videoaccel.text.prompts import cut_options, split_segments
 
 

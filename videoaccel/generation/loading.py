@@ -20,6 +20,7 @@ from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
 from videoaccel.sampling.kinds import SCHEDULES, kind_named, with_fields
 from videoaccel.settings.config import Config, Defaults, ModelSpec, Part, config_names, load_named, validate
+from videoaccel.settings.early import no_model
 from videoaccel.settings.pipeline_folder import foreign_pipeline
 
 RELEASE = "opensora-v1.2"
@@ -106,8 +107,7 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
     else:
         released = {s.transformer.source: s for s in specs.values() if s.transformer is not None}
         if name not in released:
-            known = ", ".join([*specs, *released])
-            raise ValueError(f"no model or folder is called {name!r}; there are {known}, or give a pipeline folder")
+            raise ValueError(no_model(name, specs))
         spec = released[name]
     given = {key: source for key, source in {"vae": vae, "text_encoder": text_encoder}.items() if source}
     if "text_encoder" in given and spec.text_encoder is None:

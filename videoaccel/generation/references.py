@@ -20,7 +20,7 @@ from videoaccel.media.limits import holding
 from videoaccel.media.reader import fit, is_image, open_clip, read_image, taken
 from videoaccel.models.protocols import Autoencoder, Each, here
 from videoaccel.models.video_vae import Noise
-from videoaccel.sampling.conditioning import Group, format_mask_strategy
+from videoaccel.settings.mask_strategy import Group, format_mask_strategy
 from videoaccel.text.prompts import cut_options
 
 

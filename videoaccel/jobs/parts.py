@@ -34,9 +34,9 @@ from videoaccel.generation.references import (
 from videoaccel.generation.releases import class_labels
 from videoaccel.jobs.resolve import Sample, WorkOrder
 from videoaccel.models.checkpoint import hub_reason, read_config
-from videoaccel.models.lora import parse_lora
 from videoaccel.sampling.kinds import with_fields
 from videoaccel.settings.config import Part
+from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.cache import TextCache, TextKey, encode_cached, encoder_identity
 from videoaccel.text.classes import ClassNames

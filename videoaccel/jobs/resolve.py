@@ -20,7 +20,6 @@ from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
 from videoaccel.generation.tuning import check_fp8, why_no_kernels
 from videoaccel.media.writer import Writer
-from videoaccel.models.lora import parse_lora
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.planning.prior import prior_file
 from videoaccel.sampling.noise import sample_seeds
@@ -28,6 +27,7 @@ from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names, told_by
 from videoaccel.settings.config import Defaults, config_names
+from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import NONE, OUTSIDE, TARGETS, GenerateSettings
 from videoaccel.settings.sizes import resolve_size
 

@@ -14,7 +14,6 @@ The same frames give the same bytes on one machine: the number of threads is fix
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
@@ -28,8 +27,8 @@ from typing_extensions import Self
 from videoaccel.common.files import atomic_file, atomic_folder, check_creatable, check_frame_folder, told
 from videoaccel.common.user_warning import warn_user
 from videoaccel.media.encoders import Encoder, Frames, by, file_encoder, folder_encoder
+from videoaccel.settings.early import output_kind
 
-WRITABLE = (".mp4", ".gif", ".png")
 """Endings of files that can be written; besides, a path that ends in "/" is a folder of frames."""
 
 CRF = 16
@@ -62,7 +61,7 @@ class Writer(AbstractContextManager["Writer"]):
 
     def __init__(self, path: str | Path, *, fps: float | Fraction, crf: int = CRF) -> None:
         fps = float(fps)
-        self.kind = _kind(path)
+        self.kind = output_kind(path)
         self.path = Path(path)
         self.frames = 0
         most = _MOST_FPS.get(self.kind, 1000)
@@ -137,7 +136,7 @@ def check_writable(path: str | Path) -> None:
         OSError: The folder is missing or read-only, the name is too long, or something is in the way that must not be
             replaced.
     """
-    kind = _kind(path)
+    kind = output_kind(path)
     path = Path(path)
     check_creatable(path)
     if kind == "/":
@@ -149,17 +148,3 @@ def check_writable(path: str | Path) -> None:
             av.Codec("libx264", "w")
         except ValueError as error:
             raise ValueError(f"cannot write {path}: this PyAV has no libx264; the one on PyPI does") from error
-
-
-def _kind(path: str | Path) -> str:
-    """The ending, or "/" for a folder of frames."""
-    text, suffix = str(path), Path(path).suffix.lower()
-    folder = text.endswith(("/", os.sep))
-    if folder and Path(path).name not in ("", ".."):
-        return "/"
-    if folder or suffix not in WRITABLE:
-        raise ValueError(
-            f"cannot write {text!r}: its name must end in {', '.join(WRITABLE)}, such as clips/clip.mp4, or in '/' for "
-            f"a folder of frames"
-        )
-    return suffix

@@ -11,6 +11,7 @@ from videoaccel.common.names import safe_name
 from videoaccel.rendering.jobs_file import JobsFile, Line
 from videoaccel.rendering.sweeps import MOST, expand
 from videoaccel.settings.config import config_names
+from videoaccel.settings.early import check_model_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 
@@ -182,6 +183,7 @@ def _usual(s: GenerateSettings, formats: _Formats) -> str:
     if key not in formats:
         formats[key] = "mp4"
         if s.model not in config_names("models"):
+            check_model_name(s.model)
             from videoaccel.outside.order import usual_ending  # torch and all
 
             formats[key] = usual_ending(s)

@@ -18,7 +18,6 @@ from videoaccel.common.wording import counted
 from videoaccel.generation.given import given_files, lora_files
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
 from videoaccel.jobs.sidecar import model_files, model_hash
-from videoaccel.models.lora import parse_lora
 from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.order import OutsideOrder
 from videoaccel.outside.order import Sample as OutsideSample
@@ -29,6 +28,7 @@ from videoaccel.rendering.outside import identified, meaning, ordered
 from videoaccel.session.chain import Chain
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import settled
+from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import GenerateSettings
 
 FORMAT = 1

@@ -21,7 +21,7 @@ from videoaccel.rendering.gallery import Gallery
 from videoaccel.rendering.hashes import Hashes
 from videoaccel.rendering.heartbeat import new_worker
 from videoaccel.rendering.inside import Inside, is_identity
-from videoaccel.rendering.job import make_jobs
+from videoaccel.rendering.job import Job, make_jobs
 from videoaccel.rendering.jobs_file import read_jobs
 from videoaccel.rendering.leases import Leases
 from videoaccel.rendering.outcome import Outcome, Rules, take_stock
@@ -60,6 +60,7 @@ def open_render(
     overrides: Sequence[Layer] = (),
     batching: int = 1,
     suite: bool = False,
+    read: Sequence[Job] | None = None,
 ) -> Render:
     """Read and check a job file; writes nothing.
 
@@ -70,6 +71,7 @@ def open_render(
         overrides: Settings that they may not.
         batching: Jobs with equal shapes that are made at once, at most.
         suite: The file is VBench's list of prompts, see `videoaccel.rendering.suite`.
+        read: The file's jobs, if they have been read.
 
     Raises:
         BadJobsError: Lines are wrong; says all of them.
@@ -81,8 +83,10 @@ def open_render(
     path, folder = expand(jobs), RenderFolder(expand(out))
     folder.check()
     hashes = Hashes(folder.work)
-    file = read_suite(path) if suite else read_jobs(path)
-    made, problems = make_jobs(file, defaults=defaults, overrides=overrides)
+    made, problems = list(read or []), list[str]()
+    if read is None:
+        file = read_suite(path) if suite else read_jobs(path)
+        made, problems = make_jobs(file, defaults=defaults, overrides=overrides)
     plan = make_plan(made, path=path, hashes=hashes, batching=batching, finished=folder.finished(), known=problems)
     if suite:
         check_suite(plan)

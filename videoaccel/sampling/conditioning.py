@@ -20,49 +20,14 @@ Shapes: B rows, C channels, T latent frames, H/W latent height and width; refere
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from videoaccel.settings.mask_strategy import Group, check_group, format_mask_strategy, parse_mask_strategy
+
 LATENTS_PER_CHUNK = 5  # the VAE turns 17 frames into 5 latent ones
 IMAGE_FPS = 120.0  # what the network is told for a single frame
-
-
-class Group(NamedTuple):
-    """One group of a mask strategy; starts and length in latent frames."""
-
-    loop: int
-    """The loop it is for."""
-    reference: int = 0
-    """Which of the row's references."""
-    reference_start: int = 0
-    """First frame to take from it."""
-    target_start: int = 0
-    """Where that goes in the clip."""
-    length: int = 1
-    """Frames to take, cut to what fits on both sides."""
-    edit: float = 0.0
-    """0 keeps them; above, they start to change at timestep ``edit * 1000``; 1 generates anew."""
-
-
-def parse_mask_strategy(strategy: str | None) -> list[Group]:
-    """Read a mask strategy; an empty one (or None) has no groups.
-
-    Raises:
-        ValueError: If a field is missing in between, is no number, or is out of range; it names group and field.
-
-    >>> parse_mask_strategy("0;1,0,-5")[1]
-    Group(loop=1, reference=0, reference_start=-5, target_start=0, length=1, edit=0.0)
-    """
-    if not strategy:
-        return []
-    return [_parse_group(group, number) for number, group in enumerate(strategy.split(";"))]
-
-
-def format_mask_strategy(groups: Sequence[Group]) -> str:
-    """Write a mask strategy: the text that `parse_mask_strategy` reads as these groups."""
-    return ";".join(",".join(str(field) for field in group) for group in groups)
 
 
 def nearest_point(value: int, *, point: int, max_value: int) -> int:
@@ -156,7 +121,7 @@ def append_generated(
     grown = [[*known, clip] for known, clip in zip(references, generated, strict=True)]
     groups = [Group(loop, len(known) - 1, -length, 0, length, float(edit)) for known in grown]
     for group in groups:
-        _check(group, f"the group for loop {loop}")
+        check_group(group, f"the group for loop {loop}")
     added = [format_mask_strategy([group]) for group in groups]
     return grown, [f"{old};{new}" if old else new for old, new in zip(strategies, added, strict=True)]
 
@@ -180,37 +145,6 @@ def size_numbers(
     told = IMAGE_FPS if num_frames == 1 else fps
     numbers = {"height": height, "width": width, "num_frames": num_frames, "ar": height / width, "fps": told}
     return {name: torch.full((rows,), number, dtype=dtype) for name, number in numbers.items()}
-
-
-def _parse_group(text: str, number: int) -> Group:
-    fields = text.split(",")
-    if len(fields) > len(Group._fields):
-        raise ValueError(f"group {number} of the mask strategy, {text!r}, has {len(fields)} fields; there are six")
-    values: dict[str, float] = {}
-    for name, field in zip(Group._fields, fields, strict=False):
-        kind = float if name == "edit" else int
-        try:
-            values[name] = kind(field)
-        except ValueError:
-            expected = "a number" if kind is float else "a whole number"
-            raise ValueError(
-                f"group {number} ({text}) of the mask strategy: {name} must be {expected}; got {field!r}"
-            ) from None
-    group = Group(**values)  # type: ignore[arg-type]  # the kinds are right: int for all but edit
-    _check(group, f"group {number} ({text}) of the mask strategy")
-    return group
-
-
-def _check(group: Group, where: str) -> None:
-    ranges = {
-        "loop": (group.loop >= 0, "0 or more"),
-        "reference": (group.reference >= 0, "0 or more"),
-        "length": (group.length >= 1, "at least 1"),
-        "edit": (0 <= group.edit <= 1, "between 0 and 1"),
-    }
-    for name, (fits, expected) in ranges.items():
-        if not fits:
-            raise ValueError(f"{where}: {name} must be {expected}; got {getattr(group, name)}")
 
 
 def _spans(

@@ -1,0 +1,93 @@
+"""A slip is told before anything large is imported: torch, diffusers and PyAV are not there yet when it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import ROOT
+
+_CODE = """
+import json, sys
+from videoaccel.cli.app import run
+
+found = []
+for line in json.loads(sys.argv[1]):
+    code = run(line)
+    print("---", file=sys.stderr, flush=True)
+    found.append([code, [name for name in ("torch", "diffusers", "transformers", "av") if name in sys.modules]])
+print(json.dumps(found))
+"""
+
+GENERATE = {
+    ("--frames", "three"): "frames must be a positive whole number",
+    ("--model", "demoo"): "no model or folder is called 'demoo'",
+    ("-o", "out.xyz"): "cannot write 'out.xyz': its name must end in .mp4, .gif, .png",
+    ("-o", "no/such/out.mp4"): "the folder",
+    ("--image", "none.png"): "none.png does not exist",
+    ("--video", "none.mp4"): "none.mp4 does not exist",
+    ("--lora", "none.safetensors:0.5"): "none.safetensors does not exist",
+    ("--accel", "sodaa"): "unknown method 'sodaa'; did you mean 'soda'?",
+    ("--accel", "soda+nope"): "unknown method 'nope'",
+    ("--accel", "none.yaml"): "configuration file none.yaml does not exist",
+    ("--attention", "nope"): "unknown attention backend 'nope'",
+    ("--mask-strategy", "0,0,0,0,0", "--reference", "none.png"): "length must be at least 1",
+    ("--speedup", "2", "--prior", "none.safetensors"): "videoaccel calibrate makes a prior",
+    ("--config", "none.yaml"): "none.yaml does not exist",
+    ("--from", "none.json"): "--from takes the .json that was written beside a clip",
+}
+MISTAKES = {
+    ("generate",): "there is no prompt",
+    **{("generate", "a red circle", *given): said for given, said in GENERATE.items()},
+    ("render", "none.jsonl", "-o", "out"): "none.jsonl does not exist",
+    ("render", "field.jsonl", "-o", "out"): "1 problem in field.jsonl",
+    ("render", "model.jsonl", "-o", "out"): "line 1: no model or folder is called 'demoo'",
+    ("render", "method.jsonl", "-o", "out"): "line 2: unknown method 'sodaa'",
+    ("render", "good.jsonl", "-o", "no/such/out"): "the folder",
+    ("compare", "--prompts", "none.txt", "-o", "out"): "none.txt does not exist",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--accel", "sodaa"): "unknown method 'sodaa'",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--model", "demoo"): "no model or folder is called 'demoo'",
+    ("compare", "--prompts", "p.txt", "-o", "no/such/out"): "the folder",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--prior", "none.safetensors"): "calibrate makes a prior",
+    ("plan",): "there is nothing to plan without a method; name one, such as --accel soda",
+    ("plan", "--accel", "sodaa"): "unknown method 'sodaa'",
+    ("plan", "--accel", "soda", "--png", "no/such/plan.png"): "the folder",
+    ("calibrate", "--model", "demoo"): "no model or folder is called 'demoo'",
+    ("calibrate", "--methods", "nope"): "unknown method 'nope'",
+    ("calibrate", "-o", "no/such/prior.safetensors"): "the folder",
+    ("evaluate", "none", "-o", "out"): "none does not exist",
+    ("evaluate", ".", "-o", "out", "--reader", "eyes"): "no reader is called 'eyes'; there are pyav, decord",
+    ("evaluate", ".", "-o", "out", "--ground", "clear"): "a colour such as white or #808080 is wanted",
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[int, list[str], str]]:
+    """Exit code, what was imported, and what was said, of all of them in one fresh process."""
+    folder: Path = tmp_path_factory.mktemp("mistakes")
+    (folder / "p.txt").write_text("a red circle\n")
+    for name, lines in {
+        "good": [{}],
+        "field": [{"framez": 3}],
+        "model": [{"model": "demoo"}],
+        "method": [{}, {"accel": "sodaa"}],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": "x", **line}) + "\n" for line in lines))
+    command = [sys.executable, "-c", _CODE, json.dumps([list(line) for line in MISTAKES])]
+    done = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    facts, said = json.loads(done.stdout.splitlines()[-1]), done.stderr.split("---\n")
+    return {line: (code, large, text) for line, (code, large), text in zip(MISTAKES, facts, said, strict=False)}
+
+
+@pytest.mark.parametrize("line", MISTAKES, ids=" ".join)
+def test_a_slip_is_told_before_torch_is_imported(
+    told: dict[tuple[str, ...], tuple[int, list[str], str]], line: tuple[str, ...]
+) -> None:
+    code, large, said = told[line]
+    assert code == 2 and MISTAKES[line] in said and large == []

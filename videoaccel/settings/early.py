@@ -1,0 +1,194 @@
+"""What can be found wrong with settings before anything large is imported: a slip is told at once, not after torch.
+
+Nothing here needs torch, PyAV or numpy. What is checked later with more knowledge says the same in the same words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from videoaccel.common.files import check_folder
+from videoaccel.common.home import expand
+from videoaccel.common.plugins import names_in
+from videoaccel.settings.config import ModelSpec, config_names, load_named
+from videoaccel.settings.generate import TARGETS, GenerateSettings
+from videoaccel.settings.mask_strategy import parse_mask_strategy
+
+METHODS = "videoaccel.policies"
+SIGN = "+"
+"""Between the names of two methods at once."""
+
+BACKENDS = (
+    "native", "cudnn", "efficient", "native-flash", "xformers", "flash", "sage", "flash-hub", "flash3-hub", "sage-hub",
+)  # fmt: skip
+"""Attention kernels."""
+
+READERS = ("pyav", "decord")
+"""What can read clips."""
+
+WRITABLE = (".mp4", ".gif", ".png")
+"""How names of clips end; those of folders of frames end in "/"."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
+    """Check settings of a generation, as far as their own words and a look at the disk go.
+
+    Args:
+        s: Of any model.
+        writes: Whether clips are written.
+
+    Raises:
+        ValueError: A name, an ending or a strategy is wrong.
+        FileNotFoundError: A file is not there.
+        OSError: Nothing can be written where the clips are to go.
+    """
+    check_model_name(s.model)
+    ours = s.model in config_names("models")
+    if ours and not s.prompt and s.vbench is None and writes:
+        raise ValueError("there is no prompt")
+    if s.accel is not None:
+        check_method_name(s.accel)
+    check_backend_name(s.attention)
+    parse_mask_strategy(s.mask_strategy)
+    check_files([*(parse_lora(text)[0] for text in s.lora), *s.images, *([s.video] if s.video else []), *s.references])
+    if s.prior is not None:
+        check_prior(s.prior)
+    if writes and s.output and s.vbench is None:
+        if ours:  # other pipelines write other things, sound for one
+            output_kind(s.output)
+        check_folder(expand(s.output))
+
+
+def check_model_name(name: str) -> None:
+    """Make sure that a model may be called so.
+
+    Raises:
+        ValueError: It is no name, no path, and no repository of a hub.
+    """
+    specs = {known: load_named("models", known, ModelSpec) for known in config_names("models")}
+    if name in specs or expand(name).exists() or _HUB_ID.fullmatch(name):
+        return
+    raise ValueError(no_model(name, specs))
+
+
+def no_model(name: str, specs: Iterable[str]) -> str:
+    """That there is no model of this name, and what there is."""
+    known = {one: load_named("models", one, ModelSpec) for one in specs}
+    released = [spec.transformer.source for spec in known.values() if spec.transformer is not None]
+    return (
+        f"no model or folder is called {name!r}; there are {', '.join([*known, *released])}, or give a pipeline folder"
+    )
+
+
+def check_method_name(name: str) -> None:
+    """Make sure that there is a method of this name, two with a plus between, one in the box, or a YAML file.
+
+    Raises:
+        ValueError: There is none; says what was meant.
+        FileNotFoundError: The file is not there.
+    """
+    methods, boxed = names_in(METHODS), config_names("accel")
+    if name in boxed:
+        return
+    path = expand(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.exists():
+            raise FileNotFoundError(f"configuration file {path} does not exist")
+        return
+    for one in (part.strip() for part in name.split(SIGN)):
+        if one in methods:
+            continue
+        near = difflib.get_close_matches(one, methods, n=1, cutoff=0.8)
+        in_box = difflib.get_close_matches(one, boxed, n=1)
+        if in_box and not near:
+            raise ValueError(f"unknown method {one!r}; did you mean {in_box[0]!r}, which is in the box?")
+        near = difflib.get_close_matches(one, methods, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(methods)}"
+        raise ValueError(f"unknown method {one!r}; {hint}")
+
+
+def check_backend_name(name: str) -> None:
+    """Make sure that there is an attention kernel of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown attention backend {name!r}; there are {', '.join(BACKENDS)}")
+
+
+def check_reader_name(name: str) -> None:
+    """Make sure that there is a reader of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in READERS:
+        raise ValueError(f"no reader is called {name!r}; there are {', '.join(READERS)}")
+
+
+def check_files(names: Iterable[str]) -> None:
+    """Make sure that files are there.
+
+    Raises:
+        FileNotFoundError: One is not.
+    """
+    for name in names:
+        if not (path := expand(name)).exists():
+            raise FileNotFoundError(f"{path.absolute()} does not exist")
+
+
+def check_prior(name: str) -> None:
+    """Make sure that a prior is there.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
+    if not expand(name).exists():
+        raise FileNotFoundError(f"{expand(name)} does not exist; videoaccel calibrate makes a prior")
+
+
+def output_kind(path: str | Path) -> str:
+    """The ending of a clip's name, or "/" for a folder of frames.
+
+    Raises:
+        ValueError: It is another.
+    """
+    text, suffix = str(path), Path(path).suffix.lower()
+    folder = text.endswith(("/", os.sep))
+    if folder and Path(path).name not in ("", ".."):
+        return "/"
+    if folder or suffix not in WRITABLE:
+        raise ValueError(
+            f"cannot write {text!r}: its name must end in {', '.join(WRITABLE)}, such as clips/clip.mp4, or in '/' for "
+            f"a folder of frames"
+        )
+    return suffix
+
+
+def nothing_to_plan(s: GenerateSettings) -> bool:
+    """Whether neither a method nor a target is named."""
+    return s.accel is None and all(getattr(s, name) is None for name in TARGETS)
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """A file and how much of it, from ``FILE`` or ``FILE:weight``.
+
+    Raises:
+        ValueError: There is no file in it.
+
+    >>> parse_lora("style.safetensors:0.8"), parse_lora("a:b.safetensors")
+    (('style.safetensors', 0.8), ('a:b.safetensors', 1.0))
+    """
+    name, _, weight = text.rpartition(":")
+    if name and re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", weight):
+        return name, float(weight)
+    if not text:
+        raise ValueError("a LoRA needs a file, such as style.safetensors or style.safetensors:0.8")
+    return text, 1.0
