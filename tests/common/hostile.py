@@ -12,7 +12,7 @@ import pytest
 
 from tests.rendering.studio import FakeRenderer, Studio
 from videoaccel.evaluation import page as evaluation
-from videoaccel.evaluation.clips import ClipFile
+from videoaccel.evaluation.clips import ClipFile, Reading
 from videoaccel.reporting.report import report
 
 HOSTILE = (
@@ -49,7 +49,7 @@ def evaluation_page(texts: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> st
         "folder": told, "command": told, "vbench": None, "failures": {text: {"psnr": text} for text in texts},
         "not_run": {text: [text] for text in texts}, "not_applicable": list(texts),
     }  # fmt: skip
-    return evaluation.report_page([], {}, clips, record, reader="av")
+    return evaluation.report_page([], {}, clips, record, reading=Reading())
 
 
 def make_report(text: str, compared: Path, studio: Studio, folder: Path) -> list[Path]:

@@ -4,7 +4,15 @@ import pytest
 
 from tests.clips import contents
 from tests.disks import Stop, small_disk
-from videoaccel.common.files import atomic_file, atomic_write_bytes, atomic_write_text, check_folder, make_folder
+from videoaccel.common.files import (
+    atomic_file,
+    atomic_write_bytes,
+    atomic_write_text,
+    check_folder,
+    make_folder,
+    sidecar_beside,
+    sidecar_of,
+)
 
 
 def test_atomic_text_and_bytes(tmp_path: Path) -> None:
@@ -46,3 +54,18 @@ def test_sidecar_errors_are_worded_too(tmp_path: Path, monkeypatch: pytest.Monke
     long = "ä" * 120 + ".json"
     atomic_write_text(tmp_path / long, "fits")
     assert contents(tmp_path) == [long]
+
+
+def test_clips_that_differ_in_their_ending_have_sidecars_of_their_own(tmp_path: Path) -> None:
+    mp4, gif, frames = (str(tmp_path / name) for name in ("out.mp4", "out.gif", "out/"))
+    assert sidecar_beside(mp4) == sidecar_beside(gif) == sidecar_beside(frames) == tmp_path / "out.json"
+    Path(mp4).touch()
+    (tmp_path / "out.json").write_text('{"output": {"file": "out.mp4"}}')
+    assert sidecar_beside(mp4) == tmp_path / "out.json"  # made again: it is replaced
+    assert sidecar_beside(gif) == tmp_path / "out.gif.json" and sidecar_of(Path(gif)) == tmp_path / "out.json"
+    (tmp_path / "out.gif.json").touch()
+    assert sidecar_of(Path(gif)) == tmp_path / "out.gif.json" and sidecar_of(Path(mp4)) == tmp_path / "out.json"
+    Path(mp4).unlink()  # whose sidecar is of no use to anybody
+    assert sidecar_beside(gif) == tmp_path / "out.json"
+    (tmp_path / "out.json").write_text("[]")
+    assert sidecar_beside(gif) == tmp_path / "out.json"

@@ -1,6 +1,7 @@
 """Acceleration from settings and from Python: named, recorded, made again, refused."""
 
 import gc
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,17 @@ def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> No
     pipe.accelerate(None)
     with pytest.raises(ValueError, match="object takes no acceleration: it has no policy"):
         videoaccel.accelerate(object(), "fora")  # type: ignore[type-var]
+
+
+def test_a_target_out_of_reach_is_told_at_once_where_a_prior_is_there() -> None:
+    """Of the pipeline's own steps; the call would say it after its text was encoded."""
+    pipe = VideoPipeline.from_pretrained("demo", text_encoder=None, tokenizer=None)
+    with pytest.warns(UserWarning, match=r"with the pipeline's own 30 steps: 50 times faster cannot be reached"):
+        pipe.accelerate("soda", speedup=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.accelerate("soda", speedup=2)
+        pipe.accelerate("fora", period=3)
 
 
 def test_a_size_that_is_cut_is_said(pipe: VideoPipeline) -> None:

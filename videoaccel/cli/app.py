@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
         help="Make videos with OpenSora-style diffusion transformers, fast and honestly measured.",
         epilog='Start with: videoaccel generate "a red circle moves left on a dark blue background" -o out.mp4',
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -80,8 +80,18 @@ def run(arguments: Sequence[str]) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        say(f"videoaccel {__version__}")
+        say(f"videoaccel {__version__}, {_torch()}")
         raise typer.Exit
+
+
+def _torch() -> str:
+    """Which torch there is and what it computes on. Imported, since the files of a broken one say nothing."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"without torch ({' '.join(str(error).split())})"
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return f"torch {torch.__version__} on {', '.join(devices) or 'the CPU'}"
 
 
 def _top(

@@ -79,6 +79,9 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
     >>> loop = {"network_calls": 20.0, "actions": {"compute": 20, "forecast1": 10}, "cache_peak_bytes": 163840}
     >>> _accelerated({"method": "soda", "loops": [loop]}, steps=30)
     'soda: 20 of 30 network calls (20 compute, 10 forecast1), stored 160 KiB'
+    >>> coarser = {"slots": "coarsest"}
+    >>> _accelerated({"method": "soda", "loops": [loop], "coarser_for_cache_memory": coarser}, steps=30)[-57:]
+    '160 KiB; --cache-memory took a coarser form: slots coarsest'
     """
     loops, actions = done["loops"], Counter[str]()
     for loop in loops:
@@ -87,7 +90,9 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
     what = ", ".join(f"{count} {name}" for name, count in actions.most_common())
     text = f"{done['method']}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
     stored = max(loop["cache_peak_bytes"] for loop in loops)
-    return f"{text}, stored {as_bytes(stored)}" if stored else text
+    text += f", stored {as_bytes(stored)}" if stored else ""
+    changed = ", ".join(f"{name} {value}" for name, value in done.get("coarser_for_cache_memory", {}).items())
+    return f"{text}; --cache-memory took a coarser form: {changed}" if changed else text
 
 
 def _comparison(now: Mapping[str, Any], model: Mapping[str, Any]) -> str:

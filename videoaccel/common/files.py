@@ -7,6 +7,7 @@ included, leaves nothing behind. What the operating system says about paths is t
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -153,6 +154,37 @@ def make_folder(path: str | Path) -> None:
     """
     with told(path):
         Path(path).parent.mkdir(exist_ok=True)
+
+
+def sidecar_beside(clip: str | Path, *, folder: Path | None = None) -> Path:
+    """Where the sidecar of a clip goes: ``out.json`` beside ``out.mp4``, unless that is another clip's that is there.
+
+    Then, of ``out.gif``, it is ``out.gif.json``. A folder of frames has its whole name in it.
+
+    Args:
+        clip: The clip; a folder's name ends in "/".
+        folder: Where sidecars go; default beside the clip.
+    """
+    path = Path(clip)
+    beside = folder or path.parent
+    usual = beside / f"{path.name if str(clip).endswith('/') else path.stem}.json"
+    owner = _clip_of(usual)
+    return usual if owner in (None, path.name) or not (beside / str(owner)).exists() else beside / f"{path.name}.json"
+
+
+def sidecar_of(clip: Path) -> Path:
+    """The sidecar of a clip that is there, whether or not it has one, see `sidecar_beside`."""
+    own = clip.with_name(f"{clip.name}.json")
+    return own if clip.is_dir() or own.is_file() else clip.with_suffix(".json")
+
+
+def _clip_of(sidecar: Path) -> str | None:
+    """The name of the clip that a sidecar is of; None where there is none, or nothing that says it."""
+    try:
+        file = json.loads(sidecar.read_bytes())["output"]["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(file).name if isinstance(file, str) else None
 
 
 def check_folder(path: str | Path) -> None:

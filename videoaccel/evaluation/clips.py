@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from videoaccel.common.files import sidecar_of
 from videoaccel.common.plain_json import parse_json, read_json
 from videoaccel.common.reading import check_prompts_name, parse_colour, prompt_lines, read_text
 from videoaccel.eval.vbench import Prompt, parse_name, read_full_info
@@ -205,7 +206,7 @@ def _line(name: str, number: int | None, told: str | None, book: PromptBook) -> 
 
 def _sidecar_prompt(path: Path) -> str | None:
     """The prompt in the .json that ``videoaccel generate`` writes beside a clip."""
-    place = path.with_name(f"{path.name}.json") if path.is_dir() else path.with_suffix(".json")
+    place = sidecar_of(path)
     try:
         record = read_json(place)
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """Turning acceleration on from Python."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args
@@ -13,7 +14,7 @@ from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
 from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.common.reading import parse_bytes
-from videoaccel.planning.prior import Prior
+from videoaccel.planning.prior import Prior, find_prior, setting_of
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
 
@@ -92,8 +93,27 @@ def accelerate(
         raise ValueError("of and calibrate are for pipelines of diffusers; here videoaccel.calibrate measures, once")
     loaded = Prior.given(prior)
     limit = None if cache_memory is None else parse_bytes(cache_memory)
+    if policy is not None:
+        _warn_at_once(pipe, policy, loaded)
     pipe.policy, pipe.prior, pipe.foreign_prior, pipe.cache_memory = policy, loaded, foreign_prior, limit
     return pipe
+
+
+def _warn_at_once(pipe: Any, policy: Policy, given: Prior | None) -> None:
+    """Say now, not in the first call, that a target is out of reach, if the prior for the pipeline's defaults knows."""
+    if not policy.required:
+        return
+    d = pipe.defaults
+    size: dict[str, Any] = {"size": (d.height, d.width), "frames": d.num_frames, "guidance": d.guidance}
+    setting = setting_of(pipe.transformer, pipe.scheduler, steps=d.steps, **size)
+    prior = find_prior(setting) if given is None else given
+    if prior is None or prior.differences(setting):  # calls may be of another setting, for which there is one
+        return
+    try:
+        policy.check_tables(prior.tables, steps=d.steps)
+    except ValueError as error:
+        text = f"{policy.name} cannot do this with the pipeline's own {d.steps} steps: {error}"
+        warnings.warn(text, stacklevel=3)
 
 
 def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | None:

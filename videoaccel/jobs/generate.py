@@ -47,7 +47,7 @@ from videoaccel.media.reader import to_uint8
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
-from videoaccel.session.policy import Session
+from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -364,6 +364,7 @@ def _acceleration(
     return {
         "method": order.policy.name,
         "fields": (sessions[0].made_by or order.policy).model_dump(mode="json"),
+        **_coarser(order.policy, sessions[0].made_by),
         "loops": [
             {
                 "steps": len(session.trace),
@@ -377,6 +378,13 @@ def _acceleration(
             for loop, session in enumerate(sessions)
         ],
     }
+
+
+def _coarser(asked: Policy, made_by: Policy | None) -> dict[str, Any]:
+    """Fields that ``cache_memory`` has changed, for the sidecar; nothing where none was."""
+    asked_for, made = asked.model_dump(mode="json"), (made_by or asked).model_dump(mode="json")
+    changed = {name: value for name, value in made.items() if value != asked_for.get(name)}
+    return {"coarser_for_cache_memory": changed} if changed else {}
 
 
 def _frames(chunk: Tensor) -> Frames:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from videoaccel.common.devices import check_device
+from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand, expand_text
 from videoaccel.common.reading import read_text
 from videoaccel.eval.vbench import read_full_info
@@ -344,8 +345,7 @@ def _outputs(clip: str, s: GenerateSettings, sidecars: Path | None) -> Outputs:
     """A clip's files; sidecars of a VBench run lie in a folder of their own, since its scripts choke on other files."""
     path = Path(clip)
     name = path.name if clip.endswith("/") else path.stem
-    sidecar = (sidecars or path.parent) / f"{name}.json"
-    return Outputs(clip, sidecar, **pictures(path.parent, name, s))
+    return Outputs(clip, sidecar_beside(clip, folder=sidecars), **pictures(path.parent, name, s))
 
 
 def policy_of(s: GenerateSettings) -> Policy | None:

@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import av
-
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import WHITE, is_untagged_hd, shows_ground

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of
+from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.rank_choice import choose_ranks
@@ -346,9 +347,7 @@ def _samples(s: GenerateSettings) -> tuple[Sample, ...]:
         sidecars = None
     found = []
     for number, (name, seed) in enumerate(zip(names, seeds, strict=True)):
-        path = Path(name)
-        stem = path.name if name.endswith("/") else path.stem
-        outputs = Outputs(name, (sidecars or path.parent) / f"{stem}.json", None)
+        outputs = Outputs(name, sidecar_beside(name, folder=sidecars), None)
         found.append(Sample(prompts[number // s.samples], seed, outputs, written=s.keep in (None, number)))
     return tuple(found)
 

@@ -160,6 +160,11 @@ class Soda(Policy):
         """See :meth:`Policy.session`."""
         return PlanSession(self.plan(job), job, mix=mix, select=self.select, groups=self.groups)
 
+    def check_tables(self, tables: Mapping[str, Tensor], *, steps: int) -> None:
+        """See :meth:`Policy.check_tables`; what other schedules can reach depends on costs, too."""
+        if self.schedule == "network":
+            self.network(tables, steps)
+
     def plan(self, job: Job) -> Plan:
         """The actions of a generation.
 

@@ -392,6 +392,13 @@ class Policy(BaseModel):
         """The same with fewer, larger slots, which take less memory; None if there is no such form."""
         return None
 
+    def check_tables(self, tables: Mapping[str, Tensor], *, steps: int) -> None:
+        """Look whether tables of so many steps say already that a target is out of reach.
+
+        Raises:
+            ValueError: They do; says what can be had.
+        """
+
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """Make the session of one generation.
 
