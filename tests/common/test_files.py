@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from videoaccel.common.files import (
     make_folder,
     sidecar_beside,
     sidecar_of,
+    sweep_parts,
 )
 
 
@@ -69,3 +73,21 @@ def test_clips_that_differ_in_their_ending_have_sidecars_of_their_own(tmp_path: 
     assert sidecar_beside(gif) == tmp_path / "out.json"
     (tmp_path / "out.json").write_text("[]")
     assert sidecar_beside(gif) == tmp_path / "out.json"
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from videoaccel.common.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as file:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    mine = tmp_path / f".out.mp4.{os.getpid()}-0123abcd.part"  # of an older form: nobody knows whose
+    mine.touch()
+    (left,) = (other for other in tmp_path.iterdir() if other != mine)
+    sweep_parts(tmp_path / "out.gif")
+    assert left.exists()
+    with atomic_file(path) as file:
+        file.write(b"whole")
+        sweep_parts(path)  # what is being written stays
+    assert sorted(tmp_path.iterdir()) == sorted([mine, path])

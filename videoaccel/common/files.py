@@ -7,8 +7,10 @@ included, leaves nothing behind. What the operating system says about paths is t
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -242,6 +244,35 @@ def _sentence(error: OSError, path: Path) -> str | None:
     return None
 
 
+def sweep_parts(path: str | Path) -> None:
+    """Take away what processes of this machine that were killed have left of ``path``, half written.
+
+    Raises:
+        OSError: It cannot be taken away.
+    """
+    path = Path(path)
+    of_process = re.compile(rf"{re.escape(_hidden(path))}(\d+)-[0-9a-f]{{8}}{re.escape(PART_SUFFIX)}")
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        if (found := of_process.fullmatch(left.name)) and not _alive(int(found[1])):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _hidden(path: Path) -> str:
+    # With the machine's name: of another machine's process nobody here knows whether it lives.
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+    return f".{path.name[:40]}.{machine}-"
+
+
 def _part(path: Path) -> Path:
     # Hidden, in the same folder (a rename works only within a disk), and short enough for any name that itself fits.
-    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{PART_SUFFIX}")
+    return path.with_name(f"{_hidden(path)}{os.getpid()}-{secrets.token_hex(4)}{PART_SUFFIX}")

@@ -29,6 +29,7 @@ from videoaccel.common.files import (
     check_creatable,
     make_clip_folders,
     make_folder,
+    sweep_parts,
 )
 from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
@@ -137,6 +138,8 @@ def check_files(order: WorkOrder) -> None:
     for outputs in order.outputs:
         make_folder(outputs.clip)
         check_writable(outputs.clip)
+        for path in outputs.all:
+            sweep_parts(path)
         for path in outputs.all[1:]:
             check_creatable(path)
 
