@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import platform
 import re
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from videoaccel.common.plain_json import read_json
 
 PART_SUFFIX = ".part"
 """How temporary names end. One that is found later belongs to a process that was killed, or is still at work."""
@@ -183,7 +184,7 @@ def sidecar_of(clip: Path) -> Path:
 def _clip_of(sidecar: Path) -> str | None:
     """The name of the clip that a sidecar is of; None where there is none, or nothing that says it."""
     try:
-        file = json.loads(sidecar.read_bytes())["output"]["file"]
+        file = read_json(sidecar)["output"]["file"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Path(file).name if isinstance(file, str) else None
