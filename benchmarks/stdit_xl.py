@@ -15,9 +15,10 @@ import torch
 
 from benchmarks.measure import interleaved, keep
 from videoaccel.common.stages import peak_memory
-from videoaccel.generation.attention_kernels import BACKENDS, attention_kernel, why_not
+from videoaccel.generation.attention_kernels import attention_kernel, why_not
 from videoaccel.models.stdit import STDiT3
 from videoaccel.session.policy import Job, Session, kernel_mix
+from videoaccel.settings.early import BACKENDS
 from videoaccel.settings.sizes import resolve_size
 
 TEXT_TOKENS = 120

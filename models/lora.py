@@ -126,6 +126,7 @@ class Adapters:
         if name in self._changes:
             raise ValueError(f"{name} is on already; take it off first, or give {source} another name")
         changes = self._named(changes, source)
+        self._check_form(changes)
         for module in changes.keys() - self._own.keys():
             self._own[module] = self._linear(module).weight.detach().to("cpu", copy=True)
         self._changes[name], self._weights[name] = changes, weight
@@ -138,6 +139,7 @@ class Adapters:
             ValueError: There is none of a name.
         """
         self._check(weights)
+        self._check_form(self._own)
         before = self._weights
         self._weights = {name: float(weights.get(name, 0.0)) for name in before}
         changed = [name for name, weight in before.items() if weight != self._weights[name]]
@@ -151,6 +153,7 @@ class Adapters:
         """
         names = list(names)
         self._check(names)
+        self._check_form(self._own)
         touched = {module for name in names for module in self._changes[name]}
         for name in names:
             del self._changes[name], self._weights[name]
@@ -171,6 +174,10 @@ class Adapters:
                 if amount and (change := self._changes[name].get(module)):
                     total = total + amount * change().to(weight.device)
             weight.copy_(total.to(weight.dtype))
+
+    def _check_form(self, modules: Iterable[str]) -> None:
+        if small := [module for module in modules if hasattr(self._linear(module), "weight8")]:
+            raise ValueError(f"{small[0]} runs on a copy of its weights in 8 bits; LoRAs go on before `precision=fp8`")
 
     def _check(self, names: Iterable[str]) -> None:
         if unknown := [name for name in names if name not in self._changes]:

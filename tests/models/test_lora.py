@@ -131,6 +131,22 @@ def test_a_prior_of_the_model_is_none_of_it_with_a_lora(tmp_path: Path, pipeline
     assert fingerprint(pipe.transformer) == own
 
 
+def test_a_network_that_runs_on_copies_of_its_weights_takes_none() -> None:
+    """In 8 bits a changed weight would change nothing."""
+    network = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    adapters, change = Adapters(network), {"a": Change(torch.ones(1, 2), torch.ones(2, 1), 1.0)}
+    adapters.add("before", change, weight=1.0, source="x")
+    network["a"].register_buffer("weight8", torch.zeros(2, 2), persistent=False)
+    for act in (
+        lambda: adapters.add("after", change, weight=1.0, source="x"),
+        lambda: adapters.set({}),
+        lambda: adapters.remove(["before"]),
+    ):
+        with pytest.raises(ValueError, match="a runs on a copy of its weights in 8 bits"):
+            act()
+    assert adapters.weights == {"before": 1.0}
+
+
 def test_names_that_are_written_flat_are_found_or_refused() -> None:
     network = nn.ModuleDict(
         {"a_b": nn.ModuleDict({"c": nn.Linear(2, 2)}), "a": nn.ModuleDict({"b_c": nn.Linear(2, 2)})}

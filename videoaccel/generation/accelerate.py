@@ -1,6 +1,5 @@
 """Turning acceleration on from Python."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args
@@ -14,6 +13,7 @@ from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
 from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.common.reading import parse_bytes
+from videoaccel.common.user_warning import warn_user
 from videoaccel.planning.prior import Prior, find_prior, setting_of
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
@@ -113,7 +113,7 @@ def _warn_at_once(pipe: Any, policy: Policy, given: Prior | None) -> None:
         policy.check_tables(prior.tables, steps=d.steps)
     except ValueError as error:
         text = f"{policy.name} cannot do this with the pipeline's own {d.steps} steps: {error}"
-        warnings.warn(text, stacklevel=3)
+        warn_user(text)
 
 
 def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | None:

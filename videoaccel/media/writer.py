@@ -29,8 +29,6 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.media.encoders import Encoder, Frames, by, file_encoder, folder_encoder
 from videoaccel.settings.early import output_kind
 
-"""Endings of files that can be written; besides, a path that ends in "/" is a folder of frames."""
-
 CRF = 16
 """Quality of an mp4, x264's scale: 0 loses nothing, 23 is its default, below about 17 nobody sees a difference."""
 
