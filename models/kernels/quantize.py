@@ -8,8 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videoaccel.models.fp8 import LARGEST
-
 
 @triton.jit
 def _quantize(x, out, scales, width, LARGEST: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr):
@@ -37,6 +35,13 @@ def quantize(x: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
     scales = torch.empty(rows, 1, device=x.device, dtype=torch.float32)
     block = triton.next_power_of_2(width)
     _quantize[(rows,)](
-        x, out, scales, width, LARGEST=LARGEST, GELU=gelu, BLOCK=block, num_warps=4 if block < 4096 else 8
+        x,
+        out,
+        scales,
+        width,
+        LARGEST=torch.finfo(out.dtype).max,
+        GELU=gelu,
+        BLOCK=block,
+        num_warps=4 if block < 4096 else 8,
     )
     return out, scales

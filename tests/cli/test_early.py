@@ -91,3 +91,10 @@ def test_a_slip_is_told_before_torch_is_imported(
 ) -> None:
     code, large, said = told[line]
     assert code == 2 and MISTAKES[line] in said and large == []
+
+
+def test_kernels_that_are_known_without_torch_are_those_there_are() -> None:
+    from videoaccel.generation.attention_kernels import DISPATCHED, NATIVE
+    from videoaccel.settings import early
+
+    assert early.BACKENDS == (NATIVE, *DISPATCHED)
