@@ -97,4 +97,4 @@ def test_kernels_that_are_known_without_torch_are_those_there_are() -> None:
     from videoaccel.generation.attention_kernels import DISPATCHED, NATIVE
     from videoaccel.settings import early
 
-    assert early.BACKENDS == (NATIVE, *DISPATCHED)
+    assert (NATIVE, *DISPATCHED) == early.BACKENDS
