@@ -12,7 +12,7 @@ from tests.cli.commands import ROOT, Cli, here, sidecar
 from videoaccel.cli.ranks import _flags
 from videoaccel.cli.verify import numbers, table
 from videoaccel.parallel.degrees import Degrees
-from videoaccel.verification.verify import Verdict
+from videoaccel.verification.verdict import Verdict
 
 TINY = ("a red circle", "--steps", "2", "--frames", "5", "--threads", "1")
 

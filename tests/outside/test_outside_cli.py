@@ -52,8 +52,8 @@ def test_mistakes_are_one_sentence(cli: Cli, dit_folder: Path, wan_folder: Path)
         done = cli("generate", *arguments)
         assert done.code == 2 and message in done.err and len(done.err.strip().splitlines()) == 1, done.err
     assert here() == []
-    done = cli("verify", "--model", wan_folder, "--ranks", "1,2")
-    assert done.code == 2 and "is a WanPipeline of diffusers; generate, " in done.err
+    done = cli("verify", "--model", dit_folder, "--ranks", "1,2")
+    assert done.code == 2 and "its class has no plan of what to split; on 1 rank alone verify compares" in done.err
 
 
 def test_calibrate_plan_generate(cli: Cli, dit_folder: Path) -> None:

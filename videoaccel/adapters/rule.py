@@ -179,7 +179,7 @@ class StepRule:
         agree: Makes numbers that a decision rests on the same on all ranks; set before the first evaluation.
     """
 
-    agree: Agree = staticmethod(alone)
+    agree: Agree = alone
     keeps: int = 0
     least: int = 2
     listens: bool = False

@@ -12,6 +12,7 @@ import typer
 from videoaccel.cli.errors import BAD_INPUT, FAILURE, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter
+from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
@@ -19,12 +20,12 @@ from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
 if TYPE_CHECKING:
-    from videoaccel.verification.verify import Verdict
+    from videoaccel.verification.verdict import Verdict
 
 PANEL = "Verify"
 SHARED = (
     "prompt", "model", "vae", "text_encoder", "size", "resolution", "aspect", "frames", "steps", "guidance", "seed",
-    "speedup", "prior", "allow_foreign_prior", "sequence_parallel", "provider", "patience", "device", "threads",
+    "speedup", "prior", "allow_foreign_prior", "sequence_parallel", "provider", "patience", "device", "threads", *MORE,
 )  # fmt: skip
 STEPS = 6
 PROMPT = "a red circle moves left on a dark blue background"
@@ -52,7 +53,8 @@ def _verify(options: Mapping[str, Any]) -> int:
     methods = [name.strip() for name in (options["accel"] or "exact").split(",") if name.strip()]
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.parallel.comm import RankError  # torch and all
-        from videoaccel.verification.verify import RanksEndedError, verify
+        from videoaccel.verification.verdict import RanksEndedError
+        from videoaccel.verification.verify import verify
 
         calm_libraries(quiet=options["quiet"])
         note = (lambda text: None) if options["quiet"] else display.note
@@ -76,8 +78,10 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
         ValueError: A value is wrong.
     """
     given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
-    start = Layer({"prompt": (PROMPT,), "steps": STEPS})
-    return merge([start, Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")])
+    told = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
+    if found_by(settings := merge(told), command="verify") is not None:
+        return settings
+    return merge([Layer({"prompt": (PROMPT,), "steps": STEPS}), *told])
 
 
 def numbers(text: str) -> list[int]:
@@ -100,7 +104,7 @@ def numbers(text: str) -> list[int]:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """For people."""
-    from videoaccel.verification.verify import TOLERANCES
+    from videoaccel.verification.verdict import TOLERANCES
 
     names = [f"{stage} ({most:g})" for stage, most in TOLERANCES.items()]
     rounded = False
@@ -110,15 +114,20 @@ def table(verdicts: Sequence[Verdict]) -> str:
         degrees = verdict.degrees
         ranks = f"{degrees.ranks} ({degrees.guidance} x {degrees.sequence})"
         bits = {None: "", True: ", bits of exact", False: ", NOT the bits of exact"}[verdict.bits]
-        cells = [verdict.method, ranks, *(f"{verdict.differences[stage]:.2g}" for stage in TOLERANCES)]
+        cells = [verdict.method, ranks, *(_number(verdict, stage) for stage in TOLERANCES)]
         decisions = f"{'equal' if verdict.decisions else 'DIFFERENT'}{bits}"
         lines.append("".join(f"{cell:<18}" for cell in cells) + decisions + ("" if verdict.holds else "  FAILS"))
-        rounded |= verdict.holds and verdict.differences["frames"] > 0 == verdict.differences["latents"]
+        rounded |= verdict.holds and verdict.differences["frames"] > 0 == verdict.differences.get("latents")
     failed = sum(not verdict.holds for verdict in verdicts)
     if rounded:
         lines.append("frames of equal latents may differ by one grey level: ranks decode a clip in smaller pieces")
     lines.append(f"{failed} of {len(verdicts)} fail" if failed else f"all {len(verdicts)} hold")
     return "\n".join(lines)
+
+
+def _number(verdict: Verdict, stage: str) -> str:
+    found = verdict.differences.get(stage)
+    return "not seen" if found is None else f"{found:.2g}"
 
 
 def as_data(verdict: Verdict) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def find_model(name: str, *, vae: str | None = None, text_encoder: str | None = 
         spec = released_as
     elif path.is_dir() and (kind := foreign_pipeline(path)):
         raise ValueError(
-            f"{name} is a {kind} of diffusers; generate, render, calibrate, plan and doctor take it, what was asked "
-            f"for is for this project's own models"
+            f"{name} is a {kind} of diffusers; generate, render, calibrate, plan, compare, verify and doctor take it, "
+            f"what was asked for is for this project's own models"
         )
     elif path.is_dir() and (path / "model_index.json").is_file():
         spec = ModelSpec(description=name, defaults=_defaults_of(path))

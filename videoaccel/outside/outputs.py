@@ -156,6 +156,12 @@ def as_sound(value: Any) -> NDArray[np.float32]:
     return np.clip(sound, -1, 1)
 
 
+def numbers_in(result: Any) -> list[NDArray[Any]]:
+    """Everything that one call gave, as it came: bytes of pictures, or numbers."""
+    values = _by_name(result)
+    return [leaf for name, _ in FIELDS for leaf in _leaves(values.get(name))]
+
+
 def sampling_rate(pipe: Any) -> int | None:
     """Samples of sound a second; None if nothing says it."""
     for name in _SOUNDERS:
@@ -178,6 +184,16 @@ def _by_name(result: Any) -> Mapping[str, Any]:
         return values
     fields = {name: getattr(result, name, None) for name, _ in FIELDS}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _leaves(value: Any) -> list[NDArray[Any]]:
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _leaves(item)]
+    if isinstance(value, Tensor):
+        return [_plain(value)]
+    if isinstance(value, np.ndarray) or hasattr(value, "convert"):
+        return [np.asarray(value)]
+    return []
 
 
 def _is_batch(value: Any) -> bool:

@@ -29,7 +29,7 @@ from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside, with_prompt
-from videoaccel.outside.outputs import FIELDS
+from videoaccel.outside.outputs import numbers_in
 from videoaccel.session.registry import make_policy, policy_names
 from videoaccel.settings.generate import GenerateSettings
 
@@ -177,19 +177,7 @@ def _run(pipe: Any, arguments: Arguments, s: GenerateSettings) -> _Outcome:
         states = [torch.get_rng_state()]
     if isinstance(generator := call.get("generator"), torch.Generator):
         states.append(generator.get_state())
-    values = getattr(result, "values", None)
-    named = result if isinstance(result, Mapping) else values if isinstance(values, Mapping) else {}
-    return _Outcome([leaf for name, _ in FIELDS for leaf in _leaves(named.get(name))], states)
-
-
-def _leaves(value: Any) -> list[NDArray[Any]]:
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _leaves(item)]
-    if isinstance(value, Tensor):
-        return [value.detach().float().cpu().numpy()]
-    if isinstance(value, np.ndarray) or hasattr(value, "convert"):
-        return [np.asarray(value)]
-    return []
+    return _Outcome(numbers_in(result), states)
 
 
 def _told(

@@ -27,6 +27,12 @@ def require_plans(found: Found, kind: type) -> None:
     Raises:
         ValueError: One cannot.
     """
+    if (reason := why_alone(found, kind)) is not None:
+        raise ValueError(_refusal(reason))
+
+
+def why_alone(found: Found, kind: type) -> str | None:
+    """Why a pipeline's denoisers cannot be spread, as far as its index tells; None if they may be."""
     import diffusers
 
     for name in NETWORKS:
@@ -34,7 +40,8 @@ def require_plans(found: Found, kind: type) -> None:
         if isinstance(part, list) and isinstance(part[-1], str):
             network = getattr(diffusers, part[-1], None)
             if isinstance(network, type) and getattr(network, "_cp_plan", None) is None:
-                raise ValueError(_refusal(kind.__name__, name, network.__name__))
+                return _reason(kind.__name__, name, network.__name__)
+    return None
 
 
 def spread(pipe: Any, ranks: int, device: torch.device) -> None:
@@ -48,7 +55,7 @@ def spread(pipe: Any, ranks: int, device: torch.device) -> None:
     networks = networks_of(pipe)
     for name, network in networks.items():
         if getattr(network, "_cp_plan", None) is None:
-            raise ValueError(_refusal(type(pipe).__name__, name, type(network).__name__))
+            raise ValueError(_refusal(_reason(type(pipe).__name__, name, type(network).__name__)))
     mesh = init_device_mesh(device.type, (1, ranks), mesh_dim_names=("ring", "ulysses"))
     for network in networks.values():
         # Any number of tokens and heads, whether or not they divide evenly.
@@ -57,11 +64,12 @@ def spread(pipe: Any, ranks: int, device: torch.device) -> None:
             _enable(network, config)
 
 
-def _refusal(kind: str, name: str, network: str) -> str:
-    return (
-        f"`sp` and `gpus` have no place here: the {name} of a {kind} is a {network}, and {REASON}; videoaccel "
-        "render makes clips side by side"
-    )
+def _reason(kind: str, name: str, network: str) -> str:
+    return f"the {name} of a {kind} is a {network}, and {REASON}"
+
+
+def _refusal(reason: str) -> str:
+    return f"`sp` and `gpus` have no place here: {reason}; videoaccel render makes clips side by side"
 
 
 def _enable(network: nn.Module, config: Any) -> None:
