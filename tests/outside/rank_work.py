@@ -38,6 +38,16 @@ def away(name: str) -> float:
     return float(one().away_from(expected))
 
 
+def fails(name: str) -> bool:
+    """Whether a pipeline fails over all ranks where it is not refused."""
+    with mock.patch("videoaccel.outside.spreading.MASKED", ()):
+        try:
+            away(name)
+        except RuntimeError:
+            return True
+    return False
+
+
 def different_errors() -> str:
     """What is said where the ranks do not have the same."""
     network = videos.wan().pipe.transformer

@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
+import torch
 
+from tests.adapters import video_pipes as videos
 from tests.outside import rank_work
 from tests.ranks import RankPools
 from videoaccel import GenerateSettings, generate
 from videoaccel.media.reader import read_video
 from videoaccel.outside.calls import worded
+from videoaccel.outside.find import Found
+from videoaccel.outside.spreading import spread, why_alone
 
 SMALL = {"prompt": "a cat", "size": "32x32", "frames": 5, "steps": 8, "threads": 1, "device": "cpu"}
 
@@ -67,3 +72,22 @@ def test_the_command_line_starts_ranks(cli: Any, wan_folder: Path) -> None:
     assert "# would run on 2 ranks together" in cli(*asked, "--dry-run").out
     wrong = cli(*asked, "--sp", 3)
     assert wrong.code == 2 and "--sp 3 does not fit 2 ranks" in wrong.err and wrong.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["ltx", "ltx_2"])
+def test_networks_whose_plan_does_not_hold_are_refused_with_this_diffusers_alone(
+    ranks: RankPools, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, device = getattr(videos, name)().pipe, torch.device("cpu")
+    with pytest.raises(
+        ValueError, match=r"the transformer of a LTX2?Pipeline is a LTX2?Video\w+, and diffusers 0\.42\.1"
+    ):
+        spread(pipe, 2, device)
+    kind = type(pipe.transformer).__name__
+    assert "mask of all heads" in str(
+        why_alone(Found("x", name, index={"transformer": ["diffusers", kind]}), type(pipe))
+    )
+    if diffusers.__version__ == "0.42.1":
+        assert ranks(2).run(rank_work.fails, name) == [True, True], "it holds by now: let it"
+    monkeypatch.setattr(diffusers, "__version__", "0.43.0")
+    assert why_alone(Found("x", name, index={"transformer": ["diffusers", kind]}), type(pipe)) is None

@@ -16,7 +16,12 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from videoaccel.adapters.attach import NETWORKS, networks_of
+from videoaccel.adapters.swap import original
 from videoaccel.outside.find import Found
+
+MASKED = ("LTXVideoTransformer3DModel", "LTX2VideoTransformer3DModel")
+"""Networks whose plan does not hold in diffusers 0.42.1: their text's mask is laid out for all heads, of which a rank
+has a part. Another diffusers is tried."""
 
 REASON = "diffusers cannot spread it over ranks: its class has no plan of what to split"
 
@@ -39,8 +44,8 @@ def why_alone(found: Found, kind: type) -> str | None:
         part = found.index.get(name)
         if isinstance(part, list) and isinstance(part[-1], str):
             network = getattr(diffusers, part[-1], None)
-            if isinstance(network, type) and getattr(network, "_cp_plan", None) is None:
-                return _reason(kind.__name__, name, network.__name__)
+            if isinstance(network, type) and (reason := _reason(kind.__name__, name, network)) is not None:
+                return reason
     return None
 
 
@@ -54,8 +59,8 @@ def spread(pipe: Any, ranks: int, device: torch.device) -> None:
 
     networks = networks_of(pipe)
     for name, network in networks.items():
-        if getattr(network, "_cp_plan", None) is None:
-            raise ValueError(_refusal(_reason(type(pipe).__name__, name, type(network).__name__)))
+        if (reason := _reason(type(pipe).__name__, name, original(type(network)))) is not None:
+            raise ValueError(_refusal(reason))
     mesh = init_device_mesh(device.type, (1, ranks), mesh_dim_names=("ring", "ulysses"))
     for network in networks.values():
         # Any number of tokens and heads, whether or not they divide evenly.
@@ -64,8 +69,16 @@ def spread(pipe: Any, ranks: int, device: torch.device) -> None:
             _enable(network, config)
 
 
-def _reason(kind: str, name: str, network: str) -> str:
-    return f"the {name} of a {kind} is a {network}, and {REASON}"
+def _reason(kind: str, name: str, network: type) -> str | None:
+    """Why a network cannot be spread; None if it may be."""
+    import diffusers
+
+    which = f"the {name} of a {kind} is a {network.__name__}, and"
+    if getattr(network, "_cp_plan", None) is None:
+        return f"{which} {REASON}"
+    if network.__name__ in MASKED and diffusers.__version__ == "0.42.1":
+        return f"{which} diffusers 0.42.1 gives each rank a mask of all heads, which does not fit"
+    return None
 
 
 def _refusal(reason: str) -> str:
