@@ -98,7 +98,10 @@ def test_plans_that_need_nothing_measured(cli: Cli, dit_folder: Path) -> None:
 
 def test_what_belongs_to_the_other_kind_of_model(cli: Cli, dit_folder: Path) -> None:
     for arguments, message in (
-        (("plan", "--accel", "fora", "--image", "a.png"), "--image changes nothing where plan looks at one of our own"),
+        (
+            ("plan", "--accel", "fora", "--variant", "fp16"),
+            "--variant changes nothing where plan looks at one of our own",
+        ),
         (("plan", "--model", dit_folder, "--accel", "fora", "--no-time"), "--no-time is for plans of our own models"),
         (("calibrate", "--curve", "2"), "--curve is for pipelines of diffusers"),
         (("calibrate", "--model", dit_folder, "--memory", "2GiB"), "--memory is for calibrating our own models"),
