@@ -129,6 +129,15 @@ class Schedule:
         return True
 
 
+def reasons(error: BaseException | None) -> str:
+    """What went wrong, and what it came from: the end of a broken recording raises an error of its own first."""
+    chain = []
+    while error is not None:
+        chain.append(f"{type(error).__name__}: {str(error)[:2000]}")
+        error = error.__cause__ or error.__context__
+    return "\nwhile handling ".join(chain)
+
+
 class Compiled:
     """A network behind ``torch.compile`` where that is asked for; :meth:`give_up` goes back to the network itself."""
 
@@ -144,7 +153,7 @@ class Compiled:
         """Leave the compiler out from now on, aloud; False if it is not in use."""
         if self.compiled is None:
             return False
-        print(f"torch.compile failed, going on without: {str(error)[:2000]}", flush=True)
+        print(f"torch.compile failed, going on without: {reasons(error)}", flush=True)
         self.compiled = None
         return True
 
@@ -281,8 +290,10 @@ class Recorder:
         key = tuple(x.shape for x in inputs)
         if self.record and key not in self.graphs:
             start = time.monotonic()
-            self.rehearse(inputs)
-            self.graph(key, inputs)
+            # One tensor given twice would be compiled for as one, and two in its place compiled anew while recording.
+            places = [x.clone() for x in inputs]
+            self.rehearse(tuple(places))
+            self.graph(key, places)
             print(f"made ready for {[list(s) for s in key]} in {time.monotonic() - start:.1f} s", flush=True)
 
     def rehearse(self, inputs: tuple[Tensor, ...]) -> None:
@@ -310,15 +321,14 @@ class Recorder:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
 
-    def graph(self, key: tuple[torch.Size, ...], inputs: tuple[Tensor, ...]) -> None:
-        """Record a step; where that fails, say so and record no more."""
-        places = [x.clone() for x in inputs]
+    def graph(self, key: tuple[torch.Size, ...], places: list[Tensor]) -> None:
+        """Record a step that reads ``places``; where that fails, say so and record no more."""
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.trainer.advance(*places)
         except Exception as error:
-            print(f"recording a CUDA graph failed, going on without: {str(error)[:2000]}", flush=True)
+            print(f"recording a CUDA graph failed, going on without: {reasons(error)}", flush=True)
             self.record = False
             self.trainer.clear()
             return

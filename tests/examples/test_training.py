@@ -94,13 +94,36 @@ def test_rehearsals_change_nothing(tmp_path: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_tensor_given_twice_is_rehearsed_as_it_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A compiler that met one tensor twice would compile anew for two, in the midst of recording."""
+    seen: list[tuple[int, ...]] = []
+    made = trainer(options(tmp_path))
+    monkeypatch.setattr(made, "advance", lambda *inputs: seen.append(tuple(x.data_ptr() for x in inputs)))
+    x = torch.randn(4, 6)
+    training.Recorder(made, record=True).prepare((x, x))
+    assert len(set(seen[0])) == 2 and x.data_ptr() not in seen[0]
+    assert "recording a CUDA graph failed, going on without" in capsys.readouterr().out or len(seen) > 1
+
+
+def test_an_error_is_told_with_what_it_came_from() -> None:
+    try:
+        try:
+            1 / 0  # noqa: B018
+        finally:
+            raise RuntimeError("invalid")
+    except RuntimeError as error:
+        assert training.reasons(error) == "RuntimeError: invalid\nwhile handling ZeroDivisionError: division by zero"
+
+
 def test_a_compiler_that_fails_is_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forward = training.Compiled(network(), compile=False)
     forward.compiled = lambda x: 1 / 0
     made = trainer(options(tmp_path), forward)
     made.set_step()
     training.Recorder(made, record=False).rehearse(draw(torch.Generator()))
-    assert "torch.compile failed, going on without: division by zero" in capsys.readouterr().out
+    assert "torch.compile failed, going on without: ZeroDivisionError: division by zero" in capsys.readouterr().out
     assert forward.compiled is None
     with pytest.raises(RuntimeError):
         training.Recorder(made, record=False).rehearse((torch.randn(4, 5),))
