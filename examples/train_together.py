@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save
 from examples.demo_model.recipe import PACKAGED
 
 SMALL_SHARE = 0.53  # of the seconds, for DiT and PixArt
+WAIT_SHARE = 0.15  # of the seconds, for data once a training is ready; then it begins with those there are
 START_UP, WIND_DOWN = 12.0, 14.0  # seconds that a training takes to begin, and that its last export takes
 COLLECT_SECONDS, PART_BYTES = 60.0, 15 << 20
 PLAIN = ["--no-compile", "--no-record"]
@@ -96,23 +97,24 @@ def programs(args: argparse.Namespace) -> tuple[list[Program], list[Program]]:
         ], args),
         Program("clips", [
             "examples.demo_model.encode_clips", "--vae", str(PACKAGED / "vae"), "--out", clips, *device,
-            "--hard", "0.5", "--batch", "64", "--shards", "2" if tiny else str(args.clip_shards),
-            "--workers", str(args.workers), *(["--size", "16"] if tiny else []),
+            "--hard", "0.5", "--batch", "128", "--shards", "2" if tiny else str(args.clip_shards),
+            "--workers", str(args.clip_workers), *(["--size", "16"] if tiny else []),
         ], args),
     ]  # fmt: skip
     compile = [] if tiny else ["--compile"]
     batch = ["--batch", "2", "--log-steps", "2"] if tiny else []
+    wait = ["--wait", f"{WAIT_SHARE * args.seconds:.0f}"]
     training = [
         Program("demo", [
             "examples.demo_model.train_transformer", "--from", "demo", "--latents", clips, "--out",
             str(args.work / "demo"), "--last-weight", "1.5", "--lr", "1e-3", "--warmup", "300", *device,
-            "--shards", "1" if tiny else "40", *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
+            "--shards", "1" if tiny else "40", *wait, *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
         ], args, until=end),
         *(
             Program(name, [
                 f"examples.small_models.{name}", "--vae", str(args.vae), "--stills", stills, "--out",
-                str(args.work / name), *device, "--shards", "1" if tiny else "12", *(batch or ["--batch", "256"]),
-                *compile,
+                str(args.work / name), *device, "--shards", "1" if tiny else "12", *wait,
+                *(batch or ["--batch", "256"]), *compile,
             ], args, until=small_end)
             for name in MODELS[1:]
         ),
@@ -186,7 +188,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=360.0)
     parser.add_argument("--clip-shards", type=int, default=128, help="of 512 clips each")
-    parser.add_argument("--workers", type=int, default=7, help="programs that draw, for clips and stills each")
+    parser.add_argument("--workers", type=int, default=5, help="programs that draw stills")
+    parser.add_argument("--clip-workers", type=int, default=9, help="programs that draw clips")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: little data, small batches")
     args = parser.parse_args()

@@ -413,9 +413,17 @@ def add_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
     )
     parser.add_argument("--log-steps", type=int, default=50)
     parser.add_argument("--shards", type=int, default=None, help="wait until there are so many shards of data")
+    parser.add_argument("--wait", type=float, default=1e9, help="for so many seconds; then those there are will do")
 
 
-def wait_for_shards(folder: Path, count: int | None) -> None:
-    """Return once a folder holds ``count`` shards, which another program may be writing; at once for None."""
-    while count is not None and len(list(folder.glob("*.safetensors"))) < count:
+def wait_for_shards(folder: Path, args: argparse.Namespace) -> None:
+    """Return once a folder holds ``args.shards`` shards, which another program may be writing; at once for None.
+
+    After ``args.wait`` seconds whatever there is will do, as long as there is any.
+    """
+    until = time.monotonic() + args.wait
+    while args.shards is not None and (count := len(list(folder.glob("*.safetensors")))) < args.shards:
+        if count and time.monotonic() >= until:
+            print(f"{folder}: begins with {count} of {args.shards} shards", flush=True)
+            return
         time.sleep(0.5)

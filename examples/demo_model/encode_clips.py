@@ -59,6 +59,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     vae = VideoAutoencoder.from_pretrained(args.vae).to(args.device)
+    if args.device != "cpu":
+        vae.register_to_config(micro_batch_size=None)  # four frames at a time leave a GPU waiting for its host
     missing = [n for n in range(args.shards) if not (args.out / f"{n}.safetensors").exists()]
     drawing = in_order(drawn_clips, [(1000 + shard, args.hard, args.size) for shard in missing], workers=args.workers)
     for shard, drawn in zip(missing, drawing, strict=True):

@@ -250,7 +250,7 @@ def train(args: argparse.Namespace) -> None:
     data = Latents(args.latents, trainer.tokenizer, args.device)
 
     def load() -> None:
-        wait_for_shards(args.latents, args.shards)
+        wait_for_shards(args.latents, args)
         data.load()
 
     def export(weights: dict[str, Tensor]) -> None:

@@ -16,6 +16,8 @@ from examples.small_models.recipe import (
     BETA_END,
     BETA_START,
     TRAIN_STEPS,
+    add_start,
+    begin_from,
     denoising_loss,
     kinds,
     label,
@@ -75,12 +77,14 @@ def names() -> dict[int, str]:
 def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> None:
     """Train on the stills of one actor; 10 % of the classes are dropped."""
     torch.manual_seed(args.seed)
-    model = build(config).to(args.device)
+    model = build(config)
+    begin_from(model, args.init)
+    model.to(args.device)
     forward = Compiled(with_plain_attention(model) if args.device == "cpu" else model, compile=args.compile)
     data: dict[str, Tensor] = {}
 
     def load() -> None:
-        wait_for_shards(args.stills, args.shards)
+        wait_for_shards(args.stills, args)
         latents, scenes = load_stills(args.stills, keep=lambda scene: len(scene.actors) == 1)
         labels = torch.tensor([label(scene) for scene in scenes])
         data.update(latents=latents.to(args.device), labels=labels.to(args.device))
@@ -102,14 +106,15 @@ def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> Non
     def export(weights: dict[str, Tensor]) -> None:
         copy = build(config)
         copy.load_state_dict({name: p.cpu() for name, p in model.state_dict().items()} | forget_unused_classes(weights))
-        DiTPipeline(
+        pipe = DiTPipeline(
             transformer=copy.half(),
             vae=AutoencoderKL.from_pretrained(args.vae, dtype=torch.float16),
             scheduler=DDIMScheduler(
                 num_train_timesteps=TRAIN_STEPS, beta_start=BETA_START, beta_end=BETA_END, clip_sample=False
             ),
-            id2label=names(),
-        ).save_pretrained(args.out / "final")
+        )
+        pipe.register_to_config(id2label=names())  # or the folder would not have them
+        pipe.save_pretrained(args.out / "final")
 
     size = (args.batch, CONFIG["in_channels"], CONFIG["sample_size"], CONFIG["sample_size"])
     like = torch.zeros(size, device=args.device), torch.zeros(args.batch, dtype=torch.long, device=args.device)
@@ -120,6 +125,7 @@ def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> Non
 def main() -> None:
     """Parse the command line and train."""
     parser = training_arguments("runs/small/dit", steps=12000, batch=32, lr=1e-3, warmup=200, cooldown=6000)
+    add_start(parser)
     train(parser.parse_args())
 
 

@@ -181,6 +181,17 @@ def trainer_of(
     return Trainer(named, is_matrix, loss, args, forward=forward)
 
 
+def begin_from(network: ModelMixin, folder: Path | None) -> None:
+    """Start from the transformer of a pipeline folder, if one is given; strict, so of the same sizes."""
+    if folder is not None:
+        network.load_state_dict(type(network).from_pretrained(folder / "transformer").state_dict())
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """The option that :func:`begin_from` serves."""
+    parser.add_argument("--from", dest="init", type=Path, help="pipeline folder whose weights to start from")
+
+
 def training_arguments(out: str, **defaults: float) -> argparse.ArgumentParser:
     """The options that every model's training has; ``defaults`` are steps, batch, lr, warmup and cooldown."""
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)

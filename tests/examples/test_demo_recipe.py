@@ -120,6 +120,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         device="cpu",
         record=True,
         shards=None,
+        wait=0.0,
         batch=2,
         lr=1e-3,
         seed=0,

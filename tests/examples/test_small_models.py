@@ -14,6 +14,7 @@ from torch import nn
 from examples.demo_model.recipe import PACKAGED
 from examples.small_models import dit, features, frame_vae, pixart, recipe, score
 from videoaccel.eval.oracle import read
+from videoaccel.eval.world import Scene
 
 TINY = {
     dit: dit.CONFIG | {"num_layers": 2, "attention_head_dim": 4},
@@ -75,6 +76,7 @@ def arguments(folder: Path, out: str, steps: int) -> argparse.Namespace:
         vae=folder / "vae",
         out=folder / out,
         text=PACKAGED,
+        init=None,
         steps=steps,
         batch=4,
         lr=1e-3,
@@ -88,6 +90,7 @@ def arguments(folder: Path, out: str, steps: int) -> argparse.Namespace:
         compile=False,
         record=True,
         shards=1,
+        wait=9.0,
     )
 
 
@@ -105,12 +108,28 @@ def test_interrupted_training_ends_where_it_would_have(folder: Path, model: Modu
     assert one["step"] == other["step"] == 4
     assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(one["average"], other["average"], strict=True))
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    begun = arguments(folder, f"{name}_from_whole", 0)
+    begun.init = whole.out / "final"
+    model.train(begun, TINY[model])
+    assert (begun.out / "final" / weights).read_bytes() == (whole.out / "final" / weights).read_bytes()
     pipe = DiffusionPipeline.from_pretrained(whole.out / "final", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     scenes = score.scenes_for(pipe, trained=False, repeats=1)
     assert len(scenes) == (124 if model is dit else 16)
+    if model is dit:
+        assert pipe.get_label_ids(["red circle on black", "white star on dark green"]) == [0, 123]
     stills = score.generate(pipe, scenes[:2], seed=0, steps=2, guidance=2.0)
     assert stills.shape == (2, 64, 64, 3) and score.sheet(stills, columns=2).size == (128, 64)
+
+
+def test_a_still_is_said_in_several_ways() -> None:
+    scene = Scene.parse("a red circle orbits and an orange star moves left on a dark blue background")
+    assert pixart.ways(scene) == [
+        scene.sentence(),
+        "a red circle and an orange star on a dark blue background",
+        "a red orbits and an orange moves left on a dark blue background",
+    ]
 
 
 def test_losses_reach_every_weight_that_counts(folder: Path) -> None:

@@ -158,6 +158,16 @@ def test_training_writes_what_it_did(tmp_path: Path) -> None:
     assert exported[-1].keys() == dict(network().named_parameters()).keys()
 
 
+def test_a_training_begins_with_what_there_is_when_it_has_waited_long_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "01":
+        (tmp_path / f"{name}.safetensors").touch()
+    for shards, wait in ((None, 9.0), (2, 9.0), (3, 0.0)):
+        training.wait_for_shards(tmp_path, argparse.Namespace(shards=shards, wait=wait))
+    assert capsys.readouterr().out == f"{tmp_path}: begins with 2 of 3 shards\n"
+
+
 def test_results_made_ahead_come_in_order() -> None:
     tasks = [(n, 3) for n in range(9)]
     assert list(in_order(pow, tasks, workers=2)) == list(in_order(pow, tasks, workers=1)) == [n**3 for n in range(9)]
