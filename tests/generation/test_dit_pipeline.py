@@ -1,6 +1,7 @@
 """DiT from a class to pictures against diffusers' DiTPipeline, from a folder that diffusers saved."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +193,17 @@ def test_routers_are_trained_for_it(folder: Path, tmp_path: Path) -> None:
     assert workshop.record("elastic.json")["acceleration"]["method"] == "elastic"
 
 
+def test_without_names_prompts_are_classes_from_all_over(folder: Path, tmp_path: Path) -> None:
+    nameless = shutil.copytree(folder, tmp_path / "nameless")
+    index = json.loads((nameless / "model_index.json").read_text())
+    (nameless / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "id2label"}))
+    assert builtin_prompts(str(nameless))[:3] == ("0", "10", "20")
+
+
 @pytest.mark.parametrize("schedule", [{}, DDPM], ids=str)
 def test_it_is_calibrated_and_planned(folder: Path, tmp_path: Path, schedule: dict[str, Any]) -> None:
-    """With prompts in the box, which are classes."""
-    assert builtin_prompts(str(folder))[:3] == ("0", "10", "20")
+    """With prompts in the box, which are the classes that have names."""
+    assert builtin_prompts(str(folder)) == ("0", "1", "2", "3")
     setting: dict[str, Any] = {"model": str(folder), "steps": 4, "dtype": "float32", **schedule}
     measured: dict[str, Any] = {"samples": 2, "replay_samples": 1, "methods": ("soda",)}
     prior = calibrate(CalibrateSettings(**setting, **measured, output=str(tmp_path / "a.safetensors")))

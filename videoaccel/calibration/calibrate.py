@@ -23,6 +23,7 @@ from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
 from videoaccel.generation.loading import Source, find_model, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.releases import class_labels
 from videoaccel.jobs.parts import encode_texts, load_pipeline, network_config
 from videoaccel.jobs.ranks import started
 from videoaccel.jobs.resolve import WorkOrder, resolve
@@ -149,10 +150,11 @@ def builtin_prompts(model: str) -> tuple[str, ...]:
 
 
 def _classes(source: Source) -> tuple[str, ...]:
-    """Numbers of a hundred classes, evenly spread, or of all if there are fewer."""
-    count = transformer_class(source).classes_read(network_config(source))
-    some = min(count, 100)
-    return tuple(str(k * count // some) for k in range(some))
+    """Numbers of a hundred classes, evenly spread, or of all if there are fewer; where some have names, of these."""
+    named = sorted(map(int, class_labels(source.text.source)))
+    known = named or range(transformer_class(source).classes_read(network_config(source)))
+    some = min(len(known), 100)
+    return tuple(str(known[k * len(known) // some]) for k in range(some))
 
 
 def setting_of_order(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:
