@@ -7,10 +7,18 @@ Reads the demo world's sentences through the demo model's T5, which is frozen. P
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    SchedulerMixin,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
@@ -95,65 +103,92 @@ class Sentences:
         return torch.cat(states), text.attention_mask
 
 
+class Stills:
+    """Stills of no held-out kind on a device, and what T5 makes of all :func:`ways` to say them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.text = args, Sentences(args.text, args.device)
+
+    def load(self) -> None:
+        """Read the shards, once there are as many as wanted."""
+        wait_for_shards(self.args.stills, self.args)
+        latents, scenes = load_stills(self.args.stills, keep=lambda scene: not shows_held_out(scene))
+        said = [ways(scene) for scene in scenes]
+        sentences = ["", *sorted({way for row in said for way in row})]  # the frozen T5 reads each once
+        place = {sentence: index for index, sentence in enumerate(sentences)}
+        self.states, self.mask = self.text.read(sentences)
+        self.which = torch.tensor([[place[way] for way in row] for row in said]).to(self.args.device)
+        self.latents = latents.to(self.args.device)
+
+    def batch(self, generator: torch.Generator, *, dropped: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [B, Z, h, w], text states and mask; a share of the sentences is ``dropped`` for the empty one."""
+        count, options = self.args.batch, {"generator": generator, "device": generator.device}
+        pick = torch.randint(len(self.latents), (count,), **options)
+        none = torch.rand(count, **options) < dropped
+        way = torch.randint(self.which.shape[1], (count,), **options)
+        words = torch.where(none, 0, self.which[pick, way])
+        return self.latents[pick].float(), self.states[words], self.mask[words]
+
+    def like(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Made-up inputs of the same shapes."""
+        side = CONFIG["sample_size"]
+        latents = torch.zeros(self.args.batch, CONFIG["in_channels"], side, side, device=self.args.device)
+        return latents, *self.text.read(["a"] * self.args.batch)
+
+
+def predict(forward: Callable[..., Any], x: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+    """A network's output [B, 2Z, h, w] in bfloat16 for noised latents [B, Z, h, w] at ``t`` [B]."""
+    with torch.autocast(x.device.type, torch.bfloat16):
+        sample: Tensor = forward(
+            x,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            timestep=t,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        ).sample
+    return sample
+
+
+def save_pipeline(
+    args: argparse.Namespace, transformer: PixArtTransformer2DModel, text: Sentences, scheduler: SchedulerMixin
+) -> None:
+    """Write ``final``, a folder for ``PixArtAlphaPipeline`` in float16."""
+    PixArtAlphaPipeline(
+        tokenizer=text.tokenizer,
+        text_encoder=T5EncoderModel.from_pretrained(args.text / "text_encoder", dtype=torch.float16),
+        vae=AutoencoderKL.from_pretrained(args.vae, dtype=torch.float16),
+        transformer=transformer.half(),
+        scheduler=scheduler,
+    ).save_pretrained(args.out / "final")
+
+
 def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> None:
-    """Train on all stills without held-out kinds, said in all :func:`ways`; 10 % are replaced by the empty sentence."""
+    """Train on all stills without held-out kinds; 10 % of the sentences are replaced by the empty one."""
     torch.manual_seed(args.seed)
     model = build(config)
     begin_from(model, args.init)
     model.to(args.device)
     forward = Compiled(with_plain_attention(model) if args.device == "cpu" else model, compile=args.compile)
-    text = Sentences(args.text, args.device)
-    data: dict[str, Tensor] = {}
-
-    def load() -> None:
-        wait_for_shards(args.stills, args)
-        latents, scenes = load_stills(args.stills, keep=lambda scene: not shows_held_out(scene))
-        said = [ways(scene) for scene in scenes]
-        sentences = ["", *sorted({way for row in said for way in row})]  # the frozen T5 reads each once
-        place = {sentence: index for index, sentence in enumerate(sentences)}
-        states, mask = text.read(sentences)
-        which = torch.tensor([[place[way] for way in row] for row in said])
-        data.update(latents=latents.to(args.device), which=which.to(args.device), states=states, mask=mask)
+    stills = Stills(args)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        options = {"generator": generator, "device": generator.device}
-        pick = torch.randint(len(data["latents"]), (args.batch,), **options)
-        dropped = torch.rand(args.batch, **options) < 0.1
-        way = torch.randint(data["which"].shape[1], (args.batch,), **options)
-        words = torch.where(dropped, 0, data["which"][pick, way])
-        picked = data["latents"][pick].float()
-        noise = torch.randn(picked.shape, **options)
-        return picked, noise, stratified(args.batch, generator), data["states"][words], data["mask"][words]
+        data, states, mask = stills.batch(generator, dropped=0.1)
+        noise = torch.randn(data.shape, generator=generator, device=generator.device)
+        return data, noise, stratified(args.batch, generator), states, mask
 
     def loss(data: Tensor, noise: Tensor, t: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        with torch.autocast(args.device, torch.bfloat16):
-            out = forward(
-                noised(data, t, noise),
-                encoder_hidden_states=states,
-                encoder_attention_mask=mask,
-                timestep=t,
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            ).sample
-        return denoising_loss(out, data, noise, t)
+        return denoising_loss(predict(forward, noised(data, t, noise), t, states, mask), data, noise, t)
 
     def export(weights: dict[str, Tensor]) -> None:
         copy = build(config)
         copy.load_state_dict({name: p.cpu() for name, p in model.state_dict().items()} | weights)
-        PixArtAlphaPipeline(
-            tokenizer=text.tokenizer,
-            text_encoder=T5EncoderModel.from_pretrained(args.text / "text_encoder", dtype=torch.float16),
-            vae=AutoencoderKL.from_pretrained(args.vae, dtype=torch.float16),
-            transformer=copy.half(),
-            scheduler=DPMSolverMultistepScheduler(
-                num_train_timesteps=TRAIN_STEPS, beta_start=BETA_START, beta_end=BETA_END
-            ),
-        ).save_pretrained(args.out / "final")
+        steps = {"num_train_timesteps": TRAIN_STEPS, "beta_start": BETA_START, "beta_end": BETA_END}
+        save_pipeline(args, copy, stills.text, DPMSolverMultistepScheduler(**steps))
 
-    size = (args.batch, CONFIG["in_channels"], CONFIG["sample_size"], CONFIG["sample_size"])
-    like = torch.zeros(size, device=args.device), torch.zeros(args.batch, dtype=torch.long, device=args.device)
-    states, mask = text.read(["a"] * args.batch)
-    rehearsals = ((like[0], like[0], like[1], states, mask),)
-    fit(trainer_of(model, loss, args, forward), draw, export, args, rehearsals=rehearsals, load=load)
+    latents, states, mask = stills.like()
+    t = torch.zeros(args.batch, dtype=torch.long, device=args.device)
+    rehearsals = ((latents, latents, t, states, mask),)
+    fit(trainer_of(model, loss, args, forward), draw, export, args, rehearsals=rehearsals, load=stills.load)
 
 
 def main() -> None:

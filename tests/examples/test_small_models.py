@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline, LCMScheduler
 from torch import nn
 
 from examples.demo_model.recipe import PACKAGED
-from examples.small_models import dit, features, frame_vae, pixart, recipe, score
+from examples.small_models import dit, features, frame_vae, pixart, pixart_lcm, recipe, score
 from videoaccel.eval.oracle import read
 from videoaccel.eval.world import Scene
 
@@ -148,6 +148,43 @@ def test_losses_reach_every_weight_that_counts(folder: Path) -> None:
         recipe.denoising_loss(out, x, noise, t).backward()
         still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
         assert still == []
+
+
+def test_distillation_steps_and_ends_where_diffusers_schedulers_do() -> None:
+    betas = {"beta_start": recipe.BETA_START, "beta_end": recipe.BETA_END, "beta_schedule": "linear"}
+    lcm = LCMScheduler(**betas, clip_sample=False)
+    lcm.set_timesteps(4)
+    ddim = DDIMScheduler(**betas, clip_sample=False)
+    ddim.set_timesteps(pixart_lcm.LEVELS)
+    torch.manual_seed(0)
+    x, eps = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
+    for at in lcm.timesteps.tolist():
+        t = torch.tensor([at, at])
+        torch.testing.assert_close(pixart_lcm.end_of_path(eps, x, t), lcm.step(eps, at, x).denoised)
+        before = t - pixart_lcm.SPAN
+        torch.testing.assert_close(pixart_lcm.ddim(eps, x, t, before), ddim.step(eps, at, x).prev_sample)
+    torch.testing.assert_close(pixart_lcm.end_of_path(eps, x, torch.tensor([0, 0])), x)
+
+
+def test_distillation_leaves_the_teacher_and_samples_in_four_steps(folder: Path) -> None:
+    torch.manual_seed(0)
+    teacher = pixart.build(TINY[pixart])
+    nn.init.normal_(teacher.proj_out.weight, std=0.1)
+    teacher.save_pretrained(folder / "teacher" / "transformer")
+    args = arguments(folder, "lcm", 2)
+    args.init, args.guidance = folder / "teacher", 3.0
+    pixart_lcm.train(args, TINY[pixart])
+    pipe = DiffusionPipeline.from_pretrained(args.out / "final", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    changed = {
+        name
+        for (name, a), b in zip(teacher.named_parameters(), pipe.transformer.parameters(), strict=True)
+        if not torch.equal(a.half(), b.half())
+    }
+    assert "transformer_blocks.0.attn2.to_q.weight" in changed
+    scenes = score.scenes_for(pipe, trained=False, repeats=1)[:2]
+    assert isinstance(pipe.scheduler, LCMScheduler)
+    assert score.generate(pipe, scenes, seed=0, steps=4, guidance=1.0).shape == (2, 64, 64, 3)
 
 
 def test_frame_decoder_learns_and_encoder_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
