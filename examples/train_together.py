@@ -1,13 +1,14 @@
-"""Make the data and train the demo's transformer, the small DiT and the small PixArt side by side on one GPU.
+"""Make the data and train the demo's transformer and the small image models side by side on one GPU.
 
-    python -m examples.train_together --vae runs/small/vae --work /tmp/work --out results --seconds 360
+    python -m examples.train_together --work /tmp/work --out results --seconds 360
 
 For a GPU that is lent for minutes: every part is a program of its own and starts at once; the trainings compile and
-record their steps while clips and stills are drawn and encoded. The small models get :data:`SMALL_SHARE` of the time,
-then the demo's transformer has the GPU alone. Every minute, and at the end, the averaged weights go to ``--out``
-in float16: a tar of each model's export, in parts of at most 15 MiB (``cat demo.tar.* | tar x``), ``summary.json`` with
-the parts' SHA-256, all logs, and what the programs printed. A program that fails is started once more, a training
-without compiler and CUDA graphs, from its checkpoint.
+record their steps while clips and stills are drawn and encoded. ``--models`` says which are trained; the small ones get
+:data:`SMALL_SHARE` of the time, then the demo's transformer, if it is among them, has the GPU alone. A training begins
+with the data there are once it has waited :data:`WAIT_SHARE` of the time. Every minute, and at the end, the averaged
+weights go to ``--out`` in float16: a tar of each model's export, in parts of at most 15 MiB (``cat demo.tar.* | tar
+x``), ``summary.json`` with the parts' SHA-256, all logs, and what the programs printed. A program that fails is started
+once more, a training without compiler and CUDA graphs, from its checkpoint.
 """
 
 import argparse
@@ -33,7 +34,8 @@ WAIT_SHARE = 0.15  # of the seconds, for data once a training is ready; then it 
 START_UP, WIND_DOWN = 12.0, 14.0  # seconds that a training takes to begin, and that its last export takes
 COLLECT_SECONDS, PART_BYTES = 60.0, 15 << 20
 PLAIN = ["--no-compile", "--no-record"]
-MODELS = ("demo", "dit", "pixart")
+SMALL = Path(__file__).parent / "small_models"
+MODELS = ("demo", "dit", "pixart", "pixart_lcm")
 
 
 class Program:
@@ -90,35 +92,43 @@ def programs(args: argparse.Namespace) -> tuple[list[Program], list[Program]]:
     small_end = time.monotonic() + SMALL_SHARE * args.seconds
     stills, clips = str(args.work / "stills"), str(args.work / "latents")
     tiny = args.tiny
-    making = [
-        Program("stills", [
+    makers = {
+        "stills": [
             "examples.small_models.recipe", "--vae", str(args.vae), "--out", stills, *device,
             "--shards", "1" if tiny else "12", "--workers", str(args.workers), *(["--size", "64"] if tiny else []),
-        ], args),
-        Program("clips", [
+        ],
+        "clips": [
             "examples.demo_model.encode_clips", "--vae", str(PACKAGED / "vae"), "--out", clips, *device,
             "--hard", "0.5", "--batch", "128", "--shards", "2" if tiny else str(args.clip_shards),
             "--workers", str(args.clip_workers), *(["--size", "16"] if tiny else []),
-        ], args),
-    ]  # fmt: skip
+        ],
+    }  # fmt: skip
+    wanted = {"clips" if name == "demo" else "stills" for name in args.models}
+    making = [Program(name, command, args) for name, command in makers.items() if name in wanted]
     compile = [] if tiny else ["--compile"]
     batch = ["--batch", "2", "--log-steps", "2"] if tiny else []
     wait = ["--wait", f"{WAIT_SHARE * args.seconds:.0f}"]
+    small = ["--vae", str(args.vae), "--stills", stills, *device, "--shards", "1" if tiny else "12", *wait]
+    small += [*(batch or ["--batch", "256"]), *compile]
+    commands = {
+        "demo": [
+            "examples.demo_model.train_transformer", "--from", "demo", "--latents", clips, "--last-weight", "1.5",
+            "--lr", "1e-3", "--warmup", "300", *device, "--shards", "1" if tiny else "40", *wait,
+            *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
+        ],
+        "dit": ["examples.small_models.dit", *small],
+        "pixart": ["examples.small_models.pixart", *small],
+        "pixart_lcm": ["examples.small_models.pixart_lcm", "--from", str(args.teacher), *small],
+    }  # fmt: skip
     training = [
-        Program("demo", [
-            "examples.demo_model.train_transformer", "--from", "demo", "--latents", clips, "--out",
-            str(args.work / "demo"), "--last-weight", "1.5", "--lr", "1e-3", "--warmup", "300", *device,
-            "--shards", "1" if tiny else "40", *wait, *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
-        ], args, until=end),
-        *(
-            Program(name, [
-                f"examples.small_models.{name}", "--vae", str(args.vae), "--stills", stills, "--out",
-                str(args.work / name), *device, "--shards", "1" if tiny else "12", *wait,
-                *(batch or ["--batch", "256"]), *compile,
-            ], args, until=small_end)
-            for name in MODELS[1:]
-        ),
-    ]  # fmt: skip
+        Program(
+            name,
+            [*commands[name], "--out", str(args.work / name)],
+            args,
+            until=end if name == "demo" or "demo" not in args.models else small_end,
+        )
+        for name in args.models
+    ]
     return making, training
 
 
@@ -139,7 +149,7 @@ def halved(folder: Path) -> bytes:
 def collect(args: argparse.Namespace, everything: list[Program]) -> None:
     """Write what there is to ``--out``; a model whose export is being written this moment keeps its former parts."""
     sums: dict[str, str] = {}
-    for name in MODELS:
+    for name in args.models:
         final = args.work / name / "final"
         if not final.exists():
             continue
@@ -152,7 +162,7 @@ def collect(args: argparse.Namespace, everything: list[Program]) -> None:
             part = args.out / f"{name}.tar.{index}"
             write(part, whole[at : at + PART_BYTES])
             sums[part.name] = hashlib.sha256(whole[at : at + PART_BYTES]).hexdigest()
-    logs = {name: read_log(args.work / name / "log.jsonl") for name in MODELS}
+    logs = {name: read_log(args.work / name / "log.jsonl") for name in args.models}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     summary = {"device": device, "torch": torch.__version__, "sha256": sums, "logs": logs}
     summary["commands"] = {program.name: " ".join(program.command) for program in everything}
@@ -175,24 +185,31 @@ def write(path: Path, content: bytes) -> None:
 
 def report(args: argparse.Namespace, start: float) -> None:
     """Print each training's last line."""
-    for name in MODELS:
+    for name in args.models:
         lines = read_log(args.work / name / "log.jsonl")
         print(f"{time.monotonic() - start:.0f} s {name}: {lines[-1] if lines else 'not yet'}", flush=True)
 
 
-def main() -> None:
-    """Parse the command line, run everything, collect."""
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", type=Path, default=Path("runs/small/vae"), help="of the small models")
+    parser.add_argument("--vae", type=Path, default=SMALL / "pixart" / "vae", help="of the small models")
     parser.add_argument("--work", type=Path, default=Path("runs/together"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=360.0)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:3]))
+    parser.add_argument("--teacher", type=Path, default=SMALL / "pixart", help="of pixart_lcm")
     parser.add_argument("--clip-shards", type=int, default=128, help="of 512 clips each")
     parser.add_argument("--workers", type=int, default=5, help="programs that draw stills")
     parser.add_argument("--clip-workers", type=int, default=9, help="programs that draw clips")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: little data, small batches")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Run everything, collect."""
+    args = options()
     for folder in (args.work, args.out):
         folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

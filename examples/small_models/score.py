@@ -2,9 +2,10 @@
 
     python -m examples.small_models.score --model runs/small/pixart/final --out runs/small/scores
 
-A model that reads sentences is asked for the kinds that training never showed (``--trained``: for the others); a
-class-conditional one for every class. Draws a contact sheet; what is wrong is listed. ``--features`` adds the Fréchet
-distance to as many rendered stills of the same kinds; it takes many stills (``--repeats 16``) to mean something.
+A model that reads sentences is asked for the kinds that training never showed (``--trained``: for the others), with a
+motion or (``--still``) without; a class-conditional one for every class. Draws a contact sheet; what is wrong is
+listed. ``--features`` adds the Fréchet distance to as many rendered stills of the same kinds, and that of rendered
+ones among themselves, which is the floor; it takes many stills (``--repeats 16``) to mean something.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from PIL import Image
 
 from examples.demo_model.recipe import FRAMES, SIDE
 from examples.small_models.features import StillClassifier, frechet_distance
+from examples.small_models.pixart import ways
 from examples.small_models.recipe import is_held_out, kinds, label, still_scenes
 from videoaccel.eval.oracle import Reading, agreement, read
 from videoaccel.eval.world import Scene, render
@@ -37,15 +39,15 @@ def scenes_for(pipe: DiffusionPipeline, *, trained: bool, repeats: int) -> list[
 
 
 def generate(
-    pipe: DiffusionPipeline, scenes: list[Scene], *, seed: int, steps: int, guidance: float
+    pipe: DiffusionPipeline, scenes: list[Scene], *, seed: int, steps: int, guidance: float, still: bool = False
 ) -> NDArray[np.uint8]:
-    """Stills [B, H, W, 3] of scenes."""
+    """Stills [B, H, W, 3] of scenes; with ``still`` no motion is named."""
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "np"}
     options["generator"] = torch.Generator().manual_seed(seed)
     if isinstance(pipe, DiTPipeline):
         images = pipe(class_labels=[label(scene) for scene in scenes], **options).images
     else:
-        sentences = [scene.sentence() for scene in scenes]
+        sentences = [ways(scene)[still] for scene in scenes]
         images = pipe(sentences, use_resolution_binning=False, clean_caption=False, **options).images
     return np.round(np.asarray(images) * 255).astype(np.uint8)
 
@@ -83,13 +85,17 @@ def sheet(stills: NDArray[np.uint8], *, columns: int = 16) -> Image.Image:
     return Image.fromarray(grid.transpose(0, 2, 1, 3, 4).reshape(rows * stills.shape[1], -1, 3))
 
 
-def distance(network: StillClassifier, stills: NDArray[np.uint8], scenes: list[Scene]) -> float:
-    """Fréchet distance of generated stills [B, H, W, 3] to rendered ones of the same scenes."""
-    rng = np.random.default_rng(0)
-    frames = [render(scene, rng=rng, frames=FRAMES, side=SIDE)[int(rng.integers(FRAMES))] for scene in scenes]
-    sets = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (stills, np.stack(frames))]
-    with torch.inference_mode():
-        return frechet_distance(*(torch.cat([network.features(x) for x in part.split(64)]) for part in sets))
+def rendered(scenes: list[Scene], *, seed: int) -> NDArray[np.uint8]:
+    """A frame of each scene, [B, H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    return np.stack([render(scene, rng=rng, frames=FRAMES, side=SIDE)[int(rng.integers(FRAMES))] for scene in scenes])
+
+
+@torch.inference_mode()
+def distance(network: StillClassifier, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Fréchet distance of two sets of stills [B, H, W, 3]."""
+    sets = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (one, other)]
+    return frechet_distance(*(torch.cat([network.features(x) for x in part.split(64)]) for part in sets))
 
 
 def main() -> None:
@@ -103,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--features", type=Path, default=None, help="folder of the trained classifier of stills")
     parser.add_argument("--trained", action="store_true")
+    parser.add_argument("--still", action="store_true", help="sentences that name no motion")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -115,15 +122,18 @@ def main() -> None:
     parts = []
     for start in range(0, len(scenes), args.batch):
         batch = scenes[start : start + args.batch]
-        parts.append(generate(pipe, batch, seed=start, steps=steps, guidance=guidance))
+        parts.append(generate(pipe, batch, seed=start, steps=steps, guidance=guidance, still=args.still))
     stills = np.concatenate(parts)
     readings = [read(still[None], actors=len(s.actors)) for still, s in zip(stills, scenes, strict=True)]
     record = {"model": name, "steps": steps, "guidance": guidance, "stills": len(stills), "trained": args.trained}
+    record["still"] = args.still
     record |= {"percent": tally(readings, scenes), "wrong": mistakes(readings, scenes)}
     if args.features is not None:
         network = StillClassifier.from_pretrained(args.features)
-        record["frechet"] = round(distance(network, stills, scenes), 4)
-    stem = f"{name}{'_trained' if args.trained else ''}"
+        real = rendered(scenes, seed=0)
+        record["frechet"] = round(distance(network, stills, real), 4)
+        record["frechet_floor"] = round(distance(network, rendered(scenes, seed=1), real), 4)
+    stem = f"{name}{'_trained' if args.trained else ''}{'_still' if args.still else ''}"
     (args.out / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n")
     sheet(stills).save(args.out / f"{stem}.png")
     print(json.dumps(record, indent=2))

@@ -17,7 +17,7 @@ from examples import train_together
 
 def test_what_is_collected_unpacks_in_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_together, "PART_BYTES", 4096)
-    args = argparse.Namespace(work=tmp_path / "work", out=tmp_path / "out")
+    args = argparse.Namespace(work=tmp_path / "work", out=tmp_path / "out", models=["demo", "dit", "pixart"])
     final = args.work / "demo" / "final" / "transformer"
     final.mkdir(parents=True)
     args.out.mkdir()
@@ -57,3 +57,30 @@ def test_a_program_that_fails_is_started_once_more_in_its_plain_form(
     done = train_together.Program("done", ["this"], args)
     assert done.process.wait() == 0 and not done.alive() and done.failures == 0
     assert "Zen" in done.tail(2000)
+
+
+@pytest.mark.parametrize(
+    ("models", "made"), [(["demo", "dit"], ["stills", "clips"]), (["pixart_lcm"], ["stills"]), (["demo"], ["clips"])]
+)
+def test_data_are_made_for_the_models_that_are_trained(
+    models: list[str], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small model has all of the time where the demo's transformer does not follow."""
+    started: dict[str, tuple[list[str], float | None]] = {}
+
+    def program(name: str, command: list[str], args: argparse.Namespace, *, until: float | None = None) -> str:
+        started[name] = command, until
+        return name
+
+    monkeypatch.setattr(train_together, "Program", program)
+    start = time.monotonic()
+    args = train_together.options(["--out", str(tmp_path), "--seconds", "1000", "--models", *models])
+    assert train_together.programs(args) == (made, models)
+    share = {name: (until - start) / 1000 for name, (_, until) in started.items() if until is not None}
+    assert share.keys() == set(models)
+    late = 1 - train_together.WIND_DOWN / 1000
+    for name in models:
+        early = name != "demo" and "demo" in models
+        assert share[name] == pytest.approx(train_together.SMALL_SHARE if early else late, abs=0.01)
+        command = started[name][0]
+        assert command[command.index("--wait") + 1] == "150" and command[-1].endswith(name)
