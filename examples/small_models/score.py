@@ -129,7 +129,7 @@ def main() -> None:
     record["still"] = args.still
     record |= {"percent": tally(readings, scenes), "wrong": mistakes(readings, scenes)}
     if args.features is not None:
-        network = StillClassifier.from_pretrained(args.features)
+        network = StillClassifier.from_pretrained(args.features, dtype=torch.float32)
         real = rendered(scenes, seed=0)
         record["frechet"] = round(distance(network, stills, real), 4)
         record["frechet_floor"] = round(distance(network, rendered(scenes, seed=1), real), 4)
