@@ -153,9 +153,12 @@ def save_pipeline(
     args: argparse.Namespace, transformer: PixArtTransformer2DModel, text: Sentences, scheduler: SchedulerMixin
 ) -> None:
     """Write ``final``, a folder for ``PixArtAlphaPipeline`` in float16."""
+    encoder = T5EncoderModel.from_pretrained(
+        args.text / "text_encoder"
+    ).half()  # told a dtype, it keeps some in float32
     PixArtAlphaPipeline(
         tokenizer=text.tokenizer,
-        text_encoder=T5EncoderModel.from_pretrained(args.text / "text_encoder", dtype=torch.float16),
+        text_encoder=encoder,
         vae=AutoencoderKL.from_pretrained(args.vae, dtype=torch.float16),
         transformer=transformer.half(),
         scheduler=scheduler,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline, LCMScheduler
+from safetensors.torch import load_file
 from torch import nn
 
 from examples.demo_model.recipe import PACKAGED
@@ -113,6 +114,8 @@ def test_interrupted_training_ends_where_it_would_have(folder: Path, model: Modu
     begun.init = whole.out / "final"
     model.train(begun, TINY[model])
     assert (begun.out / "final" / weights).read_bytes() == (whole.out / "final" / weights).read_bytes()
+    for path in (whole.out / "final").rglob("*.safetensors"):
+        assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
     pipe = DiffusionPipeline.from_pretrained(whole.out / "final", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     scenes = score.scenes_for(pipe, trained=False, repeats=1)

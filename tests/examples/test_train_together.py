@@ -4,8 +4,10 @@ import argparse
 import hashlib
 import io
 import json
+import sys
 import tarfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -83,4 +85,8 @@ def test_data_are_made_for_the_models_that_are_trained(
         early = name != "demo" and "demo" in models
         assert share[name] == pytest.approx(train_together.SMALL_SHARE if early else late, abs=0.01)
         command = started[name][0]
-        assert command[command.index("--wait") + 1] == "150" and command[-1].endswith(name)
+        module, told = import_module(command[0]), []
+        monkeypatch.setattr(module, "train", told.append)
+        monkeypatch.setattr(sys, "argv", command)
+        module.main()
+        assert (told[0].wait, told[0].out) == (150.0, args.work / name)
