@@ -1,0 +1,38 @@
+"""The trained small models: folders of at most 10 MB in float16 that our pipeline and diffusers' both run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from examples.small_models.features import StillClassifier
+from videoaccel import VideoPipeline
+from videoaccel.eval.oracle import read
+
+SMALL = Path(__file__).parents[2] / "examples" / "small_models"
+
+
+@pytest.mark.parametrize("name", ["pixart", "features"])
+def test_folders_are_small_and_in_float16(name: str) -> None:
+    files = [path for path in (SMALL / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_pixart_draws_what_it_is_asked_for() -> None:
+    pipe = VideoPipeline.from_pretrained(SMALL / "pixart", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe("a red circle on a black background", num_inference_steps=12, output_type="np").frames
+    assert frames.shape == (1, 1, 64, 64, 3)
+    seen = read(np.round(frames[0] * 255).astype(np.uint8))
+    assert (seen.background.word, seen.actors[0].colour.word, seen.actors[0].shape.word) == ("black", "red", "circle")
+
+
+def test_features_load() -> None:
+    network = StillClassifier.from_pretrained(SMALL / "features", dtype=torch.float32)
+    assert network.features(torch.zeros(2, 3, 64, 64)).shape == (2, 64)
