@@ -74,7 +74,7 @@ from videoaccel.generation import prepared as denoising
         (["x", "-o", f"{'x' * 246}.mp4", "--contact-sheet"], 2, "x-sheet.png: the name is too long for this disk"),
         (["x", "--image", "x" * 256], 2, "x: file name too long"),
         (["x", "--device", "gpu"], 2, "unknown device 'gpu'; there are cpu, cuda, cuda:N and mps"),
-        (["x", "--attention", "magic"], 2, "unknown attention backend 'magic'; there are native, xformers"),
+        (["x", "--attention", "magic"], 2, "unknown attention backend 'magic'; there are native, cudnn, efficient"),
         (["--from", "none.json"], 2, "none.json does not exist; --from takes the .json that was written beside a clip"),
         (["--from", "bad.yaml"], 2, "bad.yaml is not valid JSON"),
         (["--from", "noise.mp4"], 2, "noise.mp4 is not a text file in UTF-8; --from takes the .json that was written"),
@@ -211,3 +211,22 @@ def test_an_unforeseen_failure_is_1(generate: Cli, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(denoising, "denoise", broken)
     done = generate("x")
     assert done.code == 1 and done.err.splitlines()[-1] == "videoaccel: RuntimeError: a bug (--debug shows where)"
+
+
+def test_what_stopped_one_command_stops_no_other() -> None:
+    """In one process: Ctrl-C belongs to the command that it struck."""
+    import signal
+
+    from videoaccel.cli.errors import INTERRUPTED, exit_code, interrupt
+
+    def struck() -> None:
+        try:
+            interrupt(signal.SIGINT, None)
+        except KeyboardInterrupt:
+            raise ImportError("what a library makes of it") from None
+
+    def wrong() -> None:
+        raise ValueError("no such thing")
+
+    assert exit_code(struck, debug=False) == INTERRUPTED
+    assert exit_code(wrong, debug=False) == 2

@@ -74,6 +74,8 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
         if not getattr(error, "said_by_first", bad_input and os.environ.get("LOCAL_RANK", "0") != "0"):
             _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
         return BAD_INPUT if bad_input else FAILURE
+    finally:
+        _stopped.clear()  # of this command; a process may run another
     if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
         _say_stopped(resumes)
     return result if isinstance(result, int) else 0

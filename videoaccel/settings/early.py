@@ -151,7 +151,7 @@ def check_prior(name: str) -> None:
         FileNotFoundError: It is not.
     """
     if not expand(name).exists():
-        raise FileNotFoundError(f"{expand(name)} does not exist; videoaccel calibrate makes a prior")
+        raise FileNotFoundError(f"there is no prior {expand(name)}; videoaccel calibrate makes one")
 
 
 def output_kind(path: str | Path) -> str:
