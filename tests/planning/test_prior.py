@@ -55,7 +55,7 @@ def test_other_files_are_no_priors(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"x.safetensors is no prior"):
         Prior.load(path)
-    with pytest.raises(FileNotFoundError, match="there is no prior .*; videoaccel calibrate makes one"):
+    with pytest.raises(FileNotFoundError, match=r"there is no prior .*; videoaccel calibrate makes one"):
         Prior.load(tmp_path / "y.safetensors")
 
 
