@@ -13,6 +13,7 @@ from tests.workshop import Workshop
 from videoaccel import CalibrateSettings, VideoPipeline, calibrate
 from videoaccel.calibration.calibrate import builtin_prompts, chosen_methods
 from videoaccel.calibration.files import merge_files, part_path
+from videoaccel.common.alone import BusyError
 from videoaccel.eval.world import Scene, is_held_out
 from videoaccel.generation.denoise import Network
 from videoaccel.planning.prior import Prior, find_prior, shelf
@@ -115,6 +116,22 @@ def test_a_stopped_run_goes_on_where_it_was(measure: Measure, tmp_path: Path, ca
     assert notes == ["1 sample of 3 measured before"]
     assert len(calls) == needed - one and same(again, whole, rtol=0, atol=0), "bit for bit as if never stopped"
     assert again.info == whole.info and not part_path(tmp_path / "a.safetensors").exists()
+
+
+def test_two_at_once_at_one_output(measure: Measure, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def second(stage: str, done: int, total: int) -> None:
+        if stage == "measure" and not said:
+            with pytest.raises(BusyError) as error:
+                measure()
+            said.append(str(error.value))
+
+    measure(samples=1, replay_samples=0, listener=second)
+    assert said == [
+        f"another process is at work on {tmp_path / 'a.safetensors'}; wait until it ends, or choose another place"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_a_finished_prior_is_extended_and_not_measured_twice(measure: Measure, calls: list[int]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny_pipeline import tiny_pipeline
+from videoaccel.common.alone import BusyError
 from videoaccel.comparison.bench import Bench, Clip, Made
 from videoaccel.comparison.compare import RESULTS, TABLE, Comparison, compare
 from videoaccel.comparison.log import ROWS, Log
@@ -194,6 +195,22 @@ def test_a_stopped_comparison_goes_on(
     assert len(calls) == 10, "a further prompt is made, and nothing else"
 
 
+def test_two_at_once_in_one_folder(pipe: VideoPipeline, tmp_path: Path, calls: list[str]) -> None:
+    out = tmp_path / "run"
+    said: list[str] = []
+
+    def second(stage: str, done: int, total: int) -> None:
+        if not said:
+            with pytest.raises(BusyError) as error:
+                small(pipe, out)
+            said.append(str(error.value))
+
+    small(pipe, out, listener=second, repeats=0, methods=["fora"], values={"fora": {"period": [2]}}, seeds=[0])
+    assert said == [f"another process is at work on {out / ROWS}; wait until it ends, or choose another place"]
+    assert len(rows_of(out)) == 5 and len(calls) == 4, "nothing is measured twice"
+    assert not list(out.glob("*.lock"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"num_inference_steps": 5}, "steps 6, here 5"), ({"height": 48}, r"size \[32, 32\], here \[48, 32\]")],
@@ -225,11 +242,11 @@ def test_folders_that_are_none(pipe: VideoPipeline, tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    Log(tmp_path / "run", holds={}, about={})
-    with (tmp_path / "run" / ROWS).open("a") as file:
+    Log(tmp_path, holds={}, about={})
+    with (tmp_path / ROWS).open("a") as file:
         file.write("broken\n")
     with pytest.raises(ValueError, match="line 2 is damaged"):
-        Log(tmp_path / "run", holds={}, about={})
+        Log(tmp_path, holds={}, about={})
 
 
 # -- what is no result
@@ -399,7 +416,7 @@ def test_exact_is_timed_again_where_the_machine_may_have_changed(tmp_path: Path)
             return ""
 
     settings = [Setting("exact"), *(Setting("fora", str(period)) for period in (2, 3, 4))]
-    log = Log(tmp_path / "out", holds={}, about={})
+    log = Log(tmp_path, holds={}, about={})
     measure_time(cast(Bench, Ten()), settings, [Clip("a", 0)], repeats=1, log=log, clock=lambda: now[0])
     assert made == ["exact", "2", "3", "exact", "4"]
     assert [row["exact_seconds"] for row in log.rows.values()] == [11, 11, 11, 14]

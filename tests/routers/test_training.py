@@ -9,6 +9,7 @@ import torch
 
 from tests.models.networks import tiny_stdit
 from tests.routers.fixtures import router_file
+from videoaccel.common.alone import BusyError, alone
 from videoaccel.models.router import Routers
 from videoaccel.planning.prior import fingerprint
 from videoaccel.planning.router_file import RouterFile
@@ -93,6 +94,8 @@ def test_training_saves_goes_on_and_finishes(pipeline_folder: Path, tmp_path: Pa
     assert part_path(out).exists() and not out.exists()
     with pytest.raises(FileExistsError, match="begun with other settings"):
         train_router(settings_of(pipeline_folder, out, rate=0.5))
+    with alone(out), pytest.raises(BusyError, match=r"another process is at work on .*parts"):
+        train_router(settings_of(pipeline_folder, out))
     parts = train_router(settings_of(pipeline_folder, out), note=told.append)
     assert told == ["4 of 6 iterations were done before"] and not part_path(out).exists()
     for name, value in parts.routers.state_dict().items():

@@ -5,6 +5,7 @@ A run that is stopped goes on where it was; runs of several machines add up
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.calibration.pipeline_job import calibrate_model, told
 from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run
+from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads, free_memory
 from videoaccel.common.files import check_creatable
+from videoaccel.common.home import expand
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
 from videoaccel.generation.loading import Source, find_model, transformer_class
@@ -95,6 +98,7 @@ def calibrate_settings(
     Raises:
         ValueError: Settings or files do not fit; says which.
         FileNotFoundError: The output's folder is not there, or `backbones` lacks LPIPS' network.
+        FileExistsError: The output is of another setting, or another process is at work on it.
     """
     methods = chosen_methods(settings.methods)
     prompts = settings.prompts or builtin_prompts(settings.model)
@@ -110,6 +114,7 @@ def calibrate_settings(
         clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
         if settings.output is not None and mesh.first:
             check_creatable(settings.output)
+            check_alone(expand(settings.output))
         with clock.stage("text"):
             states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
         with clock.stage("load"):
@@ -122,9 +127,10 @@ def calibrate_settings(
         run = Run(order, pipe, states, Measuring(methods, memory), setting, out, *told, mesh, lpips)
         every = [batch[0] for batch in order.batches]
         samples = every[: settings.samples]
-        prior = run.measure(samples, replays=settings.replay_samples)
-        prior = run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)])
-        return run.finish(run.fit(prior, every[: settings.fit_samples]))
+        with alone(out) if mesh.first else nullcontext():
+            prior = run.measure(samples, replays=settings.replay_samples)
+            prior = run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)])
+            return run.finish(run.fit(prior, every[: settings.fit_samples]))
 
 
 def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:

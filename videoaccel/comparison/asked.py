@@ -11,8 +11,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+from videoaccel.common.alone import check_alone
 from videoaccel.comparison.clip import Clip
-from videoaccel.comparison.log import check_folder
+from videoaccel.comparison.log import ROWS, check_folder
 from videoaccel.comparison.settings import Setting, Values, choose_settings
 from videoaccel.planning.prior import Prior
 from videoaccel.sampling.noise import sample_seeds
@@ -89,7 +90,7 @@ class Asked:
 
         Raises:
             ValueError: A value is wrong, an extra is missing, or the folder holds something else.
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or another process compares there.
         """
         chosen = (*choose_settings(self.methods, values=self.values, controls=self.controls), *self.settings)
         if len({setting.key for setting in chosen}) < len(chosen):
@@ -106,7 +107,9 @@ class Asked:
             raise ValueError(f"at least 1 clip is timed, 0 times or more; got {counts}")
         if not _there("torchmetrics"):
             raise ValueError(_MISSING.format("measuring quality", "torchmetrics", "eval"))
-        check_folder(Path(self.out))
+        check_folder(out := Path(self.out))
+        if out.exists():
+            check_alone(out / ROWS)
         return chosen, [Clip(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in dict.fromkeys(self.seeds)]
 
     @property

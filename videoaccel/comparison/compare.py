@@ -21,7 +21,7 @@ from videoaccel.common.stages import Listener
 from videoaccel.comparison.asked import Asked
 from videoaccel.comparison.bench import Bench, machine
 from videoaccel.comparison.clip import AnyBench, Clip
-from videoaccel.comparison.log import Log, Row
+from videoaccel.comparison.log import Log, Row, open_log
 from videoaccel.comparison.outside import OutsideBench, arguments_by_name, had
 from videoaccel.comparison.run import measure_quality, measure_time
 from videoaccel.comparison.settings import Setting
@@ -122,13 +122,14 @@ def _compared(bench: AnyBench, prompts: Sequence[str], wanted: Asked, listener: 
         "machine": machine(bench.device),
         "versions": versions(),
     }
-    log = Log(Path(wanted.out), holds=holds, about=about | {"date": time.strftime("%Y-%m-%d %H:%M:%S")})
-    skipped = {s.key: reason for s in chosen if (reason := bench.why_not(s, clips[0])) is not None}
-    run = [setting for setting in chosen if setting.key not in skipped]
-    _measure(bench, run, clips, wanted, log, listener)
-    rows = _rows(bench, run, clips, wanted, log)
-    results = summarise(chosen, rows, skipped=skipped)
-    return _write(wanted, results, at_speedups(results, wanted.speedups), about | {"holds": holds})
+    dated = about | {"date": time.strftime("%Y-%m-%d %H:%M:%S")}
+    with open_log(Path(wanted.out), holds=holds, about=dated) as log:
+        skipped = {s.key: reason for s in chosen if (reason := bench.why_not(s, clips[0])) is not None}
+        run = [setting for setting in chosen if setting.key not in skipped]
+        _measure(bench, run, clips, wanted, log, listener)
+        rows = _rows(bench, run, clips, wanted, log)
+        results = summarise(chosen, rows, skipped=skipped)
+        return _write(wanted, results, at_speedups(results, wanted.speedups), about | {"holds": holds})
 
 
 def _measure(

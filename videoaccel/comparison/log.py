@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.alone import LOCK_SUFFIX, alone
 from videoaccel.common.files import check_creatable, told
 from videoaccel.common.plain_files import read_plain
 from videoaccel.common.plain_json import LARGEST_ROWS, parse_json, to_json
@@ -35,22 +37,19 @@ class Log:
     """Rows of a comparison, on disk and in memory.
 
     Args:
-        folder: Where they are; made if it is not there.
+        folder: Where they are; `open_log` makes it, and sees to it that nobody else writes there.
         holds: What must be the same for all rows.
         about: What else the first line says: command, versions, date.
 
     Raises:
-        ValueError: The folder holds rows of another comparison (says in what it differs), or other files.
+        ValueError: The folder holds rows of another comparison (says in what it differs).
         OSError: It cannot be written.
     """
 
     def __init__(self, folder: Path, *, holds: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         self.path = folder / ROWS
         self.rows: dict[Key, Row] = {}
-        check_folder(folder)
         if not self.path.exists():
-            with told(folder):
-                folder.mkdir(exist_ok=True)
             self._write({"kind": "header", "format": FORMAT, "holds": holds, **about})
             return
         first, *rows = self._read()
@@ -98,6 +97,22 @@ class Log:
         return rows
 
 
+@contextmanager
+def open_log(folder: Path, *, holds: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Log]:
+    """The log of a folder, for one comparison at a time: a second would measure the same, and disturb what is timed.
+
+    Raises:
+        BusyError: Another process compares there.
+        ValueError: As `Log`; or the folder holds other files.
+        OSError: It cannot be made or written.
+    """
+    check_folder(folder)
+    with told(folder):
+        folder.mkdir(exist_ok=True)
+    with alone(folder / ROWS):
+        yield Log(folder, holds=holds, about=about)
+
+
 def check_folder(folder: Path) -> None:
     """Make sure that a comparison may be written to a folder: it is new, empty, or holds one already.
 
@@ -110,7 +125,8 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise NotADirectoryError(f"cannot write a comparison to {folder}: it is not a folder")
-    if not (folder / ROWS).exists() and (other := min(folder.iterdir(), default=None)):
+    others = [path for path in folder.iterdir() if path.suffix != LOCK_SUFFIX]
+    if not (folder / ROWS).exists() and (other := min(others, default=None)):
         raise ValueError(
             f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a new folder"
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.calibration.calibrate import builtin_prompts
+from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
@@ -143,7 +144,7 @@ def train_router(
 
     Raises:
         ValueError: Settings do not fit; says which.
-        FileExistsError: Another run has begun at the output.
+        FileExistsError: Another run has begun at the output, or is at work on it.
     """
     prompts = settings.prompts or builtin_prompts(settings.model)
     numbers = range(settings.clips)
@@ -154,16 +155,19 @@ def train_router(
     with cpu_threads(order.settings.threads):
         if settings.output is not None:
             check_creatable(expand(settings.output))
+            check_alone(expand(settings.output))
         with clock.stage("text"):
             states = encode_texts(order)
         with clock.stage("load"):
             pipe = load_pipeline(order)
         model = cast(nn.Module, pipe.transformer).requires_grad_(False)
         out = expand(settings.output) if settings.output is not None else _shelved(order, fingerprint(model))
-        training = begin(settings, _clips(order, pipe, states, clock), note=note, prior=_prior(settings, order, pipe))
-        _go_on(training, part_path(out), fingerprint(model), note)
-        _loop(training, out, fingerprint(model), listener)
-        return _finish(training, out, fingerprint(model))
+        with alone(out):
+            known = _prior(settings, order, pipe)
+            training = begin(settings, _clips(order, pipe, states, clock), note=note, prior=known)
+            _go_on(training, part_path(out), fingerprint(model), note)
+            _loop(training, out, fingerprint(model), listener)
+            return _finish(training, out, fingerprint(model))
 
 
 def begin(
