@@ -45,6 +45,7 @@ class Whereabouts:
         calls: Collectives so far.
         since: When it began to wait in a collective, ``time.monotonic``; None if it waits in none.
         explain: Says why a collective may have failed.
+        seen: What is said of where it is, in place of this one's own step and site.
     """
 
     step: int = -1
@@ -52,6 +53,7 @@ class Whereabouts:
     calls: int = 0
     since: float | None = None
     explain: Callable[[], str] | None = None
+    seen: "Whereabouts | None" = None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -67,7 +69,8 @@ class Whereabouts:
         except RuntimeError as error:
             text = " ".join(str(error).split())
             reason = text if self.explain is None else self.explain()
-            raise RankError(f"{reason} (this rank: step {self.step}, {self.site})") from error
+            at = self.seen or self
+            raise RankError(f"{reason} (this rank: step {at.step}, {at.site})") from error
         self.since = None  # stays set where the collective fails: that is where it waited
 
 

@@ -39,6 +39,7 @@ def decoded(vae: Autoencoder, latents: Tensor, num_frames: int, *, mesh: Mesh) -
     if size == 1:
         yield from vae.decode_chunks(latents, num_frames)
         return
+    mesh.where.site = "decode"
     pieces = cut_pieces(vae.chunks(latents, num_frames), size)
     whole: list[Tensor] = []
     for start in range(0, len(pieces), size):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -116,13 +117,14 @@ class Mesh:
         comms = {name: Comm(group, where=where) for name, group in groups._asdict().items()}
         watch = _watch(rank, ranks, where, patience) if joined else None
         where.explain = None if watch is None else watch.explain
+        apart = partial(Whereabouts, explain=where.explain, seen=where)  # who waits there is not late
         return cls(
             degrees=degrees,
             rank=rank,
             **comms,
             control=Comm(_side_group(degrees, rank, timedelta(seconds=patience)), where=where),
-            calm=Comm(_side_group(degrees, rank, LONG), where=Whereabouts(explain=where.explain)),
-            everyone=Comm(dist.new_group(backend="gloo", timeout=LONG), where=Whereabouts(explain=where.explain)),
+            calm=Comm(_side_group(degrees, rank, LONG), where=apart()),
+            everyone=Comm(dist.new_group(backend="gloo", timeout=LONG), where=apart()),
             where=where,
             watch=watch,
         )

@@ -8,14 +8,16 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from videoaccel.media.writer import Writer
 from videoaccel.parallel.comm import RankError
+from videoaccel.parallel.decode import decoded
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.layout import MeshLayout
-from videoaccel.parallel.mesh import Mesh, rank_here, ranks_here
+from videoaccel.parallel.mesh import PATIENCE, Mesh, rank_here, ranks_here
 from videoaccel.parallel.shards import Shards
 
 
@@ -43,9 +45,38 @@ def step(layout: MeshLayout, i: int, what: str) -> None:
         assert decided == "compute"
 
 
+class Vae:
+    """Four chunks of two frames; a rank may die over one.
+
+    Args:
+        mesh: The ranks.
+        what: Goes wrong.
+    """
+
+    def __init__(self, mesh: Mesh, what: str) -> None:
+        self.mesh, self.what = mesh, what
+
+    def chunks(self, z: torch.Tensor, num_frames: int) -> list[tuple[torch.Tensor, int]]:
+        return [(chunk, 2) for chunk in z.chunk(num_frames // 2, dim=2)]
+
+    def decode_piece(self, z: torch.Tensor, num_frames: int, start: int, stop: int) -> torch.Tensor:
+        if self.what == "decode" and self.mesh.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1, 3, stop - start, 16, 16)
+
+
+def decode(mesh: Mesh, what: str, writer: Writer | None) -> None:
+    """Eight frames by all ranks; the first writes them."""
+    for chunk in decoded(cast(Any, Vae(mesh, what)), torch.zeros(1, 4, 4, 2, 2), 8, mesh=mesh):
+        if writer is not None:
+            writer.write(chunk[0].permute(1, 2, 3, 0).to(torch.uint8).numpy())
+            if what == "write":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(what: str, output: str) -> None:
-    """Three steps."""
-    patience = 3.0 if what == "sleep" else 60.0
+    """Three steps, and eight frames."""
+    patience = {"sleep": 3.0, "stop": PATIENCE}.get(what, 60.0)
     with Mesh.from_env(Degrees(1, 1, ranks_here()), patience=patience) as mesh:
         mesh.require_alike({"steps": 4 if what == "config" and mesh.rank else 3})
         if mesh.degrees.ranks == 1:
@@ -56,10 +87,11 @@ def main(what: str, output: str) -> None:
             with Writer(output, fps=8) as writer:
                 for i in range(3):
                     step(layout, i, what)
-                writer.write(torch.zeros(1, 16, 16, 3, dtype=torch.uint8).numpy())
+                decode(mesh, what, writer)
             return
         for i in range(3):
             step(layout, i, what)
+        decode(mesh, what, None)
 
 
 if __name__ == "__main__":

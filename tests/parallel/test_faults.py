@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from videoaccel.common.files import PART_SUFFIX
 from videoaccel.parallel.launch import start_ranks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,6 +70,37 @@ def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert running(output) == [] and len(ranks) == 2
     assert "rank 0: the process that started the ranks is gone (this rank: step 2, space.3.attn)" in said
     assert said.count("\n") <= 2
+
+
+@pytest.mark.slow
+def test_a_rank_killed_in_decode(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, said = started("decode", tmp_path, capfd)
+    first = next(line for line in said.splitlines() if line.startswith("rank 0 says: "))
+    assert "rank 1 was killed (SIGKILL)" in first and first.endswith("(this rank: step 3, decode)")
+    assert code != 0 and left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_rank_that_writes_is_killed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What it had begun stays under its temporary name; nothing is there under the clip's."""
+    code, said = started("write", tmp_path, capfd)
+    first = next(line for line in said.splitlines() if line.startswith("rank 1 says: "))
+    assert "rank 0 was killed (SIGKILL)" in first and first.endswith("(this rank: step 3, decode)")
+    (part,) = left(tmp_path)
+    assert code != 0 and part.startswith(".out.gif.") and part.endswith(PART_SUFFIX)
+
+
+@pytest.mark.slow
+def test_torchrun_ends_nobody_that_stands_still_but_the_others_say_who(tmp_path: Path) -> None:
+    """After their patience (25 s); torchrun then gives the one that stands another 30 to end."""
+    output = str(tmp_path / "out.gif")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*start, "-m", "tests.parallel.fault_ranks", "stop", output]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    first = next(line for line in done.stderr.splitlines() if line.startswith("rank 0 says: "))
+    assert "rank 1 is gone: no sign of life for " in first and "step 2, space.3.attn" in first
+    assert done.returncode != 0 and left(tmp_path) == [] and running(output) == []
 
 
 def running(argument: str) -> list[int]:
@@ -136,7 +168,6 @@ def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
         f"command = [sys.executable, '-m', 'tests.parallel.fault_ranks', 'sleep', {str(tmp_path / 'o.gif')!r}];"
         "start_ranks(command, ranks=2)"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
