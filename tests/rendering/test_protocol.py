@@ -1,4 +1,4 @@
-"""Every order of stop, takeover, wake, finish, failure and death, played with the real code on a clock of its own."""
+"""Every order of stop, takeover, wake, finish, failure, cancelling and death, played with the real code on a clock of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.manifest import read_manifests
 from videoaccel.rendering.outcome import Rules
 from videoaccel.rendering.plan import Plan
-from videoaccel.rendering.state import DONE, FAILED, read_status
+from videoaccel.rendering.run import cancel
+from videoaccel.rendering.state import CANCELLED, DONE, FAILED, read_status
 
 MEMORY = Path("/dev/shm")
 """Where there is one: a disk is told after every file to write it, thousands of times."""
@@ -56,6 +57,7 @@ class Protocol(RuleBasedStateMachine):
         self.stack.enter_context(theatre(self.clock))
         self.play = Play(self.plan, self.root / "out", self.clock, RULES)
         self.wrong: list[str] = []
+        self.unwanted: set[str] = set()
         self.unlink = Inside.unlink
         machine = self
 
@@ -135,6 +137,19 @@ class Protocol(RuleBasedStateMachine):
     def fail(self, number: int, error: Exception) -> None:
         self.play.failing[self.pick(number, self.movable()).worker.name] = error
 
+    @precondition(lambda self: len(self.unwanted) < 2)
+    @rule(number=st.integers(0, 2), moves=st.integers(0, 60))
+    def cancel(self, number: int, moves: int) -> None:
+        """Somebody takes a job out, be it open, claimed, about to be finished, failed or done."""
+        for _ in range(moves):
+            for player in self.movable():
+                player.puppet.move()
+        held = [player.worker._at[0].id for player in self.play.at_work() if player.worker._at is not None]
+        job = held[number % len(held)] if held else self.plan.jobs[number].id
+        self.unwanted.add(job)
+        cancel(self.play.folder, [job])
+        self.wait(2.0, False)
+
     def moved(self, players: list[Player], times: int, *, until: Callable[[], bool] = lambda: False) -> None:
         for _ in range(times):
             for player in players:
@@ -168,7 +183,7 @@ class Protocol(RuleBasedStateMachine):
         for _ in range(after if wakes else 0):
             player.puppet.move()
 
-    @rule(seconds=st.sampled_from([1.0, 5.0, 11.0]), lost=st.booleans())
+    @rule(seconds=st.sampled_from([1.0, 2.0, 5.0, 11.0]), lost=st.booleans())
     def wait(self, seconds: float, lost: bool) -> None:
         """Time passes; those that do not stand still beat in it, unless what they write is late."""
         for _ in range(max(1, int(seconds / 2))):
@@ -196,6 +211,7 @@ class Protocol(RuleBasedStateMachine):
         for row in rows:
             if row["event"] in ("failed", "gave_up"):
                 assert (row["worker"], row["job"]) in truly, f"{row} did not fail"
+            assert row["event"] != "cancelled" or row["job"] in self.unwanted
         for name in self.play.folder.leases.names():
             job, _, kind = name.split(".", 2)
             if kind == "failed":
@@ -237,10 +253,11 @@ class Protocol(RuleBasedStateMachine):
         for job in self.plan.jobs:
             failures = [error for _, unit, error in self.play.raised if unit == job.id]
             given_up = job.id in looked.gave_up
-            assert job.id in finished or given_up, f"{job.id} is lost"
+            assert job.id in finished or given_up or job.id in self.unwanted, f"{job.id} is lost"
+            assert job.id not in looked.cancelled or job.id in self.unwanted - finished.keys()
             hopeless = any(isinstance(error, ValueError) for error in failures)
             assert not (given_up and job.id not in finished) or hopeless or len(failures) >= RULES.tries
-        assert all(job.state in (DONE, FAILED) for job in status.jobs)
+        assert all(job.state in (DONE, FAILED, CANCELLED) for job in status.jobs)
 
 
 def check(plan: Plan, *, examples: int, steps: int) -> None:
@@ -251,7 +268,8 @@ def check(plan: Plan, *, examples: int, steps: int) -> None:
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(Machine, settings=found)
-    assert min(seen[event] for event in ("taken", "lost", "failed", "gave_up", "done")) >= examples // 10, seen
+    events = ("taken", "lost", "failed", "gave_up", "cancelled", "done")
+    assert min(seen[event] for event in events) >= max(1, examples // 25), seen
 
 
 def test_any_order_of_stop_takeover_wake_finish_and_kill(plan: Plan) -> None:
