@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from videoaccel.common.plain_json import read_json
+from videoaccel.common.wording import first_line, short
 from videoaccel.models.config_limits import check_config
 from videoaccel.models.weights import (
     WEIGHT_FILES,
@@ -87,11 +88,13 @@ class StrictLoading:
         check_config(fields, source=source)
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         if unknown := sorted(fields.keys() - set(known)):
-            raise ValueError(f"{source}: unknown field {unknown[0]!r} for {cls.__name__}; known are {', '.join(known)}")
+            raise ValueError(
+                f"{source}: unknown field {short(unknown[0])} for {cls.__name__}; known are {', '.join(known)}"
+            )
         try:
             return cls(**fields)
         except (TypeError, ValueError, ZeroDivisionError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{source}: {cls.__name__} cannot be built: {error}") from error
+            raise ValueError(f"{source}: {cls.__name__} cannot be built: {first_line(error)}") from error
 
     @classmethod
     def from_pretrained(

@@ -13,6 +13,7 @@ from torch import Tensor
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import read_json
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -134,7 +135,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
     except Exception as error:  # torch.load raises many kinds, by file format
-        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
     state = _unwrapped(state, path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names with tensors, found {type(state).__name__}")

@@ -27,7 +27,11 @@ def nested(depth: int) -> Any:
 
 
 ODD_VALUES = st.one_of(
-    st.sampled_from(ODD), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from([50, 300, 600]).map(nested)
+    st.sampled_from(ODD).map(copy.deepcopy),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from([50, 300, 600]).map(nested),
 )
 
 

@@ -91,9 +91,11 @@ COMPARED = {
 }  # fmt: skip
 MEASURED = [
     {"format": "videoaccel-comparison-1", "kind": "header", "holds": {"a": 1}},
-    {"kind": "quality", "method": "fora", "setting": "", "prompt": "a", "seed": 0, "psnr": 31.0,
-     "ssim": 0.8, "grid": GRID},
-    {"kind": "timing", "method": "fora", "setting": "", "prompt": "a", "seed": 0, "repeat": 0, "seconds": 1.0},
+    {"kind": "quality", "method": "fora", "setting": "", "prior": "", "prompt": "a", "seed": 0, "repeat": None,
+     "psnr": 31.0, "ssim": 0.8, "world": {"colour": [3, 4]}, "flops": 3, "fired": True, "digest": "0",
+     "cache_bytes": 1, "grid": GRID},
+    {"kind": "timing", "method": "fora", "setting": "", "prior": "", "prompt": "a", "seed": 0, "repeat": 0,
+     "seconds": 1.0, "exact_seconds": 1.0, "plan_seconds": 0.0, "peak_memory": None},
 ]  # fmt: skip
 SCORED = {
     "folder": "f", "command": "c", "vbench": {"quality": 0.5, "withheld": "w"}, "not_run": {"lpips": ["no"]},

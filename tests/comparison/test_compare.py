@@ -249,6 +249,18 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         Log(tmp_path, holds={}, about={})
 
 
+@pytest.mark.parametrize("change", [{"kind": []}, {"psnr": "high"}, {"seed": None}, {"world": {"colour": [1, 0]}}])
+def test_a_row_of_another_shape_is_named(
+    made: tuple[Path, Comparison], pipe: VideoPipeline, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    header, row, *_ = rows_of(made[0])
+    (tmp_path / ROWS).write_text(f"{json.dumps(header)}\n{json.dumps(row | change)}\n")
+    with pytest.raises(ValueError, match="line 2 is damaged; delete the line to measure anew what it held"):
+        Log(tmp_path, holds=header["holds"], about={})
+    (tmp_path / ROWS).write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
+    assert len(Log(tmp_path, holds=header["holds"], about={}).rows) == 1
+
+
 # -- what is no result
 
 

@@ -1,4 +1,4 @@
-"""Every order of stop, takeover, wake, finish, failure, cancelling and death, played with the real code on a clock of its own."""
+"""Every order of stop, takeover, wake, finish, failure, cancelling and death, played with the real code and a clock."""
 
 from __future__ import annotations
 

@@ -44,6 +44,16 @@ def short(value: object, *, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    r"""What an error of a library says first; its kind where it says nothing.
+
+    >>> first_line(ValueError("no such thing.\\nat 3")), first_line(IndexError())
+    ('no such thing', 'IndexError')
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def as_bytes(count: int) -> str:
     """A size, in the largest unit of which there is one; rounded up, so that what is read is enough.
 

@@ -17,6 +17,7 @@ from videoaccel.common.alone import LOCK_SUFFIX, alone
 from videoaccel.common.files import check_creatable, told
 from videoaccel.common.plain_files import read_plain
 from videoaccel.common.plain_json import LARGEST_ROWS, parse_json, to_json
+from videoaccel.comparison.row_shapes import is_row
 
 FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
@@ -139,7 +140,7 @@ def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
             row = parse_json(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or not (number == 1 or row.get("kind") == "resumed" or is_row(row)):
             raise ValueError(f"{path}, line {number} is damaged; delete the line to measure anew what it held")
         yield row
 

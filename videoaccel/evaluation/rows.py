@@ -177,14 +177,14 @@ def _read(path: Path) -> Iterable[Row]:
     for plain in json_lines(path):
         try:
             score = plain.get("score")
-            yield Row(
-                plain["clip"], plain["metric"], plain["key"], _score(score) if score else None,
-                plain.get("error"), plain.get("reason"),
-            )  # fmt: skip
+            clip, metric, key = plain["clip"], plain["metric"], plain["key"]
+            if all(isinstance(text, str) for text in (clip, metric, key)):
+                yield Row(clip, metric, key, _score(score) if score else None, plain.get("error"), plain.get("reason"))
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
             continue  # measured anew; a line without an end was cut off by a crash
 
 
 def _score(plain: Mapping[str, Any]) -> Score:
     frames = tuple(float(value) for value in plain["frames"])
-    return Score(float(plain["value"]), plain["weight"], plain["counted"], frames, plain["details"])
+    counted = None if plain["counted"] is None else float(plain["counted"])
+    return Score(float(plain["value"]), float(plain["weight"]), counted, frames, dict(plain["details"]))

@@ -17,10 +17,10 @@ import av
 
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 from videoaccel.media.colour import WHITE, film_pixels
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels, most_pixels
-from videoaccel.media.pictures import first_line
 from videoaccel.media.tones import tone_of
 from videoaccel.media.upright import display_matrix, upright
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 from videoaccel.media.colour import WHITE, UnknownWhiteError, picture_pixels
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels
@@ -111,11 +112,6 @@ def existing_file(path: str | Path) -> Path:
     except PermissionError:  # which Pillow and FFmpeg would pass on as one of their own
         raise PermissionError(f"{path} may not be read by this user") from None
     return path
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without a trace."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

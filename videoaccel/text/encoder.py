@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5Enc
 from videoaccel.common.home import expand
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 from videoaccel.models.checkpoint import read_config
 
 # A full T5 checkpoint brings its decoder along, which nobody needs here.
@@ -199,7 +200,7 @@ def _check_size(folder: Path) -> None:
         with torch.device("meta"):
             shapes = T5EncoderModel(T5Config(**config)).state_dict().values()
     except Exception as error:  # whatever a value stumbles over
-        raise ValueError(f"{folder / 'config.json'}: no T5 can be made of it: {_line(error)}") from error
+        raise ValueError(f"{folder / 'config.json'}: no T5 can be made of it: {first_line(error)}") from error
     wanted = sum(value.numel() for value in shapes)
     if 0 < 2 * size < wanted:  # two names of the embedding are one tensor; that there is no file transformers says
         raise ValueError(
@@ -256,14 +257,16 @@ def _pretrained(kind: Any, source: str, subfolder: str | None, **options: Any) -
         return kind.from_pretrained(source, **options)
     except OSError as error:
         if Path(source).is_dir():
-            raise ValueError(f"{where} does not hold a T5 encoder and its tokenizer: {_line(error)}") from error
+            raise ValueError(f"{where} does not hold a T5 encoder and its tokenizer: {first_line(error)}") from error
         raise FileNotFoundError(
-            f"{where} is no folder here and could not be had from the Hugging Face hub ({_line(error)}); "
+            f"{where} is no folder here and could not be had from the Hugging Face hub ({first_line(error)}); "
             f"without a network give the path of a folder with config.json, weights and tokenizer"
         ) from error
     except Exception as error:  # safetensors, pickle, zip and tokenizers raise their own kinds
         hint = _tokenizer_hint() if kind is AutoTokenizer else ""
-        raise ValueError(f"{where} cannot be loaded as {kind.__name__} (damaged?): {_line(error)}{hint}") from error
+        raise ValueError(
+            f"{where} cannot be loaded as {kind.__name__} (damaged?): {first_line(error)}{hint}"
+        ) from error
 
 
 def _tokenizer_hint() -> str:
@@ -278,10 +281,6 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # not even its parent is there
         return False
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _check_loaded(model: T5EncoderModel, report: Any, *, where: str) -> None:
