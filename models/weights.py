@@ -13,7 +13,7 @@ from torch import Tensor
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import read_json
 from videoaccel.common.user_warning import warn_user
-from videoaccel.common.wording import first_line
+from videoaccel.common.wording import first_line, short
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -96,8 +96,8 @@ def shards_of(index: Path) -> list[str]:
         files = sorted({str(name) for name in read_json(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of shards: {error}") from None
-    if wrong := [name for name in files if Path(name).name != name]:
-        raise ValueError(f"{index} names {wrong[0]!r}, which is no file beside it")
+    if wrong := [name for name in files if Path(name).name != name or len(name.encode(errors="replace")) > 255]:
+        raise ValueError(f"{index} names {short(wrong[0])}, which is no file beside it")
     return files
 
 
@@ -133,7 +133,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
+        raise ValueError(f"{path} is not a readable safetensors file (truncated?): {first_line(error)}") from error
     except Exception as error:  # torch.load raises many kinds, by file format
         raise ValueError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
     state = _unwrapped(state, path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,21 @@ NAMES = (
 )  # fmt: skip
 
 
+def attempt(reader: Reader, path: Path, what: object) -> None:
+    """Read a file: that works, or is a sentence with its name, or nothing at all where it is to be passed over."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader.read(path)
+    except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+        assert not reader.silent, f"{error} of {what!r}"
+        said = str(error)
+        assert path.name in said or str(path.parents[len(Path(reader.name).parts) - 1]) in said, f"{said} names no file"
+        assert "\n" not in said and len(said) < 2500, said
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__}: {error} of {what!r}") from error
+
+
 def check(reader: Reader, folder: Path, *, examples: int) -> None:
     count = iter(range(10**9))
 
@@ -315,19 +332,7 @@ def check(reader: Reader, folder: Path, *, examples: int) -> None:
         path = folder / f"{next(count)}" / reader.name
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                reader.read(path)
-        except (ValueError, FileNotFoundError, IsADirectoryError) as error:
-            assert not reader.silent, f"{error} of {data[:500]!r}"
-            said = str(error)
-            assert path.name in said or str(path.parents[len(Path(reader.name).parts) - 1]) in said, (
-                f"{said} names no file"
-            )
-            assert "\n" not in said and len(said) < 2500, said
-        except Exception as error:
-            raise AssertionError(f"{type(error).__name__}: {error} of {data[:1500]!r}") from error
+        attempt(reader, path, data[:1500])
 
     holds()
 
@@ -341,6 +346,30 @@ def test_a_reader(name: str, readers: Mapping[str, Reader], tmp_path: Path) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reader_at_length(name: str, readers: Mapping[str, Reader], tmp_path: Path) -> None:
     check(readers[name], tmp_path, examples=400)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipe_in_its_place(name: str, readers: Mapping[str, Reader], tmp_path: Path) -> None:
+    """Nobody waits for what might come through it."""
+    reader = replace(readers[name], silent=False)  # where rows are written, too, it cannot be passed over
+    path = tmp_path / reader.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    ended: list[BaseException | None] = []
+
+    def read() -> None:
+        try:
+            attempt(reader, path, "a pipe")
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ended == [None], ended or "it waits"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -1,7 +1,9 @@
 """Loading is strict: every misfit is a ValueError that names the file, the key and both shapes."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -16,6 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.networks import stdit_inputs, tiny_stdit
 from videoaccel.models.checkpoint import read_state
+from videoaccel.models.dit import DiT
+from videoaccel.models.latte import Latte
+from videoaccel.models.pixart import PixArt
 from videoaccel.models.stdit import STDiT3
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -111,6 +116,34 @@ def test_wrong_field(folder: Path, field: str, value: object, message: str) -> N
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
         STDiT3.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("depth", 10**7, "depth = 10,000,000; at most 1,000 makes sense"),
+        ("depth", 10**4000, "depth = a number of 4001 digits; at most 1,000 makes sense"),
+        ("hidden_size", 2**40, "hidden_size = 1,099,511,627,776; at most 1,000,000,000 makes sense"),
+        ("patch_size", [1] * 1_000_001, "patch_size has 1,000,001 entries; at most 1,000,000 make sense"),
+        ("depth", 200, r"makes a network of [0-9,]+ numbers, and .*safetensors has [0-9,]+ bytes"),
+        ("caption_channels", 10**6, r"makes a network of [0-9,]+ numbers, and .*safetensors has [0-9,]+ bytes"),
+    ],
+)
+def test_a_network_without_an_end_is_not_begun(folder: Path, field: str, value: object, message: str) -> None:
+    """Nor one of more weights than its file has bytes: both are said before memory is asked for."""
+    sys.set_int_max_str_digits(0)
+    config = json.loads((folder / "config.json").read_text()) | {field: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+    with pytest.raises(ValueError, match=rf"config\.json:? {message}"):
+        STDiT3.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", [DiT, PixArt, Latte, STDiT3])
+def test_every_network_has_an_end(kind: Any) -> None:
+    name = "depth" if kind is STDiT3 else "num_layers"
+    with pytest.raises(ValueError, match=rf"x: {name} = 10,000,000; at most 1,000 makes sense"):
+        kind.build({name: 10**7}, source="x")
 
 
 def test_unreadable_config(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Priors: files, merging, and what they may be used for."""
 
 import math
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ def test_what_is_infinite_stays_so_and_spoils_nothing() -> None:
 
 
 # -- the shelf
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_on_the_shelf_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.safetensors")
+    a_prior().save(tmp_path / "1.safetensors")
+    with pytest.warns(UserWarning, match=r"a prior is passed over: .*0\.safetensors.* is no plain file"):
+        assert find_prior(SETTING, folders=[tmp_path]) is not None
 
 
 def test_the_shelf_is_looked_through(tmp_path: Path) -> None:

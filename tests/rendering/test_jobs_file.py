@@ -165,11 +165,19 @@ def test_bad_csv(tmp_path: Path) -> None:
     assert problems_of(tmp_path, "prompt,prompt\na,b\n", "j.csv") == ["line 1: the column 'prompt' stands there twice"]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(max_size=300))
+DEVICES = ["con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")]
+_DEVICE = st.builds(
+    "{}{}{}".format, st.text("./-_ ", max_size=3), st.sampled_from([*DEVICES, *map(str.upper, DEVICES)]),
+    st.sampled_from(["", ".", ".mp4", ".tar.gz", " ", "-", " .x", "x"]) | st.text(max_size=4),
+)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.text(max_size=300) | _DEVICE)
 def test_any_text_becomes_a_name_inside_its_folder(text: str) -> None:
     name = safe_name(text)
     assert name and len(name.encode()) <= LONGEST and not name.startswith(".")
+    assert name.split(".")[0].rstrip().lower() not in DEVICES, "Windows would open a device"
     assert not set(name) & set('/\\\0:*?"<>|\n') and os.path.normpath(f"clips/{name}") == f"clips/{name}"
 
 

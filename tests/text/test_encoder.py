@@ -228,6 +228,20 @@ def test_weights_that_do_not_fit(folder: Path, change: Change, message: str) -> 
         load_text_encoder(folder, dtype=torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_layers", 10**7, "num_layers = 10,000,000; at most 1,000 makes sense"),
+        ("vocab_size", 10**8, r"makes a T5 of [0-9,]+ numbers, and the weights have [0-9,]+ bytes"),
+    ],
+)
+def test_an_encoder_without_an_end_is_not_begun(folder: Path, field: str, value: int, message: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {field: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json:? {message}"):
+        load_text_encoder(folder, dtype=torch.float32)
+
+
 def test_weights_cut_short(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])

@@ -15,6 +15,7 @@ import torch
 from videoaccel.common.home import expand
 from videoaccel.common.package import packaged
 from videoaccel.common.plain_json import taken_for
+from videoaccel.common.wording import short
 from videoaccel.generation.releases import class_labels, release_in
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.protocols import Transformer
@@ -158,9 +159,9 @@ def network_class(name: str) -> Any:
     file, _, kind = name.partition(".")
     if importlib.util.find_spec(f"videoaccel.models.{file}") is not None:
         found = getattr(importlib.import_module(f"videoaccel.models.{file}"), kind, None)
-        if found is not None:
+        if hasattr(found, "from_pretrained"):
             return found
-    raise ValueError(f"there is no network {name!r}: models/{file}.py with a class {kind!r}")
+    raise ValueError(f"there is no network {short(name)}: models/{file[:40]}.py with a class {short(kind)}")
 
 
 def transformer_class(source: Source) -> type[Transformer]:
@@ -175,8 +176,12 @@ def transformer_class(source: Source) -> type[Transformer]:
     named = read_config(source.folder / "model_index.json").get("transformer")
     module, name = named if isinstance(named, list) and len(named) == 2 else (None, None)
     if not str(module).startswith("videoaccel.models."):
-        raise ValueError(f"the transformer in {source.folder} is a {name} of {module}, which does not run here")
-    return cast(type[Transformer], network_class(f"{str(module).removeprefix('videoaccel.models.')}.{name}"))
+        told = f"a {short(name)} of {short(module)}"
+        raise ValueError(f"the transformer in {source.folder} is {told}, which does not run here")
+    try:
+        return cast(type[Transformer], network_class(f"{str(module).removeprefix('videoaccel.models.')}.{name}"))
+    except ValueError as error:
+        raise ValueError(f"{source.folder / 'model_index.json'}: {error}") from None
 
 
 def load_scheduler(source: Source, **fields: Any) -> Any:

@@ -30,6 +30,7 @@ from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.schemes import choose_scheme, find_layout
 from videoaccel.parallel.shards import Shards
 from videoaccel.planning.prior import advice, find_prior, setting_of
+from videoaccel.planning.prior_tables import check_tables
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
 from videoaccel.session.done import Done
@@ -270,7 +271,8 @@ class Maker:
         find = find_prior if given is None else given.for_setting
         prior = find(setting, foreign=foreign)
         if prior is not None:
-            prior.check_tables(sites=sum(map(len, self.transformer.sites.values())))
+            sites = sum(map(len, self.transformer.sites.values()))
+            check_tables(prior.tables, prior.setting, source=prior.path, sites=sites)
         if prior is not None and (differences := prior.info.get("interpolated")):
             warn_user(f"a foreign prior is interpolated: it was made for {', '.join(differences)}")
         return None if prior is None else prior.tables

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,9 +24,12 @@ from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder, expand
 from videoaccel.common.package import packaged
+from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 from videoaccel.planning.fitted import PREFIX
+from videoaccel.planning.prior_tables import check_tables
 
 FORMAT = "videoaccel-prior-1"
 
@@ -40,16 +42,6 @@ MOST = 10**9
 
 PART = ".part.safetensors"
 """How the names of priors end that are still being made; nothing is looked up in these."""
-
-_AXES: Mapping[str, str] = MappingProxyType(
-    {
-        "adacache.distance": "N", "magcache.ratio": "N", "teacache.output": "N", "teacache.probe": "N",
-        "soda.psnr": "N", "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
-        "soda.cache": "NM*", "soda.forecast": "NM*", "soda.prune": "NM**", "soda.fitted.anchors": "NN",
-        "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3",
-    }
-)  # fmt: skip
-"""Axes of the tables of our own models: N steps, M module sites, * any number, digits so many."""
 
 MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
 """Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
@@ -100,32 +92,11 @@ class Prior:
                 about = _about(path, file.metadata())
                 tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no prior: {error}") from None
+            raise ValueError(f"{path} is no prior: {first_line(error)}") from None
         if uncounted := tables.keys() - about["samples"].keys():
             raise ValueError(f"{path} is a prior that is damaged: of {min(uncounted)} it has no number of samples")
-        prior = cls(about["setting"], tables, about["samples"], about["info"], path)
-        prior.check_tables()
-        return prior
-
-    def check_tables(self, *, sites: int | None = None) -> None:
-        """Make sure that the tables of one of our own models have the axes that methods count on.
-
-        Args:
-            sites: M of the network that it is for; None if it is not known.
-
-        Raises:
-            ValueError: One has others; names file and table.
-        """
-        steps = self.setting.get("steps")
-        for name, table in self.tables.items():
-            if not table.is_floating_point():
-                raise ValueError(f"{self.path} is a prior that is damaged: table {name} holds {table.dtype}")
-            if steps is None or name not in _AXES:
-                continue
-            sizes = [steps if axis == "N" else sites if axis == "M" else axis for axis in _AXES[name]]
-            wanted = [n if size in ("*", None) else int(size) for size, n in zip(sizes, table.shape, strict=False)]
-            if len(sizes) != table.ndim or wanted != list(table.shape) or not table.numel():
-                raise ValueError(f"{self.path} is a prior that is damaged: table {name} is {list(table.shape)}")
+        check_tables(tables, about["setting"], source=path)
+        return cls(about["setting"], tables, about["samples"], about["info"], path)
 
     @classmethod
     def given(cls, prior: "Prior | str | Path | None") -> "Prior | None":
@@ -310,6 +281,7 @@ def find_prior(
     found: Prior | None = None
     for path in _on_shelf(shelf() if folders is None else folders):
         try:
+            check_plain(path)
             with safe_open(path, "pt") as file:
                 made_for = _about(path, file.metadata())["setting"]
             if any(made_for.get(name) != setting.get(name) for name in MUST_MATCH):

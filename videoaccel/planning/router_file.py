@@ -17,8 +17,10 @@ from torch import Tensor
 from videoaccel.common.files import atomic_write_bytes
 from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
+from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.wording import first_line
 from videoaccel.models.router import Routers
 
 FORMAT = "videoaccel-routers-1"
@@ -75,7 +77,7 @@ class RouterFile:
                 about = _about(path, file.metadata())
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} holds no routers: {error}") from None
+            raise ValueError(f"{path} holds no routers: {first_line(error)}") from None
         orders = {name.removeprefix(ORDER): value for name, value in tensors.items() if name.startswith(ORDER)}
         routers = _built(about["shape"], tensors, path)
         try:
@@ -105,6 +107,7 @@ def find_routers(model: str) -> RouterFile | None:
     for folder in (cache_folder("routers"), packaged("assets", "routers")):
         for path in sorted(folder.glob("*.safetensors")):
             try:
+                check_plain(path)
                 with safe_open(path, "pt") as file:
                     if _about(path, file.metadata())["model"] != model:
                         continue
