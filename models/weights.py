@@ -105,11 +105,12 @@ def bytes_of(weights: Path) -> int:
     """Bytes of a file of weights, or of all shards that an index names.
 
     Raises:
-        ValueError: A shard is not there, or the index is none.
+        ValueError: A shard is not there, or the index is none; or one is a Git LFS pointer.
     """
-    if not _is_index(weights):
-        return weights.stat().st_size
-    return sum(shard.stat().st_size for shard in _shard_paths(weights))
+    files = _shard_paths(weights) if _is_index(weights) else [weights]
+    for file in files:
+        check_pointer(file)
+    return sum(file.stat().st_size for file in files)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from videoaccel.common.reading import half_letter, parse_bytes, parse_colour, parse_rate
@@ -306,11 +306,15 @@ class GenerateSettings(Config):
             except ValidationError as error:
                 raise RefusedError(error) from None
 
+    @field_validator("*")
+    @classmethod
+    def _whole_letters(cls, value: Any) -> Any:
+        if odd := half_letter(value):
+            raise ValueError(f"it holds {odd}, half of a letter, which no file can hold")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, value in vars(self).items():
-            if odd := half_letter(value):
-                raise ValueError(f"`{name}` holds {odd}, half of a letter, which no file can hold")
         if problem := next((text for wrong, text in self._problems() if wrong), None):
             raise ValueError(problem)
         return self
