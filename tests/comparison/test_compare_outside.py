@@ -108,6 +108,8 @@ def test_sound_has_a_psnr_alone(tmp_path: Path) -> None:
     exact, fora = found.results
     assert exact.psnr == float("inf") and 0 < fora.psnr < 100 and fora.ssim is None and fora.error is None
     assert not (tmp_path / "out" / "worst").exists()
+    again = compare(pipe, ["rain"], out=tmp_path / "out", repeats=1, **options, **call)
+    assert again.results[1].psnr == fora.psnr, "rows without SSIM are gone on with"
 
 
 def test_the_command_line(

@@ -33,9 +33,9 @@ class _Failed(_Row):
 class _Quality(_Row):
     repeat: None
     psnr: _Number | Literal["inf"]
-    ssim: _Number
+    ssim: _Number | None  # of sound there is none
     world: dict[str, tuple[_Number, _Positive]] | None
-    flops: _Number
+    flops: _Number | None  # of a network that cannot be counted
     fired: Annotated[bool, Field(strict=True)]
     digest: _Text
     cache_bytes: _Number
