@@ -36,12 +36,7 @@ GENERATE = {
     ("--accel", "none.yaml"): "configuration file none.yaml does not exist",
     ("--attention", "nope"): "unknown attention backend 'nope'",
     ("--mask-strategy", "0,0,0,0,0", "--reference", "none.png"): "length must be at least 1",
-    (
-        "--speedup",
-        "2",
-        "--prior",
-        "none.safetensors",
-    ): "there is no prior none.safetensors; videoaccel calibrate makes one",
+    ("--speedup", "2", "--prior", "none.safetensors"): "there is no prior",
     ("--config", "none.yaml"): "none.yaml does not exist",
     ("--from", "none.json"): "--from takes the .json that was written beside a clip",
 }
@@ -57,7 +52,7 @@ MISTAKES = {
     ("compare", "--prompts", "p.txt", "-o", "out", "--accel", "sodaa"): "unknown method 'sodaa'",
     ("compare", "--prompts", "p.txt", "-o", "out", "--model", "demoo"): "no model or folder is called 'demoo'",
     ("compare", "--prompts", "p.txt", "-o", "no/such/out"): "the folder",
-    ("compare", "--prompts", "p.txt", "-o", "out", "--prior", "none.safetensors"): "there is no prior none.safetensors",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--prior", "none.safetensors"): "there is no prior",
     ("plan",): "there is nothing to plan without a method; name one, such as --accel soda",
     ("plan", "--accel", "sodaa"): "unknown method 'sodaa'",
     ("plan", "--accel", "soda", "--png", "no/such/plan.png"): "the folder",
