@@ -1,6 +1,7 @@
 """Training routers: what a lesson is, that the model stays as it is, going on after a stop, the command."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.routers.fixtures import router_file
 from videoaccel.common.alone import BusyError, alone
 from videoaccel.models.router import Routers
 from videoaccel.planning.prior import fingerprint
-from videoaccel.planning.router_file import RouterFile
+from videoaccel.planning.router_file import RouterFile, find_routers
 from videoaccel.routers.lesson import Student, Teacher, lesson
 from videoaccel.routers.training import part_path, train_router, warm_start
 from videoaccel.settings.routers import RouterSettings, parse_range
@@ -175,3 +176,13 @@ def test_the_command_knows_its_options(capsys: pytest.CaptureFixture[str]) -> No
     assert run(["train-router", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("--budget", "--iterations", "--output", "--model", "--warm-start"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_on_the_shelf_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shelf = tmp_path / "videoaccel" / "routers"
+    shelf.mkdir(parents=True)
+    os.mkfifo(shelf / "a.safetensors")
+    with pytest.warns(UserWarning, match=r"routers are passed over: .*a\.safetensors.* is no plain file"):
+        assert find_routers("none") is None
