@@ -28,7 +28,7 @@ OTHER = "a dog\x0b\x0c\x1c\x85\u2029still a dog"
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_file_of_prompts_has_the_lines_that_editors_show(tmp_path: Path, door: str, end: str) -> None:
-    lines = [f"\u00a0{ONE}\u00a0", "", "\u200b\u2060\ufeff", "# a comment", OTHER]
+    lines = [f"\u00a0{ONE}\u00a0", "", "\u200b\u2060\ufeff", "\u2063\u180e\u034f\u3164\u2800", "# a comment", OTHER]
     path = tmp_path / "prompts.txt"
     path.write_bytes(end.join(lines).encode("utf-8-sig"))
     assert DOORS[door](str(path)) == [ONE, OTHER]

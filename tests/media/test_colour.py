@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,3 +262,28 @@ def test_wide_films_keep_their_greys_and_become_srgb(tmp_path: Path, primaries: 
         light = np.array({9: [0.6274, 0.0691, 0.0164], 12: [0.8225, 0.0332, 0.0171]}[primaries])
         red = 1.055 * light ** (1 / 2.4) - 0.055
         assert np.abs(_deep(tmp_path, red.tolist(), tags).astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize(("kind", "key"), [(0, b"\x40\x20"), (2, b"\x40\x20" * 3)])
+def test_a_colour_key_of_sixteen_bits_shows_the_ground(tmp_path: Path, kind: int, key: bytes) -> None:
+    """Written out, since Pillow writes no such file: above the key's colour, below another."""
+    values = np.repeat(np.array([[0x4020], [0x80FF]], ">u2"), 1 if kind == 0 else 3, axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 1, 2, 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    parts = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    above, below = read_image(tmp_path / "a.png")[0, :, 0, 0].tolist()
+    assert above == 255 and below == pytest.approx(0x80FF / 257, abs=1)
+
+
+def test_sixteen_bits_are_rounded(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0, 0, 0].tolist() == [156, 156, 156]  # 155.64
+
+
+def test_the_picture_beside_an_animation_is_no_part_of_the_clip(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (8, 8), (60 * k, 0, 0)) for k in range(3)]
+    pictures[0].save(tmp_path / "a.png", save_all=True, append_images=pictures[1:], duration=100, default_image=True)
+    frames, fps = read_video(tmp_path / "a.png")
+    assert frames[:, 0, 0, 0].tolist() == [60, 120] and fps == pytest.approx(10)

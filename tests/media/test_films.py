@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+import warnings
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -132,16 +134,52 @@ def test_files_without_a_film_say_what_they_have(tmp_path: Path) -> None:
 
 
 def _broadcast(path: Path, count: int = 24) -> None:
-    frames = [np.full((48, 64, 3), 16 + 9 * k, np.uint8) for k in range(count)]
+    frames = [np.full((48, 64, 3), 16 + 216 // count * k, np.uint8) for k in range(count)]
     film(path, frames, options={"qp": "4", "g": "6", "bf": "0"})
+
+
+def _lose(path: Path, lost: Callable[[int], bool]) -> None:
+    """Take packets of a transport stream away, by their numbers."""
+    packets = [path.read_bytes()[at : at + 188] for at in range(0, path.stat().st_size, 188)]
+    path.write_bytes(b"".join(packet for number, packet in enumerate(packets) if not lost(number)))
+
+
+@pytest.mark.parametrize("read", [read_video, read_like_players])
+def test_a_film_that_lost_a_little_is_read_and_told(tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_reader, "find_spec", lambda name: object())
+    path = tmp_path / "a.ts"
+    _broadcast(path, 48)
+    _lose(path, lambda number: number == 39)
+    with pytest.warns(UserWarning, match=r"a\.ts is damaged: \d+ of about 48 frames .* from 1 damaged packets"):
+        levels = _levels(read(path)[0])
+    assert 43 < len(levels) < 48 and levels[0] == pytest.approx(16, abs=2)
+    assert levels[-1] == pytest.approx(16 + 4 * 47, abs=2)
+
+
+def test_a_film_cut_short_by_half_is_no_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    frames = [np.full((48, 64, 3), 16 + 4 * k, np.uint8) for k in range(48)]
+    film(path, frames, options={"qp": "4", "bf": "2", "movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2])
+    with pytest.raises(ValueError, match=r"not a readable video"):
+        read_video(path)
+
+
+@pytest.mark.parametrize("read", [read_video, read_like_players])
+def test_what_ffmpeg_has_no_decoder_for_is_told(tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_reader, "find_spec", lambda name: object())
+    path = tmp_path / "a.svg"
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    with pytest.raises(ValueError, match=r"a\.svg is not a readable video .*no decoder"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read(path)
 
 
 def test_a_damaged_film_says_how_much_of_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     _broadcast(path)
-    packets = [path.read_bytes()[at : at + 188] for at in range(0, path.stat().st_size, 188)]
-    kept = [packet for number, packet in enumerate(packets) if number % 17 != 9]
-    path.write_bytes(b"".join(kept))
+    _lose(path, lambda number: number % 3 == 2)
     with pytest.raises(ValueError, match=r"damaged after \d+ whole frames, and \d+ more can be made out; `ffmpeg -i"):
         read_video(path)
 

@@ -4,6 +4,7 @@ import codecs
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,7 +30,8 @@ STDIN = "-"
 """In place of a file's name."""
 
 _MARK = "\ufeff"
-_UNSEEN = " \t\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\ufeff"
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters and marks by their category, of which nothing is seen all the same."""
 _TABLES = (".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -85,7 +87,11 @@ def lines_of(text: str) -> list[str]:
     ['a\u2028b', '', 'c']
     """
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
-    return [line if line.strip(_UNSEEN) else "" for line in lines]
+    return ["" if all(map(_unseen, line)) else line for line in lines]
+
+
+def _unseen(letter: str) -> bool:
+    return letter in _UNSEEN or unicodedata.category(letter) in ("Cf", "Cc", "Zs", "Zl", "Zp")
 
 
 def prompt_lines(text: str, *, source: str) -> list[str]:

@@ -99,6 +99,9 @@ def _apart(image: Image.Image) -> tuple[Image.Image, Frames | None]:
         return Image.fromarray(_scaled(values)), alpha
     if not (mode.endswith(("A", "a")) or key is not None):
         return image, None
+    if isinstance(key, tuple) and max(key) > 255:  # a key of 16 bits to colours that Pillow reads with 8
+        image = image.copy()
+        image.info["transparency"] = tuple(part >> 8 for part in key)
     whole = image.convert("LA" if mode == "La" else "RGBA") if mode != "LA" else image
     found: Frames = np.array(whole.getchannel("A"))
     grey = image if mode == "L" else whole.getchannel("L") if whole.mode == "LA" else None
@@ -124,7 +127,7 @@ def _scaled(values: NDArray[Any]) -> Frames:
             f"its values are whole numbers of 32 bits from {low} to {high}, of which none is known to be white; "
             f"save it with 8 or 16 bits"
         )
-    grey = (values // 257).astype(np.uint8)
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return grey
 
 

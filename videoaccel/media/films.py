@@ -33,6 +33,9 @@ FOLDER_FPS = 24.0
 _MATROSKA = bytes.fromhex("1a45dfa3")
 _SEGMENT = bytes.fromhex("18538067")
 
+_ENOUGH = 0.9
+"""Of a damaged film's frames, the share from which on it is read as players show it."""
+
 # FFmpeg's numbers for streams that go with a film: a cover, thumbnails along the time, a still.
 _DEFAULT, _BESIDE = 0x1, 0x400 | 0x800 | 0x100000
 
@@ -70,6 +73,8 @@ def open_film(path: Path, *, ground: Colour = WHITE) -> Iterator[Film]:
         with worded(path):
             stream = container.streams[film_stream(path, container)]
             context = stream.codec_context
+            if context is None:
+                raise ValueError(f"this FFmpeg has no decoder for it ({container.format.long_name})")
             check_pixels(context.height, context.width, name="it has frames of")
             context.options = {"max_pixels": str(most_pixels())}  # of frames that are larger than their header says
         yield Film(_frames(container, stream, path, ground), _rate(stream))
@@ -119,7 +124,8 @@ def film_stream(path: Path, container: Any) -> int:
     moving = _moving(path, [stream.index for stream in streams])
 
     def rank(stream: Any) -> tuple[bool, bool, int, int]:
-        area = stream.codec_context.width * stream.codec_context.height
+        context = stream.codec_context  # None where FFmpeg has no decoder
+        area = context.width * context.height if context else 0
         return (stream.index in moving, bool(int(stream.disposition) & _DEFAULT), area, -stream.index)
 
     return int(max(streams, key=rank).index)
@@ -140,7 +146,7 @@ def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     count = 0
     with worded(path):
-        for frame in _decoded(container, stream):
+        for frame in _decoded(container, stream, path):
             if not count and (tone := tone_of(frame)) and tone.warning:
                 warn_user(f"{path} {tone.warning}")
             yield upright(film_pixels(frame, ground=ground), aspect=aspect, matrix=display_matrix(frame))
@@ -149,26 +155,26 @@ def _frames(container: Any, stream: Any, path: Path, ground: Colour) -> Iterator
             raise ValueError("it has no frames")
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames (``av.VideoFrame``).
+def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+    """Decoded frames (``av.VideoFrame``); what is lost of a film that is whole but for a little is told.
 
     Raises:
-        ValueError: A packet is damaged; says how much of the film is not.
+        ValueError: Too much of it is damaged, or it is cut short; says how much is not.
     """
     decoder = decoder_of(stream)
-    good = 0
-    packets = container.demux(stream)
-    for packet in packets:
+    good, told = 0, False
+    for packet in container.demux(stream):
         damage = ValueError("a part of it is damaged") if packet.is_corrupt else None
+        frames = []
         try:
-            frames = [] if damage else decoder.decode(packet if packet.size else None)
+            frames = decoder.decode(packet if packet.size else None)
         except av.FFmpegError as error:
             if not good:
                 raise
-            frames, damage = [], error
-        if damage is not None:
-            later = _readable(decoder, packets)
-            raise ValueError(_damage(good, later, damage))
+            damage = error
+        if damage is not None and not told:
+            _tell_damage(path, stream.index, good, damage)
+            told = True
         good += len(frames)
         yield from frames
 
@@ -188,22 +194,42 @@ def decoder_of(stream: Any) -> Any:
     return decoder
 
 
-def _readable(decoder: Any, packets: Iterator[Any]) -> int:
-    """How many frames the rest still gives."""
-    count = 0
-    for packet in packets:
-        with suppress(av.FFmpegError):
-            count += len(decoder.decode(packet if packet.size else None))
-    return count
+def _tell_damage(path: Path, index: int, good: int, error: Exception) -> None:
+    """Warn of a film of which most frames can be made out, as players show it.
+
+    Raises:
+        ValueError: Too few can.
+    """
+    shown, due, damaged = _census(path, index)
+    later = shown - good
+    if later <= 0:
+        raise ValueError(f"the file ends in the middle of a frame, after {good} whole ones")
+    if shown < _ENOUGH * due:
+        raise ValueError(
+            f"{_line(error)} after {good} whole frames, and {later} more can be made out; "
+            f"`ffmpeg -i FILE -c:v libx264 NEW.mp4` writes what a player shows of it"
+        )
+    warn_user(f"{path} is damaged: {shown} of about {due} frames can be made out, some from {damaged} damaged packets")
 
 
-def _damage(good: int, later: int, error: Exception) -> str:
-    if not later:
-        return f"the file ends in the middle of a frame, after {good} whole ones"
-    return (
-        f"{_line(error)} after {good} whole frames, and {later} more can be made out; "
-        f"`ffmpeg -i FILE -c:v libx264 NEW.mp4` writes what a player shows of it"
-    )
+def _census(path: Path, index: int) -> tuple[int, int, int]:
+    """How many frames a damaged film gives, how many it should by its packets and by its times, and damaged packets."""
+    times: list[int] = []
+    shown = packets = damaged = 0
+    with open_container(path) as container:
+        stream = container.streams[index]
+        decoder = decoder_of(stream)
+        for packet in container.demux(stream):
+            hurt = bool(packet.is_corrupt)
+            try:
+                shown += len(decoder.decode(packet if packet.size else None))
+            except av.FFmpegError:
+                hurt = True
+            packets, damaged = packets + bool(packet.size), damaged + hurt
+            times += [packet.pts] if packet.size and packet.pts is not None else []
+        span = (max(times) - min(times)) * stream.time_base if times else Fraction(0)
+        by_time = round(span * Fraction(stream.average_rate or 0)) + 1
+        return shown, max(packets, by_time, stream.frames), damaged  # frames by the header, of what is cut short
 
 
 def _rate(stream: Any) -> float:

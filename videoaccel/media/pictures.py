@@ -86,7 +86,8 @@ def read_pictures(path: Path, *, ground: Colour = WHITE) -> Iterator[tuple[Frame
     """
     with _opened(path) as file:
         count = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
-        for number in range(count):
+        # The picture that a PNG shows where nothing moves need not be part of what moves.
+        for number in range(1 if count > 1 and getattr(file, "default_image", False) else 0, count):
             file.seek(number)
             pixels = _pixels(file, path, ground)
             yield pixels, float(file.info.get("duration") or 0) / 1000

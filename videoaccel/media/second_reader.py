@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import av
+
 from videoaccel.common.reading import Colour
 from videoaccel.common.user_warning import warn_user
 from videoaccel.media.colour import WHITE, is_untagged_hd, shows_ground
@@ -61,6 +63,8 @@ def _unlike(path: Path) -> tuple[str | None, int]:
     with worded(path), open_container(path) as container:
         stream = container.streams[film_stream(path, container)]
         context = stream.codec_context
+        if context is None:
+            return "decord has no decoder for it", 0
         if context.width * context.height > most_pixels():
             return "decord knows no limit to the size of frames", 0
         if not container.format.name.startswith(_TRUSTED):
@@ -82,7 +86,11 @@ def _packets(container: Any, stream: Any) -> tuple[str | None, int]:
         if packet.size and not count and not packet.is_keyframe:
             return "decord needs a key frame at the beginning", 0
         count += bool(packet.size)
-        for frame in [] if known else decoder.decode(packet if packet.size else None):
+        try:
+            frames = [] if known else decoder.decode(packet if packet.size else None)
+        except av.FFmpegError:
+            return "a part of it is damaged", 0
+        for frame in frames:
             known = True
             if reason := _frame(frame):
                 return reason, 0
