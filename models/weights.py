@@ -29,8 +29,8 @@ WEIGHT_FILES = (
 _INDEX = ".index"
 _SHARD = r"-\d+-of-\d+\."
 _LFS = b"version https://git-lfs.github.com/spec/"
-_AVERAGED = "ema"
-_WRAPPERS = (_AVERAGED, "ema_state_dict", "state_dict", "model", "module")
+_AVERAGED = ("ema", "ema_state_dict", "ema_model", "model_ema")
+_WRAPPERS = (*_AVERAGED, "state_dict", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.", "ema.", "ema_model.", "model.")
 
 
@@ -182,7 +182,7 @@ def _unwrapped(state: Any, path: Path) -> Any:
         inside = [name for name in _WRAPPERS if isinstance(state.get(name), Mapping) and state[name]]
         if not inside:
             break
-        if inside[0] == _AVERAGED and len(inside) > 1:
+        if inside[0] in _AVERAGED and len(inside) > 1:
             warn_user(f"{path} holds {' and '.join(inside)}; the averaged weights, {inside[0]}, are taken")
         state = state[inside[0]]
     return state

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from videoaccel.common import home
-from videoaccel.common.home import cache_folder, cached_at, expand, expand_text, kept_nowhere
+from videoaccel.common.home import cache_folder, cached_at, expand, expand_text, kept_nowhere, place
 from videoaccel.jobs.resolve import resolve
 from videoaccel.settings.layers import Layer, merge
 
@@ -48,6 +48,7 @@ def test_without_a_home_nothing_is_cached_and_that_is_told_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cache_folder("costs") == folder and kept_nowhere(folder) and not folder.exists()
+        assert place(folder) == "no folder, since this user has no home"
         assert list(folder.glob("*")) == [] and kept_nowhere(cached_at("~/.cache/vbench"))
         with pytest.raises(OSError, match=r"."):
             folder.mkdir(parents=True)

@@ -117,9 +117,11 @@ def test_a_prefix_that_is_not_common_or_does_not_help_stays(folder: Path) -> Non
 def test_averaged_weights_are_taken_before_others(folder: Path) -> None:
     whole = state(folder)
     zeros = {name: torch.zeros_like(value) for name, value in whole.items()}
-    for other in ("module", "model", "state_dict"):
-        instead(folder, {other: zeros, "ema": whole, "step": 3}, "ema.pt")
-        with pytest.warns(UserWarning, match=rf"ema\.pt holds ema and {other}; the averaged weights, ema, are taken"):
+    names = [("ema", "module"), ("ema", "model"), ("ema", "state_dict"), ("model_ema", "model"), ("ema_model", "model")]
+    for averaged, other in names:
+        instead(folder, {other: zeros, averaged: whole, "step": 3}, "ema.pt")
+        told = rf"ema\.pt holds {averaged} and {other}; the averaged weights, {averaged}, are taken"
+        with pytest.warns(UserWarning, match=told):
             assert same(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

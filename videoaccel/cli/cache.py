@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import place
 from videoaccel.common.wording import counted
 
 _DAY = 86400  # seconds
@@ -41,10 +42,10 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.
         prompt = "(damaged)" if entry.prompt is None else entry.prompt
         say(_line(entry.size, entry.age, prompt))
     total = sum(entry.size for entry in entries) / 2**20
-    say(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {cache.folder}")
+    say(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {place(cache.folder)}")
     for time in timed:
         say(_line(time.size, time.age, _timed(time.key)))
-    say(f"{counted(len(timed), 'measurement')} of costs in {costs.folder}")
+    say(f"{counted(len(timed), 'measurement')} of costs in {place(costs.folder)}")
 
 
 def clear() -> None:
@@ -53,8 +54,8 @@ def clear() -> None:
     from videoaccel.text.cache import TextCache
 
     cache, costs = TextCache(), CostsCache()
-    say(f"{counted(cache.clear(), 'prompt')} removed from {cache.folder}")
-    say(f"{counted(costs.clear(), 'measurement')} of costs removed from {costs.folder}")
+    say(f"{counted(cache.clear(), 'prompt')} removed from {place(cache.folder)}")
+    say(f"{counted(costs.clear(), 'measurement')} of costs removed from {place(costs.folder)}")
 
 
 def _line(size: int, age: float, text: str) -> str:

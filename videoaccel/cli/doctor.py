@@ -23,6 +23,7 @@ from videoaccel.cli.outside import tested
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import place
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import counted
 from videoaccel.settings.config import ModelSpec, config_names, load_named
@@ -216,7 +217,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"text cache: {counted(cache['prompts'], 'prompt')}, {cache['bytes'] / 2**20:.1f} MiB in {cache['folder']}",
+        f"text cache: {counted(cache['prompts'], 'prompt')}, {cache['bytes'] / 2**20:.1f} MiB "
+        f"in {place(Path(cache['folder']))}",
     ]
 
 

@@ -77,6 +77,11 @@ def kept_nowhere(folder: Path) -> bool:
     return folder.is_relative_to(_NOWHERE)
 
 
+def place(folder: Path) -> str:
+    """A folder of the caches for people to read."""
+    return "no folder, since this user has no home" if kept_nowhere(folder) else str(folder)
+
+
 @cache
 def _tell() -> None:
     warn_user(
