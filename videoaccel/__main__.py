@@ -1,12 +1,15 @@
 """``python -m videoaccel``, and the console script."""
 
+import os
 import signal
 import sys
 from types import FrameType
 
 # Until there is somebody who says that it was stopped, Ctrl-C ends the process without a word, not in a traceback of
 # whatever was being imported. Where it is ignored (a job in the background) it stays so.
-_HEEDED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+# Whoever imports this file to call main() keeps the process's signals as they are until then.
+_IS_PROGRAM = __name__ == "__main__" or os.path.splitext(os.path.basename(sys.argv[0]))[0] == "videoaccel"
+_HEEDED = _IS_PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _HEEDED:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -230,3 +230,8 @@ def test_what_stopped_one_command_stops_no_other() -> None:
 
     assert exit_code(struck, debug=False) == INTERRUPTED
     assert exit_code(wrong, debug=False) == 2
+
+
+def test_importing_the_program_leaves_signals_alone() -> None:
+    code = "import signal, videoaccel.__main__; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
