@@ -2,7 +2,7 @@
 
     python -m examples.train_together --work /tmp/work --out results --seconds 360
 
-For a GPU that is lent for minutes: every part is a program of its own and starts at once; the trainings compile and
+For minutes on a GPU: every part is a program of its own and starts at once; the trainings compile and
 record their steps while clips and stills are drawn and encoded. ``--models`` says which are trained; the small ones get
 :data:`SMALL_SHARE` of the time, then the demo's transformer, if it is among them, has the GPU alone. A training begins
 with the data there are once it has waited :data:`WAIT_SHARE` of the time. Every minute, and at the end, the averaged
