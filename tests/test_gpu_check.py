@@ -17,16 +17,18 @@ def _uninterpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "INTERPRETED", False)
 
 
+SLOWER = ("vae", "methods", "profile")
 COSTLY = ("compiled parts", "triton kernels and compiled", "whole compile", "ranks", "demo")
 
 
-def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("skipped", [(*COSTLY, *SLOWER), pytest.param(COSTLY, marks=pytest.mark.slow)])
+def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: tuple[str, ...]) -> None:
     monkeypatch.setattr(
-        "sys.argv", ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--skip", ",".join(COSTLY)]
+        "sys.argv", ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--skip", ",".join(skipped)]
     )
     gpu_check.main()
     found = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert found.keys() == gpu_check.SECTIONS.keys() - {*COSTLY}
+    assert found.keys() == gpu_check.SECTIONS.keys() - {*skipped}
     assert not [name for name, section in found.items() if "failed" in section or "skipped" in section]
     assert found["golden"]["float32, worst relative error, TF32 in convolutions off"] < 1e-5
 

@@ -20,6 +20,7 @@ def run(command: list[str], tmp_path: Path, **more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path: Path) -> None:
     said = run([sys.executable, str(FOLDER / "quickstart.py")], tmp_path, STEPS="8").splitlines()
     assert said[0].startswith("exact: ")

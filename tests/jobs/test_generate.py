@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import videoaccel
 from tests.workshop import Workshop
+from videoaccel.generation import tuning
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs import generate as generation
 from videoaccel.jobs import parts
@@ -21,7 +23,7 @@ from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.jobs.sidecar import file_hash
 from videoaccel.media.reader import read_image, read_video
 from videoaccel.media.writer import Writer
-from videoaccel.models.stdit import STDiT3
+from videoaccel.models.compiled import compile_branches
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.outside import generate as whatever
 from videoaccel.settings.generate import GenerateSettings
@@ -207,8 +209,7 @@ def test_options_reach_the_networks(make: Workshop, monkeypatch: pytest.MonkeyPa
 
 
 def test_compile_is_timed_apart(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = STDiT3.compile
-    monkeypatch.setattr(STDiT3, "compile", lambda self: plain(self, backend="eager"))
+    monkeypatch.setattr(tuning, "compile_branches", partial(compile_branches, backend="eager"))
     make("plain.gif")
     make("compiled.gif", compile=True)
     assert (
