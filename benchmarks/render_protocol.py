@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--clip", type=float, default=120.0, help="Median seconds of a clip.")
+    parser.add_argument("--scene", choices=list(SCENES), help="One of them; kept in a file of its own.")
     options = parser.parse_args()
     threading.stack_size(512 << 10)
     memory = Path("/dev/shm")
@@ -166,9 +167,9 @@ def main() -> None:
         result = {
             "workers": options.workers, "clips": options.clips, "clip_seconds_median": options.clip, "stale": STALE,
             "scenes": {name: scene(plan, root / f"{number}", options, faults)
-                       for number, (name, faults) in enumerate(SCENES.items())},
+                       for number, (name, faults) in enumerate(SCENES.items()) if options.scene in (None, name)},
         }  # fmt: skip
-    keep("render_protocol", result)
+    keep("render_protocol" if options.scene is None else f"render_protocol_{options.workers}", result)
 
 
 def scene(plan: Plan, root: Path, options: argparse.Namespace, faults: Faults) -> dict[str, object]:
