@@ -35,7 +35,6 @@ from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.planning.router_file import RouterFile, importance_order
 from videoaccel.policies.elastic import module_costs
 from videoaccel.routers.lesson import Marks, Student, Teacher, lesson
-from videoaccel.session.costs import count_flops
 from videoaccel.settings.routers import RouterSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -178,7 +177,7 @@ def begin(
     first = runs[0]
     sites = first.model.sites
     with torch.no_grad():
-        costs = count_flops(first.once, blocks=sites)
+        costs = first.costs("flops")
         importance = _importance(states)
     channels = _channels(first)
     torch.manual_seed(settings.seed)
