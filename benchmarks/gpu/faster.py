@@ -2,8 +2,6 @@
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,13 +37,6 @@ def _timed(bench: Bench, model: STDiT3, *, backends: tuple[str, ...] = ("default
     bench.put("longest", [[name[:110], count, round(ms, 3)] for name, count, ms in rows[:22]])
 
 
-@contextmanager
-def _twin(bench: Bench) -> Iterator[STDiT3]:
-    """A network with the same weights, sharing them, whose modules may be changed."""
-    yield share(bench.model)
-    bench.clean()
-
-
 def share(model: nn.Module) -> Any:
     """A copy of the modules with the very same tensors."""
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
@@ -56,26 +47,26 @@ def compiled_parts(bench: Bench) -> None:
     """The parts of all modules compiled."""
     from torch._dynamo.utils import counters
 
-    with _twin(bench) as model:
-        compile_branches(model)
-        before = counters["stats"]["unique_graphs"]
-        _timed(bench, model, backends=("default", "flash", "cudnn"))
-        bench.put("graphs", counters["stats"]["unique_graphs"] - before)
+    model = share(bench.model)
+    compile_branches(model)
+    before = counters["stats"]["unique_graphs"]
+    _timed(bench, model, backends=("default", "flash", "cudnn"))
+    bench.put("graphs", counters["stats"]["unique_graphs"] - before)
 
 
 def kernels_in(bench: Bench) -> None:
     """Our Triton kernels in all modules, nothing compiled."""
-    with _twin(bench) as model:
-        bench.put("modules", fuse(model))
-        _timed(bench, model)
+    model = share(bench.model)
+    bench.put("modules", fuse(model))
+    _timed(bench, model)
 
 
 def kernels_and_compiled(bench: Bench) -> None:
     """Kernels in the modules, and the parts compiled around them."""
-    with _twin(bench) as model:
-        fuse(model)
-        compile_branches(model)
-        _timed(bench, model)
+    model = share(bench.model)
+    fuse(model)
+    compile_branches(model)
+    _timed(bench, model)
 
 
 def fp8(bench: Bench) -> None:
@@ -88,9 +79,9 @@ def fp8(bench: Bench) -> None:
 
 def whole_compile(bench: Bench) -> None:
     """The network as one graph, for comparison: only methods that decide about whole steps can use it."""
-    with _twin(bench) as model:
-        model.compile(fullgraph=True, dynamic=False)
-        _timed(bench, model)
+    model = share(bench.model)
+    model.compile(fullgraph=True, dynamic=False)
+    _timed(bench, model)
 
 
 def graph(bench: Bench) -> None:
