@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import random
 import statistics
 import sys
@@ -76,7 +77,7 @@ def machine() -> dict[str, Any]:
 
 def keep(name: str, result: dict[str, Any]) -> None:
     """Print a result and write it to ``results/NAME.json`` with machine, date and command."""
-    command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     record = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **result}
     text = json.dumps(record, indent=2)
     RESULTS.mkdir(exist_ok=True)
