@@ -3,8 +3,8 @@
 import json
 import os
 import platform
-import shlex
 import random
+import shlex
 import statistics
 import sys
 import time
