@@ -14,7 +14,7 @@ from videoaccel.eval.oracle import read
 SMALL = Path(__file__).parents[2] / "examples" / "small_models"
 
 
-@pytest.mark.parametrize("name", ["pixart", "features"])
+@pytest.mark.parametrize("name", ["pixart", "dit", "features"])
 def test_folders_are_small_and_in_float16(name: str) -> None:
     files = [path for path in (SMALL / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10_000_000
@@ -24,10 +24,13 @@ def test_folders_are_small_and_in_float16(name: str) -> None:
                 assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118
 
 
-def test_pixart_draws_what_it_is_asked_for() -> None:
-    pipe = VideoPipeline.from_pretrained(SMALL / "pixart", dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("name", "prompt"), [("pixart", "a red circle on a black background"), ("dit", "red circle on black")]
+)
+def test_they_draw_what_they_are_asked_for(name: str, prompt: str) -> None:
+    pipe = VideoPipeline.from_pretrained(SMALL / name, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    frames = pipe("a red circle on a black background", num_inference_steps=12, output_type="np").frames
+    frames = pipe(prompt, num_inference_steps=12, output_type="np").frames
     assert frames.shape == (1, 1, 64, 64, 3)
     seen = read(np.round(frames[0] * 255).astype(np.uint8))
     assert (seen.background.word, seen.actors[0].colour.word, seen.actors[0].shape.word) == ("black", "red", "circle")
