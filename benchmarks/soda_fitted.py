@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import keep
+from videoaccel.calibration.anchor_search import improved
 from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.calibration.fitted_steps import forecast, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
@@ -104,41 +105,8 @@ def few_clips(lab: Lab, calls: int) -> Tensor:
 
 def searched(lab: Lab, calls: int) -> Tensor:
     """Anchors moved where six clips get better, then fitted on all."""
-    anchors = improved(Fit(lab.some(FEW)), lab.anchors(calls))
+    anchors = improved(Fit(lab.some(FEW)), lab.anchors(calls), rounds=1)
     return follow(lab.measured, Fit(lab.fitting).along(anchors)[0])
-
-
-def improved(fit: Fit, anchors: Sequence[int], *, rounds: int = 1) -> tuple[int, ...]:
-    """Anchors that leave less error than the given ones, each moved by one step where that helps, the rest refitted.
-
-    Takes about as many network calls a clip and round as there are anchors, squared.
-
-    Args:
-        fit: On the clips that decide.
-        anchors: Where the search starts.
-        rounds: How often every anchor is tried; it ends where none moves.
-    """
-    best = tuple(anchors)
-    least = _error_left(fit, best)
-    for _ in range(rounds):
-        before = best
-        for j in range(len(best) - 1, 0, -1):  # from the last on, since what is before is shared
-            stop = best[j + 1] if j + 1 < len(best) else fit.clips.steps
-            for mark in (best[j] - 1, best[j] + 1):
-                if not best[j - 1] < mark < stop:
-                    continue
-                tried = (*best[:j], mark, *best[j + 1 :])
-                if (left := _error_left(fit, tried)) < least:
-                    best, least = tried, left
-        if best == before:
-            break
-    return best
-
-
-def _error_left(fit: Fit, anchors: Sequence[int]) -> float:
-    """Mean logarithm of the clips' squared errors, which is what a mean of decibels is."""
-    _, end = fit.along(anchors)
-    return float((end - fit.clips.wanted[-1]).square().flatten(1).mean(1).clamp_min(1e-20).log().mean())
 
 
 VARIANTS: dict[str, Callable[[Lab, int], Tensor]] = {

@@ -295,6 +295,15 @@ def test_fitted_steps_are_added_and_change_nothing_else(measure: Measure, calls:
     assert len(calls) == before and same(prior, again)
 
 
+def test_steps_are_fitted_unasked_where_there_are_samples_enough(measure: Measure, calls: list[int]) -> None:
+    prior = measure(samples=8, replay_samples=0)
+    assert len(prior.info["fitted"]) == 8 and prior.samples["soda.fitted.quality"] == 8
+    calls.clear()
+    assert measure(samples=8, replay_samples=0).info["fitted"] == prior.info["fitted"] and not calls
+    searched = measure(samples=8, replay_samples=0, fit_search=2, fit_samples=8)
+    assert searched.info["fitted"][-1] == "2 rounds of search" and calls
+
+
 def test_of_too_few_samples_none_could_be_held_out(measure: Measure) -> None:
     notes: list[str] = []
     prior = measure(fit_samples=3, note=notes.append)

@@ -1,6 +1,7 @@
 """Fitting what is served: against coefficients known from linear dynamics, and against a plain solver."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from videoaccel.calibration.anchor_search import best_of, error_left, evenly, improved
 from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
@@ -179,3 +181,25 @@ def test_the_ladder_has_every_usual_budget_and_every_fourth_clip_is_held_out() -
     assert ladder(4) == [1, 2, 3] and min(ladder(100)) == 17 and ladder(2) == [1]
     fitted, held = parted(28)
     assert len(fitted) == 21 and len(held) == 7 and not set(fitted) & set(held)
+
+
+def test_anchors_are_moved_where_that_leaves_less_error() -> None:
+    """A law that changes in the middle only: anchors belong there, wherever the search begins."""
+
+    def bump(i: int, x: Tensor) -> Tensor:
+        return torch.sin(x) * (4.0 if i in (4, 5, 6) else 0.1)
+
+    fit = Fit(clips_of(Run(bump, clips=6)))
+    start = (0, 1, 2, 9)
+    found = improved(fit, start, rounds=20)
+    assert error_left(fit, found) < error_left(fit, start) - 2 and sum(mark in (4, 5, 6, 7) for mark in found) >= 2
+    assert improved(fit, start, rounds=0) == start
+    assert best_of(fit, [start, found, list(found)]) == found
+
+
+def test_evenly_spaced_anchors_begin_with_the_first_step() -> None:
+    for steps in range(1, 60):
+        for calls in range(1, steps + 1):
+            marks = evenly(calls, steps)
+            gaps = {b - a for a, b in pairwise((*marks, steps))}
+            assert marks[0] == 0 and len(set(marks)) == calls and max(gaps) - min(gaps) <= 1

@@ -40,6 +40,10 @@ from videoaccel.settings.generate import GenerateSettings
 CURVE_SAMPLES = 4
 """Samples, at least, of which the speed-quality curve is an average, if there are so many: cheap beside replays."""
 
+FIT_SAMPLES = 8, 12
+"""Samples, at least and at most, on which steps are fitted unless others are asked for: fewer say too little of clips
+that are held out, and so many take half of what replays of two samples do."""
+
 
 def calibrate(
     settings: CalibrateSettings | Any,
@@ -102,7 +106,8 @@ def calibrate_settings(
     """
     methods = chosen_methods(settings.methods)
     prompts = settings.prompts or builtin_prompts(settings.model)
-    numbers = range(settings.first, settings.first + max(settings.samples, settings.fit_samples))
+    fitted = samples_to_fit(settings)
+    numbers = range(settings.first, settings.first + max(settings.samples, fitted))
     texts, seeds = [prompts[k % len(prompts)] for k in numbers], [settings.seed + k for k in numbers]
     generation = settings.generation(texts, seeds=seeds)
     if (ranks := ranks_here()) > 1:  # a sample each, so that a probe sees all of a network
@@ -130,7 +135,21 @@ def calibrate_settings(
         with alone(out) if mesh.first else nullcontext():
             prior = run.measure(samples, replays=settings.replay_samples)
             prior = run.draw_curve(prior, samples[: max(settings.replay_samples, CURVE_SAMPLES)])
-            return run.finish(run.fit(prior, every[: settings.fit_samples]))
+            if settings.fit_samples is not None or fitted > len(prior.info.get("fitted", ())):
+                prior = run.fit(prior, every[:fitted], search=settings.fit_search)
+            return run.finish(prior)
+
+
+def samples_to_fit(settings: CalibrateSettings) -> int:
+    """On how many samples steps are fitted; 0 for none.
+
+    >>> samples_to_fit(CalibrateSettings(samples=10)), samples_to_fit(CalibrateSettings(samples=7))
+    (10, 0)
+    """
+    if settings.fit_samples is not None:
+        return settings.fit_samples
+    least, most = FIT_SAMPLES
+    return min(settings.samples, most) if settings.samples >= least else 0
 
 
 def chosen_methods(names: Sequence[str]) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from videoaccel.calibration.anchor_search import best_of, evenly, improved
 from videoaccel.calibration.fitting import Clips, Fit, follow
 from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
 from videoaccel.planning.plan import UnreachableError
@@ -41,10 +43,12 @@ def parted(count: int) -> tuple[list[int], list[int]]:
     return [k for k in range(count) if k not in held], held
 
 
-def calls_of(count: int, steps: int) -> int:
+def calls_of(count: int, steps: int, *, search: int = 0) -> int:
     """Network calls that fitting on so many clips takes, at most."""
     fitted, held = (len(part) for part in parted(count))
-    return (fitted + held) * steps + (fitted + 2 * held) * sum(ladder(steps))
+    budgets = ladder(steps)
+    tried = 2 * sum(budgets) + search * sum(calls**2 for calls in budgets)
+    return (fitted + held) * steps + fitted * tried + 2 * held * sum(budgets)
 
 
 @torch.inference_mode()
@@ -55,29 +59,30 @@ def fit_steps(
     quality: Quality,
     *,
     counts: Sequence[int] | None = None,
+    search: int = 0,
 ) -> dict[str, Tensor]:
     """Tables of the ladder's plans.
 
     Args:
         fitting: Clips to fit on.
         held: Clips to measure the quality on.
-        tables: Calibrated ones, of which anchors are made.
+        tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too.
         quality: Of the held-out clips.
         counts: Numbers of network calls; default the ladder's.
+        search: Rounds in which anchors are moved, see :func:`improved`.
     """
     steps, fit = fitting.steps, Fit(fitting)
     kept = torch.full((steps, len(KINDS), len(FIGURES)), math.nan)
     found: list[Fitted] = []
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
-        try:
-            anchors = policy.network(tables, steps).anchors
-        except UnreachableError:  # so few calls that no forecast reaches from one to the next
-            continue
-        fitted, _ = fit.along(anchors)
+        candidates = [evenly(calls, steps)]
+        with suppress(UnreachableError):  # so few calls that no forecast reaches from one to the next
+            candidates.append(tuple(policy.network(tables, steps).anchors))
+            kept[calls - 1, 0] = _figures(quality(forecast(held, policy, tables)))
+        fitted, _ = fit.along(improved(fit, best_of(fit, candidates), rounds=search))
         found.append(fitted)
-        for kind, latents in enumerate((forecast(held, policy, tables), follow(held, fitted))):
-            kept[calls - 1, kind] = _figures(quality(latents))
+        kept[calls - 1, 1] = _figures(quality(follow(held, fitted)))
     return to_tables(found, kept, steps=steps)
 
 

@@ -18,7 +18,7 @@ from videoaccel.planning.prior import Prior
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.generate import GenerateSettings
 
-ONLY_OURS = ("first", "replay_samples", "fit_samples", "methods", "memory", "backbones")
+ONLY_OURS = ("first", "replay_samples", "fit_samples", "fit_search", "methods", "memory", "backbones")
 """What only a calibration of our own models can be told."""
 
 

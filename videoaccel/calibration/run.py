@@ -181,9 +181,10 @@ class Run:
                 merge([prior, *curves]).save(self.part)
         return merge([prior, *(curve for found in self.mesh.everyone.each(curves) for curve in found)])
 
-    def fit(self, prior: Prior, samples: Sequence[Sample]) -> Prior:
+    def fit(self, prior: Prior, samples: Sequence[Sample], *, search: int = 0) -> Prior:
         """Fit the steps that SODA serves, where it was measured; the first rank does."""
-        keys = [[sample.seed, sample.prompt] for sample in samples]
+        keys: list[Any] = [[sample.seed, sample.prompt] for sample in samples]
+        keys += [f"{search} rounds of search"] if search else []
         if "soda.velocity" not in prior.tables or not samples or prior.info.get("fitted") == keys:
             return prior
         if len(samples) < HELD_OUT:
@@ -192,19 +193,19 @@ class Run:
         if not quality_curve.available():
             self.note("nothing is fitted: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
             return prior
-        found = self.mesh.everyone.same(self._fitted(prior, samples) if self.mesh.first else None)
+        found = self.mesh.everyone.same(self._fitted(prior, samples, search) if self.mesh.first else None)
         info = {**prior.info, "fitted": keys}
         count = dict.fromkeys(found, len(samples))
         return replace(prior, tables={**prior.tables, **found}, samples={**prior.samples, **count}, info=info)
 
-    def _fitted(self, prior: Prior, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    def _fitted(self, prior: Prior, samples: Sequence[Sample], search: int) -> dict[str, torch.Tensor]:
         steps, frames = self.order.settings.steps or 0, int(self.order.settings.frames or 1)
-        tick = _counted(self.listener, "fit", fitted_steps.calls_of(len(samples), steps))
+        tick = _counted(self.listener, "fit", fitted_steps.calls_of(len(samples), steps, search=search))
         runs = [self._denoising(sample) for sample in samples]
         fitting, held = ([runs[k] for k in part] for part in fitted_steps.parted(len(samples)))
         clips = Clips.of(held, tick=tick)
         quality = quality_curve.against(self.pipe.vae, clips.wanted[-1], frames)
-        return fitted_steps.fit_steps(Clips.of(fitting, tick=tick), clips, prior.tables, quality)
+        return fitted_steps.fit_steps(Clips.of(fitting, tick=tick), clips, prior.tables, quality, search=search)
 
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""

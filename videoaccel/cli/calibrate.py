@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from videoaccel.planning.prior import Prior
 
 PANEL = "Calibration"
-_OWN = ("seed", "samples", "first", "replay_samples", "fit_samples", "methods", "memory", "backbones", "output")
+_OWN = (
+    "seed",
+    "samples",
+    "first",
+    "replay_samples",
+    "fit_samples",
+    "fit_search",
+    "methods",
+    "memory",
+    "backbones",
+    "output",
+)
 
 
 def command() -> Callable[..., None]:

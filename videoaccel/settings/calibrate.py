@@ -99,11 +99,18 @@ class CalibrateSettings(ModelSettings):
         0, ge=0, le=2**62, description="Number of the first sample, where several machines share the work."
     )
     replay_samples: int = Field(2, ge=0, le=100_000, description="Samples, of these, of which replays are made.")
-    fit_samples: int = Field(
-        0,
+    fit_samples: int | None = Field(
+        None,
         ge=0,
         le=100_000,
-        description="Samples on which SODA's steps are fitted; every fourth is held out to check.",
+        description="Samples on which SODA's steps are fitted; every fourth is held out to check. Default those that "
+        "are measured, 12 at most, if they are 8; 0 fits none.",
+    )
+    fit_search: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Rounds in which the network calls between fitted steps are moved to better places.",
     )
     methods: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="Measure what these need; all by default."
