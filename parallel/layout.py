@@ -10,7 +10,7 @@ Shape legend: B batch, T frames, S places, C channels, N ranks, k kept columns; 
 Source: Dynamic Sequence Parallelism, arXiv 2403.10266.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -42,6 +42,11 @@ class Layout:
     def shard(self, places: int) -> Shard:
         """Which of so many places are here."""
         return Shard(places, 0, places)
+
+    @property
+    def key(self) -> Hashable:
+        """Two layouts of one key do the same to the same tokens."""
+        return (self.kernel,)
 
     def branches(self, names: Sequence[str]) -> tuple[str, ...]:
         """Which of the guidance branches run here."""
@@ -96,6 +101,11 @@ class MeshLayout(Layout):
         """This rank's shard."""
         assert places == self.shards.places
         return Shard(self.shards.here(self.comm.rank), self.comm.rank * self.shards.each, places)
+
+    @property
+    def key(self) -> Hashable:
+        """See :attr:`Layout.key`."""
+        return type(self), self.kernel, self.shards, self.names, id(self.mesh)
 
     def branches(self, names: Sequence[str]) -> tuple[str, ...]:
         """One branch, or all where guidance is not split."""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import videoaccel
+from tests.generation.stand_in_graphs import stand_in
 from tests.workshop import Workshop
 from videoaccel.generation import tuning
 from videoaccel.generation.pipeline import VideoPipeline
@@ -216,6 +217,25 @@ def test_compile_is_timed_apart(make: Workshop, monkeypatch: pytest.MonkeyPatch)
         make.record("compiled.json")["seconds"]["compile"] > 0 and "compile" not in make.record("plain.json")["seconds"]
     )
     assert np.abs(spread(make, "compiled.gif") - spread(make, "plain.gif")).max() <= 1
+
+
+def test_graphs_leave_no_trace_but_in_the_record(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("plain.mp4")
+    tune = VideoPipeline.tune
+
+    def tuned(self: VideoPipeline, **options: Any) -> VideoPipeline:
+        tune(self, **options)
+        self.graphs = stand_in()
+        return self
+
+    monkeypatch.setattr(VideoPipeline, "tune", tuned)
+    make("replayed.mp4")
+    assert (make.folder / "replayed.mp4").read_bytes() == (make.folder / "plain.mp4").read_bytes()
+    steps = make.record("plain.json")["settings"]["steps"]
+    assert make.record("plain.json")["networks"]["graphs"] == "off"
+    assert make.record("replayed.json")["networks"]["graph_calls"] == {"recorded": 1, "replayed": steps}
+    with pytest.raises(ValueError, match=r"`graphs=on` cannot run here: they need a CUDA device"):
+        make(graphs="on")
 
 
 @pytest.mark.parametrize(

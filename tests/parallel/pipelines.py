@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.generation.image_pipelines import ours
+from tests.generation.stand_in_graphs import stand_in
 from tests.models.networks import tiny_stdit
 from tests.parallel.work import mesh_of
 from tests.policies.test_all import prior
@@ -49,10 +50,12 @@ def made(
     given: bool = False,
     samples: int = 1,
     latents: bool = True,
+    replayed: bool = False,
     **asked: Any,
 ) -> tuple[Any, list[str], list[dict[str, str]]]:
     """Latents (or frames), the decisions' digests, and all actions."""
     pipe, sessions = pipeline(degrees), []
+    pipe.graphs = stand_in() if replayed else None
     options: dict[str, Any] = {**ASKED, **asked}
     if method is not None:
         options["policy"] = make_policy(method, **(fields or {}))

@@ -47,6 +47,17 @@ def test_latents_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int
     check(ranks, degrees, options)
 
 
+@pytest.mark.parametrize("method", [None, "first_block"])
+def test_replayed_calls_keep_the_bits_of_ranks(ranks: RankPools, method: str | None) -> None:
+    options = {"method": method, "fields": FIELDS.get(method or "")}
+    plain = ranks(2).run(pipelines.run_made, (1, 1, 2), options)
+    for (out, *decided), (wanted, *expected) in zip(
+        ranks(2).run(pipelines.run_made, (1, 1, 2), {**options, "replayed": True}), plain, strict=True
+    ):
+        assert decided == expected
+        assert torch.equal(out, wanted)
+
+
 @pytest.mark.parametrize("degrees", SHARED)
 @pytest.mark.parametrize("kind", ["dit", "pixart"])
 @pytest.mark.parametrize("method", [None, "duca"])

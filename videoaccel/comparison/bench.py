@@ -105,6 +105,7 @@ class Bench:
             scheduler=self.pipe.scheduler,
             device=self.device,
             clock=StageClock(device=self.device),
+            graphs=self.pipe.graphs,
         )
 
     @torch.inference_mode()

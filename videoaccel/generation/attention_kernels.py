@@ -5,6 +5,7 @@ to PyTorch's own kernel, since flash and sage kernels refuse masks.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -43,8 +44,9 @@ PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """The package that a kernel needs, and how it is had."""
 
 
+@cache
 def attention_kernel(name: str) -> Attend:
-    """The kernel of this name.
+    """The kernel of this name; the same function whenever it is asked for.
 
     Raises:
         ValueError: Unknown, or it cannot run here; says why.

@@ -22,6 +22,9 @@ it has not changed it."""
 Update = Callable[[int, Tensor, Tensor], Tensor]
 """A schedule's step: (step, latent, what the network predicts there, guided) -> the next latent."""
 
+Through = Callable[[Tensor, Tensor, Tensor | None, Context], Tensor]
+"""A network call: (x, timestep, x_mask, context) -> output."""
+
 Join = Callable[[Velocities], Velocities]
 """Velocities of the branches on this rank -> those of all branches."""
 
@@ -39,10 +42,21 @@ class Network:
         context: Its context for the rows of all branches, one branch after the other.
         branches: Names of the guidance branches in ``context``.
         run: The seam.
+        through: Calls the network in our place: (x, timestep, x_mask, context) -> its output.
     """
 
-    def __init__(self, model: Transformer, context: Context, *, branches: Sequence[str], run: Run) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        context: Context,
+        *,
+        branches: Sequence[str],
+        run: Run,
+        through: Through | None = None,
+    ) -> None:
         self.model, self.context, self.branches, self.run = model, context, tuple(branches), run
+        self.through = self._direct if through is None else through
+        self._rows: tuple[list[int], Context] | None = None
 
     def at(self, x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Call:
         """The call of one step: latent [B, Z, T, h, w], timestep [B], x_mask [B, T]."""
@@ -57,17 +71,20 @@ class Network:
             again = [None if part is None else torch.cat([part[at]] * len(names)) for part in (x, timestep, x_mask)]
             assert again[0] is not None
             assert again[1] is not None
-            out = self.model(
-                again[0],
-                again[1],
-                x_mask=again[2],
-                context=self.context if whole else self.context.rows(index),
-                run=self.run,
-            )
+            out = self.through(again[0], again[1], again[2], self.context if whole else self._context(index))
             velocities = out[:, : x.shape[1]].chunk(len(names))
             return dict(zip(names, velocities, strict=True))
 
         return call
+
+    def _direct(self, x: Tensor, timestep: Tensor, x_mask: Tensor | None, context: Context) -> Tensor:
+        return self.model(x, timestep, x_mask=x_mask, context=context, run=self.run)
+
+    def _context(self, index: list[int]) -> Context:
+        """The context of some rows; the last is kept, and is the same as long as the rows are."""
+        if self._rows is None or self._rows[0] != index:
+            self._rows = index, self.context.rows(index)
+        return self._rows[1]
 
 
 def denoise(

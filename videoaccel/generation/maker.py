@@ -17,6 +17,7 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.cache_memory import fit, free_bytes, spare
 from videoaccel.generation.denoise import StepCallback
+from videoaccel.generation.graphs import Graphs
 from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import References, frames_of, with_tail
 from videoaccel.generation.request import Request
@@ -61,6 +62,7 @@ class Maker:
         device: Where latents live.
         clock: Times the stages ``references``, ``prepare``, ``plan``, ``compile``, ``denoise`` and ``decode``.
         mesh: The ranks that make it together; default this one alone.
+        graphs: Recorded pieces of the network; of several ranks only where it was asked for by ``on``.
 
     Attributes:
         sessions: Of every loop so far, those that are over without what they stored.
@@ -76,8 +78,13 @@ class Maker:
         device: torch.device,
         clock: StageClock,
         mesh: Mesh | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self.request, self.clock, self.device, self.mesh = request, clock, device, mesh or Mesh()
+        alone = self.mesh.clip.size == 1
+        self.graphs = graphs if graphs is not None and (alone or graphs.asked == "on") else None
+        if self.graphs is not None:
+            self.graphs.begin()
         self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
         self.size = vae.latent_size((request.num_frames, request.height, request.width))
         self.shape = (vae.latent_channels, *self.size)
@@ -95,11 +102,29 @@ class Maker:
         if is_compiled(cast(nn.Module, model)):
             with self.clock.stage("compile"):  # outside of any step, where only a session that decides nothing can run
                 denoising.once(direct if plain else Session(denoising.job(), mix=denoising.layout.mix).run)
+        if self.graphs is not None:
+            with self.clock.stage("compile"):
+                denoising.record(session)
         with self.clock.stage("denoise", total=self.steps) as step:
-            callback = partial(_after_step, step, request.callback)
+            callback = partial(_after_step, step, self._told())
             latents = denoising.denoise(session, run=run, callback=callback)
         self.sessions[-1] = Done(session)
+        if self.graphs is not None and self.graphs.asked == "on" and self.graphs.plain:
+            warn_user(f"not all was run by `graphs=on`: {'; '.join(self.graphs.plain)}")
         return latents
+
+    def _told(self) -> StepCallback | None:
+        """The user's callback, which may change weights."""
+        callback, graphs = self.request.callback, self.graphs
+        if callback is None or graphs is None:
+            return callback
+
+        def told(i: int, t: Tensor, x: Tensor) -> Tensor:
+            after = callback(i, t, x)
+            graphs.check(cast(nn.Module, self.transformer), x.device)
+            return after
+
+        return told
 
     def denoising(self, references: Sequence[References], *, loop: int = 0) -> Denoising:
         """The denoising run of one loop, ready to start."""
@@ -128,6 +153,7 @@ class Maker:
             seed=request.seed,
             setting=self._setting(),
             layout=layout,
+            graphs=self.graphs,
         )
 
     def stream(self) -> Iterator[Tensor]:

@@ -23,6 +23,8 @@ from videoaccel.common.stages import StageClock
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
+from videoaccel.generation.cuda_graph import cuda_graphs
+from videoaccel.generation.graphs import Asked, Graphs
 from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
 from videoaccel.generation.lora import TakesLora
 from videoaccel.generation.maker import Maker
@@ -84,6 +86,7 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         self.cache_memory: int | None = None
         self.mesh = Mesh()
         self.tuned = Tuned()
+        self.graphs: Graphs | None = None
         self.register_to_config(defaults=Defaults(**(defaults or {})).model_dump(), id2label=id2label)
 
     @classmethod
@@ -128,6 +131,8 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
             if isinstance(device, str | int | torch.device):
                 check_device(device)
         allow_tf32(self.tuned.tf32)
+        if self.graphs is not None:
+            self.graphs.clear()
         return super().to(*args, **kwargs)
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
@@ -263,7 +268,13 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         return accelerate(self, method, **options)
 
     def tune(
-        self, *, kernels: Kernels = "auto", precision: Precision = "full", compile: bool = False, tf32: bool = False
+        self,
+        *,
+        kernels: Kernels = "auto",
+        precision: Precision = "full",
+        compile: bool = False,
+        tf32: bool = False,
+        graphs: Asked = "auto",
     ) -> Self:
         """Make the networks faster on the device that they are on; call it after :meth:`to`.
 
@@ -272,20 +283,29 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
             precision: ``fp8`` runs the products of the transformer's blocks in 8 bits.
             compile: Compile the parts of the transformer's modules; the first step takes long.
             tf32: Let float32 products and convolutions round to TF32: faster, and off by some 2e-4.
+            graphs: Replay network calls as CUDA graphs, bit for bit the same: ``auto`` where a call is small enough to
+                wait for the host and a graph is measured to gain, ``on`` wherever one can be recorded. Methods that
+                decide about modules run as they are.
 
         Raises:
             ValueError: What is asked for cannot be had here; says why.
         """
+        if self.graphs is not None:
+            self.graphs.clear()
+        device = self._execution_device
         self.tuned = tune(
             self.transformer,
             self.vae,
-            device=self._execution_device,
+            device=device,
             dtype=self.transformer.dtype,
             kernels=kernels,
             precision=precision,
             compiled=compile,
             tf32=tf32,
+            graphs=graphs,
         )
+        on = self.tuned.graphs
+        self.graphs = None if on == "off" else cuda_graphs(device, width=self.transformer.width, asked=on)
         return self
 
     def parallelize(self, mesh: Mesh) -> Self:
@@ -341,6 +361,7 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
             device=self._execution_device,
             clock=clock or StageClock(device=self._execution_device),
             mesh=self.mesh,
+            graphs=self.graphs,
         )
 
 

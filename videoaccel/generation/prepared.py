@@ -6,13 +6,15 @@ Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w laten
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from videoaccel.generation.denoise import Network, StepCallback, Update, denoise
+from videoaccel.generation.graphs import Graphs
+from videoaccel.generation.replay import Replay
 from videoaccel.models.compiled import is_compiled
 from videoaccel.models.forms import forms_of, in_plain_form
 from videoaccel.models.protocols import Context, Transformer
@@ -43,6 +45,7 @@ class Denoising:
         seed: Of the first sample.
         setting: What a prior for this run must have been made for, see :mod:`videoaccel.planning.prior`.
         layout: Which of its tokens and branches are on this rank; ``context`` and ``branches`` are those.
+        graphs: Recorded pieces of the network; None runs it as it is.
     """
 
     model: Transformer
@@ -58,6 +61,7 @@ class Denoising:
     seed: int
     setting: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
+    graphs: Graphs | None = None
 
     def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""
@@ -88,6 +92,18 @@ class Denoising:
         """The network with this run's context; ``run`` sees this rank's tokens."""
         return Network(self.model, self.context, branches=self.branches, run=self.layout.around(run))
 
+    def network_of(self, session: Session, run: Run | None = None) -> Network:
+        """The network as a session calls it: by graphs, where there are some and ``run`` is what they do.
+
+        Args:
+            session: Asked what may be replayed.
+            run: The seam; default the session's.
+        """
+        network = self.network(session.run if run is None else run)
+        if self.graphs is not None and run in (None, direct, session.run):
+            network.through = partial(self._replay(self.graphs, session).call, session, network.run)
+        return network
+
     def denoise(
         self,
         session: Session,
@@ -109,7 +125,7 @@ class Denoising:
         return denoise(
             self.z if z is None else z,
             self.timesteps[start:],
-            network=self.network(session.run if run is None else run),
+            network=self.network_of(session, run),
             session=session,
             guidance_scale=self.guidance_scale,
             update=lambda i, x, output: self.update(start + i, x, output),
@@ -121,8 +137,22 @@ class Denoising:
 
     def once(self, run: Run) -> None:
         """One network call at the first step, result unused: warms up, or shows a run what there is."""
+        self._first_call(self.network(run))
+
+    def record(self, session: Session) -> None:
+        """Record a whole network call like the first step's, where there are graphs and a session's can be."""
+        if self.graphs is not None and session.plain:
+            network = self.network(direct)
+            network.through = self._replay(self.graphs, session).ready
+            self._first_call(network)
+
+    def _first_call(self, network: Network) -> None:
         first = None if self.mask is None else active_frames(self.mask, self.timesteps[0])
-        self.network(run).at(self.z, self.timesteps[0], first)()
+        network.at(self.z, self.timesteps[0], first)()
+
+    def _replay(self, graphs: Graphs, session: Session) -> Replay:
+        graphs.check(cast(nn.Module, self.model), self.z.device)
+        return Replay(graphs, model=self.model, layout=self.layout, job=self.job(), session=session)
 
     def once_here(self, run: Run) -> None:
         """The same with all tokens on this rank, so that it can be counted or timed without the others."""

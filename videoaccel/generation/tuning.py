@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.user_warning import warn_user
+from videoaccel.generation.graphs import Asked
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.packed import pack
 from videoaccel.models.stdit import STDiT3
@@ -35,12 +36,14 @@ class Tuned:
         precision: ``full`` or ``fp8``.
         compiled: Whether parts are compiled.
         tf32: Whether float32 products and convolutions may round to TF32.
+        graphs: Whether network calls are replayed as CUDA graphs: ``on``, ``off``, ``auto`` for small ones that gain.
     """
 
     kernels: str = "torch"
     precision: str = "full"
     compiled: bool = False
     tf32: bool = False
+    graphs: Asked = "off"
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -62,6 +65,7 @@ def tune(
     precision: Precision = "full",
     compiled: bool = False,
     tf32: bool = False,
+    graphs: Asked = "auto",
 ) -> Tuned:
     """Put networks into the forms that are asked for.
 
@@ -75,6 +79,7 @@ def tune(
         precision: ``fp8`` for 8-bit products in the transformer's blocks.
         compiled: Compile the parts of the transformer's modules.
         tf32: Let float32 products and convolutions round to TF32, in this process.
+        graphs: Replay network calls as CUDA graphs.
 
     Raises:
         ValueError: What is asked for cannot be had here; says why.
@@ -83,6 +88,7 @@ def tune(
         check_fp8(device, dtype, kernels=kernels)
         if not hasattr(transformer, "blocks"):
             raise ValueError(f"`precision=fp8` is for networks of blocks, which {type(transformer).__name__} is not")
+    check_graphs(device, graphs)
     allow_tf32(tf32)
     reason = why_no_kernels(device) or _first_trial(device, dtype, asked=kernels)
     if kernels == "triton" and reason:
@@ -101,7 +107,19 @@ def tune(
         quantize_linears(transformer)
     if compiled:
         compile_branches(transformer)
-    return Tuned("triton" if fused else "packed" if packed else "torch", precision, compiled, tf32)
+    form = "triton" if fused else "packed" if packed else "torch"
+    return Tuned(form, precision, compiled, tf32, graphs if device.type == "cuda" else "off")
+
+
+def check_graphs(device: torch.device, asked: Asked, *, offload: bool = False) -> None:
+    """Refuse CUDA graphs where they cannot be had.
+
+    Raises:
+        ValueError: They are asked for by name; says why.
+    """
+    if asked == "on" and (device.type != "cuda" or offload):
+        reason = "weights are moved by `offload`" if offload else "they need a CUDA device"
+        raise ValueError(f"`graphs=on` cannot run here: {reason}; `graphs=auto` takes them where they run")
 
 
 def why_no_kernels(device: torch.device) -> str | None:

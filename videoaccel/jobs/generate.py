@@ -224,7 +224,7 @@ class Run:
             made = {
                 "output": files[row].describe(outputs.clip, fps=s.fps),
                 **self.identity,
-                "networks": asdict(self.pipe.tuned),
+                "networks": self._networks(),
                 "acceleration": _acceleration(order, sessions, explained),
                 "seconds": took,
                 "peak_memory_bytes": peak_memory(device),
@@ -240,6 +240,11 @@ class Run:
             if outputs.poster is not None:
                 atomic_write_bytes(outputs.poster, files[row].poster())
             yield Clip(outputs, record)
+
+    def _networks(self) -> dict[str, Any]:
+        """What the networks ran as."""
+        graphs = self.pipe.graphs
+        return {**asdict(self.pipe.tuned), **({} if graphs is None else {"graph_calls": graphs.told()})}
 
 
 @contextmanager

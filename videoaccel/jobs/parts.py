@@ -131,7 +131,7 @@ def load_pipeline(order: WorkOrder) -> VideoPipeline:
         pipe.enable_model_cpu_offload(device=str(s.device))
     else:
         pipe.to(str(s.device))
-    return pipe.tune(kernels=s.kernels, precision=s.precision, compile=s.compile, tf32=s.tf32)
+    return pipe.tune(kernels=s.kernels, precision=s.precision, compile=s.compile, tf32=s.tf32, graphs=s.graphs)
 
 
 def read_given(order: WorkOrder) -> list[Tensor]:

@@ -19,7 +19,7 @@ from videoaccel.generation.given import check_given, given_files, lora_files
 from videoaccel.generation.loading import Source, find_model, torch_dtype
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
-from videoaccel.generation.tuning import check_fp8, why_no_kernels
+from videoaccel.generation.tuning import check_fp8, check_graphs, why_no_kernels
 from videoaccel.media.writer import Writer
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.planning.prior import prior_file
@@ -165,7 +165,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
 
 
 def check_forms(s: GenerateSettings) -> None:
-    """Refuse kernels and 8-bit products where they cannot be had, before anything is loaded.
+    """Refuse kernels, 8-bit products and graphs where they cannot be had, before anything is loaded.
 
     Raises:
         ValueError: Says why.
@@ -175,6 +175,7 @@ def check_forms(s: GenerateSettings) -> None:
         check_fp8(device, torch_dtype(str(s.dtype)), kernels=s.kernels)
     if s.kernels == "triton" and (reason := why_no_kernels(device)):
         raise ValueError(f"`kernels=triton` cannot run here: {reason}; `kernels=torch` always works")
+    check_graphs(device, s.graphs, offload=s.offload)
 
 
 def _refuse_outside(s: GenerateSettings) -> None:

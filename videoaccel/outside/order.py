@@ -40,7 +40,7 @@ ONLY_OURS = (
     "vae", "text_encoder", "lora", "aes", "flow", "camera_motion", "clean_prompt", "loops", "condition_latents",
     "condition_edit", "extend", "edit", "references", "mask_strategy", "cache_memory",
     "dp", "cfg_parallel", "sequence_parallel", "provider", "attention", "text_cache", "explain",
-    "contact_sheet", "kernels", "precision", "tf32",
+    "contact_sheet", "kernels", "precision", "tf32", "graphs",
 )  # fmt: skip
 """Settings that say something about this project's own models alone."""
 

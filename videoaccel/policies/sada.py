@@ -283,6 +283,10 @@ class _SadaSession(Session):
             found[b] = dict.fromkeys(self.job.branches, value)
         return found
 
+    @property
+    def plain(self) -> bool:
+        return self._scores is None
+
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         if self._columns is not None and (site.kind, site.axis) == ("attn", "space"):
             module = cast(Branch, branch)

@@ -69,7 +69,7 @@ class Group:
         """Equal for groups that run on the same loaded networks."""
         s = self.order.settings
         parts = (s.model, s.vae, s.dtype, s.device, s.scheduler, s.compile, s.vae_tiling, s.offload)
-        forms = (s.kernels, s.precision, s.tf32)
+        forms = (s.kernels, s.precision, s.tf32, s.graphs)
         added = [(self.inputs[str(path)], text) for path, text in zip(lora_files(s), s.lora, strict=True)]
         outside = [s.pipeline_class, s.variant, s.group_offload] if isinstance(self.order, OutsideOrder) else []
         return json.dumps([self.model["sha256"], *parts, *forms, *outside, *added], sort_keys=True)

@@ -32,6 +32,7 @@ from videoaccel.session.actions import (
 from videoaccel.session.columns import Columns, Select, choose, score
 from videoaccel.session.policy import Call, Job, Mix, Session, Velocities, local_mix
 from videoaccel.session.slots import Slot
+from videoaccel.session.stretches import Stretches
 
 
 class Seen(NamedTuple):
@@ -98,6 +99,8 @@ class ActionSession(Session):
         self._frames_change = {i for i, changed in enumerate(job.changes()) if any(changed)}
         self.sizes: dict[Place, int] = {}
         self._reserved: dict[Place, int] = {}
+        self._stretches: Stretches | None = None
+        self._done = range(0)
 
     def decide_spans(self, spans: Sequence[Span]) -> None:
         """From the next block on decide these disjoint ranges of blocks, and no others, as one."""
@@ -154,10 +157,26 @@ class ActionSession(Session):
     def run(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         """The seam."""
         if site.kind == "body":
+            if self._stretches is not None:
+                self._stretches.enter(branch, x, cond)
             return branch.compute(x, cond, self.run)
         if site.kind == "block":
             return self._block(site, branch, x, cond)
         return self._module(site, cast(Branch, branch), x, cond)
+
+    @property
+    def plain(self) -> bool:
+        """See :attr:`Session.plain`."""
+        return type(self).run is ActionSession.run and self._blocks_are_plain and not self._starts
+
+    @property
+    def _blocks_are_plain(self) -> bool:
+        return type(self).mixed is Session.mixed and not (self.decides_modules or self.decides_blocks)
+
+    def replay_blocks(self, stretches: Stretches) -> bool:
+        """See :meth:`Session.replay_blocks`."""
+        self._stretches = stretches if self._blocks_are_plain else None
+        return self._blocks_are_plain
 
     # Places --------------------------------------------------------------------------------------------------------
 
@@ -179,7 +198,7 @@ class ActionSession(Session):
 
     def _whole_block(self, site: Site, branch: Work, x: Tensor, cond: Any) -> Tensor:
         if not self.decides_blocks:
-            return branch.compute(x, cond, self.run)
+            return self._plain_block(self._index[site], branch, x, cond)
         seen = Seen(branch, x, cond)
         action = self._checked(site, seen)
         if isinstance(action, Compute):
@@ -187,6 +206,21 @@ class ActionSession(Session):
             self._keep(site, seen, self._added(x, out))
             return out
         return self._serve(site, action, x)
+
+    def _plain_block(self, number: int, branch: Work, x: Tensor, cond: Any) -> Tensor:
+        """A block in which nothing is decided; with others behind it, as long as nothing is decided between them."""
+        if self._stretches is None:
+            return branch.compute(x, cond, self.run)
+        if number in self._done[1:]:
+            return x
+        if self._span is not None and self._span[0].start <= number < self._span[0].stop:
+            stop = self._span[0].stop
+        elif type(self).run is ActionSession.run:
+            stop = min((start for start in self._starts if start > number), default=len(self._index))
+        else:
+            stop = number + 1
+        self._done = range(number, stop)
+        return self._stretches(self._done, x, cond)
 
     def _module(self, site: Site, branch: Branch, x: Tensor, cond: Any) -> Tensor:
         if not self.decides_modules:

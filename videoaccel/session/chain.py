@@ -18,6 +18,7 @@ from videoaccel.models.seam import BODY, Work
 from videoaccel.session.action_grid import averaged
 from videoaccel.session.actions import COMPUTE
 from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix, of_sample
+from videoaccel.session.stretches import Stretches
 
 SIGN = "+"
 """Between the names of the two."""
@@ -142,6 +143,20 @@ class ChainSession(Session):
     def run(self, site: Any, branch: Work, x: Tensor, cond: Any) -> Tensor:
         """The seam: what is inside a step is the method's below."""
         return self._running.run(site, branch, x, cond)
+
+    @property
+    def plain(self) -> bool:
+        """See :attr:`Session.plain`."""
+        return self._running.plain
+
+    @property
+    def mixes(self) -> tuple[Mix, ...]:
+        """See :attr:`Session.mixes`."""
+        return tuple(mix for session in self.under for mix in session.mixes)
+
+    def replay_blocks(self, stretches: Stretches) -> bool:
+        """See :meth:`Session.replay_blocks`."""
+        return all([session.replay_blocks(stretches) for session in self.under])
 
     def disturb(self) -> None:
         """See :meth:`Session.disturb`."""

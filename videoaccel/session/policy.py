@@ -20,6 +20,7 @@ from videoaccel.models.seam import Attend, Branch, Site, Work
 from videoaccel.session.actions import COMPUTE, Action, Place, Span, precisely
 from videoaccel.session.columns import Columns
 from videoaccel.session.costs import Costs, Unit
+from videoaccel.session.stretches import Stretches
 
 Velocities = Mapping[str, Tensor]
 """Raw network output by guidance branch (``cond``, ``uncond``), [B, Z, T, h, w] each."""
@@ -238,6 +239,25 @@ class Session:
             return branch.compute(x, cond, self.run)
         module = cast(Branch, branch)
         return module.add(x, self.mixed(site, module, module.pre(x, cond), cond), cond)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of the network call under way is computed and nobody looks inside, so that it may be replayed."""
+        kind = type(self)
+        return kind.run is Session.run and kind.mixed is Session.mixed
+
+    @property
+    def mixes(self) -> tuple[Mix, ...]:
+        """All that it has tokens mixed by."""
+        return (self.mix,)
+
+    def replay_blocks(self, stretches: Stretches) -> bool:
+        """Have blocks run by ``stretches`` wherever nothing inside of them is decided or looked at.
+
+        Returns:
+            Whether there is such a place.
+        """
+        return False
 
     def mixed(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
         """Run the part of a module where tokens meet; a session that wants to look overrides this.

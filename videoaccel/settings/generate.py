@@ -119,7 +119,9 @@ class GenerateSettings(Config):
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
-    later: ClassVar[tuple[str, ...]] = (*OUTSIDE, "ground", "lora", "min_worst_psnr", "kernels", "precision", "tf32")
+    later: ClassVar[tuple[str, ...]] = (
+        *OUTSIDE, "ground", "lora", "min_worst_psnr", "kernels", "precision", "tf32", "graphs",
+    )  # fmt: skip
     """Fields that were added later, see :func:`videoaccel.settings.config.settled`."""
 
     prompt: _Texts = _option((), _WHAT, "Prompts; |0|text|2|text gives loops their own texts.")
@@ -287,6 +289,9 @@ class GenerateSettings(Config):
     )
     tf32: bool = _option(False, _MACHINE, "Let float32 products round to TF32 on CUDA: faster, less exact.")
     compile: bool = _option(False, _MACHINE, "Compile the transformer's parts; the first step takes long.")
+    graphs: Literal["auto", "on", "off"] = _option(
+        "auto", _MACHINE, "Replay network calls as CUDA graphs; auto where they are small and it gains.", metavar="NAME"
+    )
     vae_tiling: bool = _option(False, _MACHINE, "Decode in tiles: less memory, faint seams.")
     offload: bool = _option(False, _MACHINE, "Keep on the GPU only the network at work.")
     text_cache: bool = _option(False, _MACHINE, "Keep encoded prompts on disk (videoaccel cache).")
