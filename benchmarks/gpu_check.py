@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import faster, methods, network, parts, ranks, stages
+from benchmarks.gpu import faster, graphs, methods, network, parts, ranks, stages
 from benchmarks.gpu.bench import Bench, DeadContextError
 
 SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
@@ -41,7 +41,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "compiled parts": (faster.compiled_parts, 90),
     "triton kernels and compiled": (faster.kernels_and_compiled, 90),
     "memory 720p": (faster.memory_720p, 30),
-    "graph": (faster.graph, 25),
+    "graphs": (graphs.graphs, 150),
     "ranks": (ranks.ranks, 100),
     "demo": (stages.demo, 40),
     "generation": (methods.generation, 60),

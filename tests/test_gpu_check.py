@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("triton", reason="it measures kernels")
 from benchmarks import gpu_check
+from benchmarks.gpu import graphs
 from benchmarks.gpu.bench import DeadContextError
 from videoaccel.models import fused
 
@@ -17,7 +18,7 @@ def _uninterpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "INTERPRETED", False)
 
 
-SLOWER = ("vae", "methods", "profile")
+SLOWER = ("vae", "methods", "profile", "graphs")
 COSTLY = ("compiled parts", "triton kernels and compiled", "whole compile", "ranks", "demo")
 
 
@@ -33,6 +34,18 @@ def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ski
     assert found["golden"]["float32, worst relative error, TF32 in convolutions off"] < 1e-5
 
 
+def test_graphs_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "TINY", ("step, 144p, 17 frames, kernels", "what cannot"))
+    monkeypatch.setattr(
+        "sys.argv", ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "graphs"]
+    )
+    gpu_check.main()
+    found = json.loads((tmp_path / "gpu_check.json").read_text())["graphs"]
+    assert found["step, 144p, 17 frames, kernels"]["bits"] == ["same bits"] * 3
+    assert found["what cannot be recorded"]["bits"] == ["same bits"] * 2
+    assert not [key for key, value in found.items() if "failed" in str(value)]
+
+
 def test_a_dead_device_costs_its_section_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(bench: object) -> None:
         raise DeadContextError("an illegal memory access")
@@ -42,11 +55,11 @@ def test_a_dead_device_costs_its_section_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.execv", lambda program, command: started.append(command))
     monkeypatch.setattr(
         "sys.argv",
-        ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "environment,dense,graph"],
+        ["gpu_check", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "environment,dense,fp8"],
     )
     gpu_check.main()
     (command,) = started
-    assert command[command.index("--only") + 1] == "graph"
+    assert command[command.index("--only") + 1] == "fp8"
     assert "--tiny" in command
     assert json.loads((tmp_path / "gpu_check.json").read_text())["dense"]["failed"].startswith("DeadContextError")
 

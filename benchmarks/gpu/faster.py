@@ -1,10 +1,9 @@
-"""Ways to make a step faster: compiled parts, kernels, fp8, graphs, the network compiled as a whole."""
+"""Ways to make a step faster: compiled parts, kernels, fp8, the network compiled as a whole."""
 
 import copy
 import time
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.gpu.bench import Bench, error, using
@@ -82,31 +81,6 @@ def whole_compile(bench: Bench) -> None:
     model = share(bench.model)
     model.compile(fullgraph=True, dynamic=False)
     _timed(bench, model)
-
-
-def graph(bench: Bench) -> None:
-    """A CUDA graph of the whole network with kernels, at small sizes: what launching costs."""
-    if not bench.cuda:
-        return
-    for label, latent in (("144p, 17 frames", (5, 18, 32)), ("64 pixels", (5, 8, 8))):
-        bench.attempt(label, lambda latent=latent: _graph(bench, latent))
-        bench.clean()
-
-
-def _graph(bench: Bench, latent: tuple[int, ...]) -> dict[str, float]:
-    model, step = share(bench.model), bench.step(latent)
-    fuse(model)
-    eager = bench.ms(lambda: model(**step), runs=3, warm=1)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        model(**step)
-    torch.cuda.current_stream().wait_stream(side)
-    found = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(found):
-        model(**step)
-    host = bench.host_ms(lambda: model(**step))
-    return {"eager ms": eager, "host ms": host, "graph ms": bench.ms(found.replay, runs=3, warm=1)}
 
 
 def memory_720p(bench: Bench) -> None:
