@@ -1,18 +1,25 @@
-"""All methods, pairs of them and both controls on the same clips of the demo model: quality, then time.
+"""All methods, pairs of them and both controls on the same clips of a trained model: quality, then time.
 
     python -m benchmarks.comparison --out runs/comparison
+    python -m benchmarks.comparison --out runs/dit --model examples/small_models/dit
+    python -m benchmarks.comparison --out runs/pixart --model examples/small_models/pixart
 
-16 prompts x 2 seeds are made with every setting (about 100 of them, 2 s each on one core); then 4 clips are timed three
-times. Resumes. Writes ``benchmarks/results/comparison.json`` and ``docs/images/speed-quality.png``.
+16 prompts x 2 seeds are made with every setting (about 100 of them, for the demo model 2 s each on one core); then 4
+clips are timed three times. Resumes. Writes ``benchmarks/results/comparison.json`` and
+``docs/images/speed-quality.png``, of a model that is a folder ``comparison_NAME.json`` and ``speed-quality-NAME.png``,
+and takes the prior ``NAME-prior.safetensors`` beside the folder.
 """
 
 import argparse
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import keep
+from examples.small_models.pixart import ways
+from examples.small_models.recipe import kinds, still_scenes
 from videoaccel.comparison.compare import PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
@@ -20,8 +27,10 @@ from videoaccel.session.registry import make_policy
 from videoaccel.settings.generate import GenerateSettings
 
 HERE = Path(__file__).parent
+NO_ROUTERS = ("elastic", "elastic+sada")  # E-DiT: the small models have no trained routers
 PICTURES = HERE.parent / "docs" / "images"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
+STEPS = {"demo": 30, "dit": 50, "pixart": 20}
 
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "soda": {"flops_ratio": (1.3, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)},
@@ -68,6 +77,22 @@ def further() -> list[Setting]:
     return found
 
 
+def values_for(model: str, steps: int) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Values of every method's knob, numbers of network calls for so many steps."""
+    found = {**VALUES, "lemica": {"budget": tuple(round(calls * steps / 30) for calls in VALUES["lemica"]["budget"])}}
+    return found if model == "demo" else {method: v for method, v in found.items() if method not in NO_ROUTERS}
+
+
+def prompts_for(model: str) -> list[str]:
+    """Sentences of the demo world; of a small model classes, or sentences that name no motion."""
+    if model == "demo":
+        return (HERE / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    scenes = still_scenes(kinds()[::8], seed=0)
+    if Path(model).name == "dit":
+        return [f"{s.actors[0].colour} {s.actors[0].shape} on {s.background}" for s in scenes]
+    return [ways(scene)[1] for scene in scenes]
+
+
 def short(result: Result) -> dict[str, Any]:
     """A row without what is empty, rounded."""
     found = {name: value for name, value in asdict(result).items() if value not in (None, {}, "")}
@@ -78,31 +103,39 @@ def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
-    parser.add_argument("--prompts", type=Path, default=HERE / "prompts.txt")
+    parser.add_argument("--model", default="demo", help="demo, or the folder of a small model")
+    parser.add_argument("--prompts", type=Path, default=None, help="default those of the model")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    prompts = args.prompts.read_text(encoding="utf-8").splitlines()[: args.count]
+    demo, name = args.model == "demo", Path(args.model).name
+    prompts = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else prompts_for(args.model)
+    prior = None if demo else str(Path(args.model).with_name(f"{name}-prior.safetensors"))
+    settings = GenerateSettings(
+        model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads, prior=prior
+    )
+    values = values_for(args.model, STEPS[name])
     comparison = compare_settings(
-        GenerateSettings(prompt=tuple(prompts), threads=args.threads),
-        methods=tuple(VALUES),
-        values={method: values for method, values in VALUES.items() if values},
-        settings=further(),
+        settings,
+        methods=tuple(values),
+        values={method: fields for method, fields in values.items() if fields},
+        settings=[one for one in further() if demo or not one.method.startswith("elastic")],
         out=args.out,
         seeds=tuple(range(args.seeds)),
         speedups=SPEEDUPS,
         timed_clips=args.clips,
         repeats=args.repeats,
-        command="python -m benchmarks.comparison",
+        command=" ".join(["python -m benchmarks.comparison", *sys.argv[1:]]),
         listener=lambda stage, done, total: print(f"{stage} {done}/{total}", flush=True) if done % 100 == 0 else None,
     )
     at = [{"method": at.method, "by": at.by, "speedup": at.speedup, "psnr": at.text} for at in comparison.at]
     rows = [short(result) for result in comparison.results]
-    keep("comparison", {"about": comparison.about, "at_speedup": at, "rows": rows})
-    shutil.copyfile(args.out / PICTURE, PICTURES / PICTURE)
+    stem = "comparison" if demo else f"comparison_{name}"
+    keep(stem, {"about": comparison.about, "at_speedup": at, "rows": rows})
+    shutil.copyfile(args.out / PICTURE, PICTURES / (PICTURE if demo else f"speed-quality-{name}.png"))
 
 
 if __name__ == "__main__":
