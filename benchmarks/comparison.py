@@ -6,8 +6,8 @@
 
 16 prompts x 2 seeds are made with every setting (about 100 of them, for the demo model 2 s each on one core); then 4
 clips are timed three times. Resumes. Writes ``benchmarks/results/comparison.json`` and
-``docs/images/speed-quality.png``, of a model that is a folder ``comparison_NAME.json`` and ``speed-quality-NAME.png``,
-and takes the prior ``NAME-prior.safetensors`` beside the folder.
+``docs/images/speed-quality.png`` and ``methods.png``, of a model that is a folder files with its name in theirs, and
+takes the prior ``NAME-prior.safetensors`` beside the folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.measure import keep
 from examples.small_models.pixart import ways
 from examples.small_models.recipe import kinds, still_scenes
-from videoaccel.comparison.compare import PICTURE, compare_settings
+from videoaccel.comparison.compare import PANELS, PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
 from videoaccel.session.registry import make_policy
@@ -135,7 +135,9 @@ def main() -> None:
     rows = [short(result) for result in comparison.results]
     stem = "comparison" if demo else f"comparison_{name}"
     keep(stem, {"about": comparison.about, "at_speedup": at, "rows": rows})
-    shutil.copyfile(args.out / PICTURE, PICTURES / (PICTURE if demo else f"speed-quality-{name}.png"))
+    for picture in (PICTURE, PANELS):
+        stem, ending = picture.split(".")
+        shutil.copyfile(args.out / picture, PICTURES / (picture if demo else f"{stem}-{name}.{ending}"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -397,13 +398,40 @@ def test_quartiles_of_few_values() -> None:
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
 
 
-def test_the_picture_has_every_curve() -> None:
+def test_pictures_are_drawn_of_whatever_there_is() -> None:
     pytest.importorskip("matplotlib")
-    from videoaccel.comparison.plot import plot
+    from videoaccel.comparison.plot import plot, plot_each
 
     results = [result(method, x, 50 - 10 * x) for method in ("fora", "$\\frac$", *CONTROLS) for x in (1.2, 1.5, 2.0)]
-    assert plot(results, title="a$b$c $\\frac$").startswith(b"\x89PNG"), "a $ begins no formula"
-    assert plot([result("exact", 1.0, math.inf)], title="nothing to show").startswith(b"\x89PNG")
+    for drawn in (plot, plot_each):
+        assert drawn(results, title="a$b$c $\\frac$").startswith(b"\x89PNG"), "a $ begins no formula"
+        assert drawn([result("exact", 1.0, math.inf)], title="nothing to show").startswith(b"\x89PNG")
+
+
+def test_the_best_methods_are_named_and_the_rest_is_grey() -> None:
+    pytest.importorskip("matplotlib")
+    from videoaccel.comparison.plot import _glance, best_methods, methods_of
+
+    levels = {"a": 60.0, "b": 55.0, "c": 50.0, "d": 45.0, "e": 40.0, "f": 35.0, CONTROLS[0]: 70.0, CONTROLS[1]: 20.0}
+    results = [result(method, x, at - 5 * x) for method, at in levels.items() for x in (1.2, 2.0, 3.5, 9.0)]
+    results += [result("short", x, 58 - 5 * x) for x in (1.4, 2.1)]  # the second best where it reaches
+    assert best_methods(results, by="latency") == ["a", "b", "c", "short"]
+    assert methods_of(results)[-2:] == list(CONTROLS)
+    panel = _glance(results, "title").axes[0]
+    names = {text.get_text() for text in panel.texts}
+    assert {"a", "b", "c", "short", *CONTROLS} <= names and not {"d", "e", "f"} & names
+    assert any("3 other methods" in name for name in names)
+    assert max(max(line.get_xdata()) for line in panel.lines) <= 4.05, "beyond four times nothing is shown"
+
+
+def test_names_at_ends_keep_their_order_and_a_gap() -> None:
+    from videoaccel.comparison.plot import spread
+
+    heights = [3.0, 3.1, 3.05, 9.0, 2.9]
+    found = spread(heights, 1.0)
+    order = sorted(range(5), key=heights.__getitem__)
+    assert sorted(range(5), key=found.__getitem__) == order and found[3] == 9.0
+    assert all(found[b] - found[a] >= 1 - 1e-6 for a, b in pairwise(order))
 
 
 def test_the_demo_world_is_looked_at(pipe: VideoPipeline, tmp_path: Path) -> None:

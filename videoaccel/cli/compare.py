@@ -107,7 +107,7 @@ class Options:
     trust_remote_code: Annotated[bool | None, typer.Option("--trust-remote-code", rich_help_panel=_OUTSIDE)] = None
     offload: Annotated[bool | None, typer.Option("--offload/--no-offload", rich_help_panel=_OUTSIDE)] = None
     group_offload: Annotated[bool | None, typer.Option("--group-offload", rich_help_panel=_OUTSIDE)] = None
-    picture: Annotated[bool, typer.Option(help="Draw speed-quality.png.", rich_help_panel=_JOB)] = True
+    picture: Annotated[bool, typer.Option(help="Draw speed-quality.png and methods.png.", rich_help_panel=_JOB)] = True
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=_JOB)] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_JOB)] = False
 

@@ -38,7 +38,7 @@ from videoaccel.outside.order import resolve_outside
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
 
-RESULTS, TABLE, PICTURE = "results.json", "results.csv", "speed-quality.png"
+RESULTS, TABLE, PICTURE, PANELS = "results.json", "results.csv", "speed-quality.png", "methods.png"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compare(
     listener: Listener | None = None,
     **asked: Any,
 ) -> Comparison:
-    """Compare methods with the model as it is, and write ``results.json``, ``results.csv`` and ``speed-quality.png``.
+    """Compare methods with the model as it is; write ``results.json``, ``results.csv`` and two pictures.
 
     A folder that holds part of the same comparison is gone on with.
 
@@ -240,11 +240,12 @@ def _write(asked: Asked, results: Sequence[Result], at: Sequence[AtSpeedup], abo
     atomic_write_text(files[1], to_csv(results))
     missing = asked.no_picture
     if asked.picture and missing is None:
-        from videoaccel.comparison.plot import plot
+        from videoaccel.comparison.plot import plot, plot_each
 
         title = f"{about['title']}, {about['machine']['name']}"
-        files.append(out / PICTURE)
-        atomic_write_bytes(files[-1], plot(results, title=title))
+        for name, drawn in ((PICTURE, plot), (PANELS, plot_each)):
+            files.append(out / name)
+            atomic_write_bytes(files[-1], drawn(results, title=title))
     return Comparison(results, at, about, files, () if missing is None else (missing,))
 
 
