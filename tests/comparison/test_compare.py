@@ -415,7 +415,8 @@ def test_the_best_methods_are_named_and_the_rest_is_grey() -> None:
     levels = {"a": 60.0, "b": 55.0, "c": 50.0, "d": 45.0, "e": 40.0, "f": 35.0, CONTROLS[0]: 70.0, CONTROLS[1]: 20.0}
     results = [result(method, x, at - 5 * x) for method, at in levels.items() for x in (1.2, 2.0, 3.5, 9.0)]
     results += [result("short", x, 58 - 5 * x) for x in (1.4, 2.1)]  # the second best where it reaches
-    assert best_methods(results, by="latency") == ["a", "b", "c", "short"]
+    curves = {method: curve_of(results, method, by="latency") for method in methods_of(results)}
+    assert best_methods(curves) == ["a", "b", "c", "short"]
     assert methods_of(results)[-2:] == list(CONTROLS)
     panel = _glance(results, "title").axes[0]
     names = {text.get_text() for text in panel.texts}

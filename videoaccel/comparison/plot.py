@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from videoaccel.common.wording import counted
 from videoaccel.comparison.settings import CONTROLS, EXACT, OFF
 from videoaccel.comparison.table import Point, Result, curve_of, psnr_at
 
@@ -50,18 +51,62 @@ def methods_of(results: Sequence[Result]) -> list[str]:
     return [m for m in shown if m not in CONTROLS] + [m for m in CONTROLS if m in shown]
 
 
-def best_methods(results: Sequence[Result], *, by: str) -> list[str]:
+def best_methods(curves: Mapping[str, Sequence[Point]]) -> list[str]:
     """Methods to tell apart, the best first: one over a method's place among the others at 1.5, 2, 2.5 and 3 times.
 
     Pairs (``fora+sada``) are methods like others; controls are none.
     """
-    curves = {method: curve_of(results, method, by=by) for method in methods_of(results) if method not in CONTROLS}
-    score = dict.fromkeys(curves, 0.0)
+    score = {method: 0.0 for method, curve in curves.items() if curve and method not in CONTROLS}
     for speedup in _READ_AT:
-        there = {m: value for m, curve in curves.items() if (value := psnr_at(curve, speedup)) is not None}
+        there = {m: value for m in score if (value := psnr_at(curves[m], speedup)) is not None}
         for method, value in there.items():
             score[method] += 1 / (1 + sum(other > value for other in there.values()))
     return sorted(score, key=lambda method: -score[method])[: len(_COLOURS)]
+
+
+def draw_glance(
+    panel: Any, curves: Mapping[str, Sequence[Point]], *, worst: Mapping[float, float] | None = None
+) -> None:
+    """The best curves and the controls with their names at the ends, the others grey.
+
+    Args:
+        panel: Axes of matplotlib.
+        curves: By method: speed-up and PSNR, by rising speed-up.
+        worst: Of the best method, by speed-up, what its worst clip kept; shaded.
+    """
+    chosen, controls = best_methods(curves), [m for m in CONTROLS if curves.get(m)]
+    named = [*reversed(chosen), *controls]
+    others = [method for method, curve in curves.items() if curve and method not in named]
+    for method in others:
+        panel.plot(*_within(curves[method]), color=_GREY, linewidth=0.9, zorder=1)
+    ends: list[tuple[Point, str, str]] = []
+    for method in named:
+        x, y = _within(curves[method])
+        look = _look(method, chosen)
+        panel.plot(x, y, markersize=5, linewidth=2.4 if method in chosen[:1] else 1.6, **look)
+        if x:
+            ends.append(((x[-1], y[-1]), method, look["color"]))
+    said = []
+    if chosen and _shaded(panel, curves[chosen[0]], worst):
+        said.append(f"shaded: down to the worst clip of {chosen[0]}")
+    if others:
+        said.append(f"grey: {counted(len(others), 'other method')}")
+    panel.text(0.99, 0.99, "\n".join(said), transform=panel.transAxes, color="0.4", ha="right", va="top", fontsize=10)
+    if not ends:
+        panel.text(0.5, 0.5, "no method has a result to show", ha="center", transform=panel.transAxes)
+    panel.set_ylabel("PSNR against the exact clip, dB")
+    _bare(panel)
+    _name_ends(panel, ends)
+
+
+def worst_of(results: Sequence[Result], method: str, *, by: str) -> dict[float, float]:
+    """By speed-up what a method's worst clip kept."""
+    found: dict[float, float] = {}
+    for result in results:
+        at = result.speedup_latency if by == "latency" else result.speedup_flops
+        if result.method == method and result.error is None and at is not None and result.worst_psnr is not None:
+            found[at] = result.worst_psnr
+    return found
 
 
 def _png(draw: Any, results: Sequence[Result], title: str, *, dpi: int) -> bytes:
@@ -94,33 +139,12 @@ def _bare(panel: Any) -> None:
 
 
 def _glance(results: Sequence[Result], title: str) -> Any:
-    figure = _figure(7.2, 5.4, title)
-    panel, by = figure.subplots(), _axis(results)
-    chosen, methods = best_methods(results, by=by), methods_of(results)
-    for method in methods:
-        if method not in (*chosen, *CONTROLS):
-            panel.plot(*_within(curve_of(results, method, by=by)), color=_GREY, linewidth=0.9, zorder=1)
-    ends: list[tuple[Point, str, str]] = []
-    for method in [*reversed(chosen), *(m for m in CONTROLS if m in methods)]:
-        x, y = _within(curve_of(results, method, by=by))
-        look = _look(method, chosen)
-        panel.plot(x, y, markersize=5, linewidth=2.4 if method in chosen[:1] else 1.6, **look)
-        if x:
-            ends.append(((x[-1], y[-1]), method, look["color"]))
-    said = (
-        [f"shaded: down to the worst clip of {chosen[0]}"]
-        if chosen and _worst_band(panel, results, chosen[0], by)
-        else []
-    )
-    if len(methods) > len(ends):
-        said.append(f"grey: {len(methods) - len(ends)} other methods")
-    panel.text(0.99, 0.99, "\n".join(said), transform=panel.transAxes, color="0.4", ha="right", va="top", fontsize=10)
-    if not ends:
-        panel.text(0.5, 0.5, "no method has a result to show", ha="center", transform=panel.transAxes)
+    figure, by = _figure(7.2, 5.4, title), _axis(results)
+    panel = figure.subplots()
+    curves = {method: curve_of(results, method, by=by) for method in methods_of(results)}
+    worst = worst_of(results, chosen[0], by=by) if (chosen := best_methods(curves)) else {}
+    draw_glance(panel, curves, worst=worst)
     panel.set_xlabel(_AXES[by])
-    panel.set_ylabel("PSNR against the exact clip, dB")
-    _bare(panel)
-    _name_ends(panel, ends)
     return figure
 
 
@@ -141,14 +165,9 @@ def _within(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _worst_band(panel: Any, results: Sequence[Result], method: str, by: str) -> bool:
+def _shaded(panel: Any, curve: Sequence[Point], worst: Mapping[float, float]) -> bool:
     """Shade between what a method's clips kept on average and what its worst clip did; False if there is no such."""
-    worst: dict[float, float] = {}
-    for result in results:
-        at = result.speedup_latency if by == "latency" else result.speedup_flops
-        if result.method == method and result.error is None and at is not None and result.worst_psnr is not None:
-            worst[at] = result.worst_psnr
-    mean = dict(curve_of(results, method, by=by))
+    mean = dict(curve)
     x = sorted(at for at in worst if at in mean and at <= _SHOWN[1] and math.isfinite(worst[at]))
     if len(x) < 2:
         return False

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from videoaccel.comparison.plot import style
+from videoaccel.comparison.plot import best_methods, draw_glance
 from videoaccel.comparison.settings import EXACT, OFF
 from videoaccel.reporting.data import pareto
 from videoaccel.session.action_grid import LETTERS, NAMES
@@ -46,7 +46,7 @@ def both(draw: Callable[[Any, float], None], *, salt: str, heights: tuple[float,
 
 
 def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[str, str] | None:
-    """PSNR over speed-up: a curve a method, the controls, and the points that nothing beats.
+    """PSNR over speed-up: the best methods and the controls by name, others grey; yellow, what nothing beats.
 
     Args:
         comparison: Of `videoaccel.reporting.data.gather`.
@@ -62,29 +62,21 @@ def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[
     if not any(curves.values()):
         return None
 
+    best = best_methods(curves)
+    worst = {
+        row[f"speedup_{by}"]: row["worst_psnr"]
+        for row in rows
+        if best and row["method"] == best[0] and row.get(f"speedup_{by}") and _finite(row.get("worst_psnr"))
+    }
+
     def draw(figure: Any, width: float) -> None:
         axes = figure.subplots()
-        for number, (method, points) in enumerate(curves.items()):
-            if points:
-                axes.plot(*zip(*points, strict=True), label=method, **style(method, number))
         front = pareto([point for points in curves.values() for point in points])
-        axes.plot(
-            *zip(*front, strict=True), color="#f4c542", linewidth=7, alpha=0.45, zorder=0, label="nothing is better"
-        )
-        for row in rows:
-            ends = (row.get("speedup_latency_low"), row.get("speedup_latency_high"))
-            if by == "latency" and not row["error"] and None not in ends and _finite(row["psnr"]):
-                axes.plot(ends, [row["psnr"]] * 2, color="0.6", linewidth=1, zorder=1)
-        axes.axvline(1.0, color="0.6", linewidth=1)
+        axes.plot(*zip(*front, strict=True), color="#f4c542", linewidth=7, alpha=0.45, zorder=0)
+        draw_glance(axes, curves, worst=worst)
         axes.set_xlabel("times faster, measured" if by == "latency" else "times fewer FLOPs")
-        axes.set_ylabel("PSNR against exact, dB")
-        _plain(axes)
-        narrow = width == NARROW
-        figure.legend(loc="outside lower center" if narrow else "outside right upper", frameon=False, fontsize=9,
-                      ncols=2 if narrow else 1)  # fmt: skip
 
-    shown = sum(bool(points) for points in curves.values()) + 1
-    return both(draw, salt=salt, heights=(4.8, 3.8 + 0.11 * shown))
+    return both(draw, salt=salt, heights=(5.0, 4.0))
 
 
 def stages(renders: Sequence[Mapping[str, Any]], *, salt: str) -> dict[str, str] | None:
