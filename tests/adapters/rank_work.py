@@ -27,6 +27,7 @@ def wan_over_ranks(method: str, threshold: float | None) -> tuple[list[int], lis
     with accelerate(tiny.pipe, method, **fields) as spread:
         found = tiny()
     agreed = agree(torch.tensor([float(dist.get_rank()), 7.0])).tolist()
+    assert alone.report().residual == spread.report().residual
     return alone.computed, spread.computed, found.away_from(expected), agreed
 
 

@@ -7,7 +7,8 @@ from tests.ranks import RankPools
 
 
 @pytest.mark.parametrize(
-    ("method", "threshold"), [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None), ("first_block", 0.05)]
+    ("method", "threshold"),
+    [("sada", 1e6), ("sada", 0.3), ("fixed_linear", None), ("first_block", 0.05), ("taylorseer", None)],
 )
 def test_decisions_are_equal_on_all_ranks(ranks: RankPools, method: str, threshold: float | None) -> None:
     results = ranks(2).run(wan_over_ranks, method, threshold)

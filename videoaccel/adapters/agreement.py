@@ -31,6 +31,11 @@ class Agreement:
         dist.broadcast(copy, dist.get_global_rank(self.group, 0), group=self.group)
         return copy
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Number of this rank among those that share the work, and how many they are."""
+        return (0, 1) if self.group is None else (dist.get_rank(self.group), dist.get_world_size(self.group))
+
     def each(self, number: float, device: torch.device) -> list[float]:
         """Every rank's own number, by rank."""
         own = torch.tensor([number], dtype=torch.float64, device=device)

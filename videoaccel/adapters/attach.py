@@ -11,8 +11,9 @@ from torch import nn
 from typing_extensions import Self
 
 from videoaccel.adapters import sides
-from videoaccel.adapters.agreement import agreement_of, alone, require_same
+from videoaccel.adapters.agreement import Agreement, agreement_of, alone, require_same
 from videoaccel.adapters.blocks import Blocks, why_not
+from videoaccel.adapters.body import Body
 from videoaccel.adapters.doors import (
     Plain,
     network_members,
@@ -21,6 +22,7 @@ from videoaccel.adapters.doors import (
     scheduler_members,
 )
 from videoaccel.adapters.generation import Generation
+from videoaccel.adapters.inner import Inner
 from videoaccel.adapters.observer import Observer
 from videoaccel.adapters.report import Report, nothing_yet
 from videoaccel.adapters.rule import RuleMaker, StepRule
@@ -57,6 +59,7 @@ class Attachment:
         self._names: dict[int, str] = {}
         self._schedulers: list[Any] = []
         self._blocks: dict[str, Blocks] = {}
+        self._bodies: dict[str, Body] = {}
         self._generation: Generation | None = None
         self._thread: int | None = None
         self._last: Report | None = None
@@ -71,10 +74,11 @@ class Attachment:
             return
         for part in (*self._networks.values(), *self._sides.values(), *self._schedulers, self._pipe):
             unwatch(part, self)
-        for blocks in self._blocks.values():
-            blocks.remove()
-        self._pipe, self._networks, self._sides, self._schedulers, self._blocks = None, {}, {}, [], {}
-        self._names = {}
+        for known in (self._blocks, self._bodies):
+            for one in known.values():
+                one.remove()
+        self._pipe, self._networks, self._sides, self._schedulers = None, {}, {}, []
+        self._names, self._blocks, self._bodies = {}, {}, {}
 
     def __enter__(self) -> Self:
         return self
@@ -164,6 +168,7 @@ class Attachment:
             wide=self._wide(),
             agree=agree,
             blocks=self._blocks,
+            inner=self._inner(agree),
             main=next(iter(self._networks)) if len(self._networks) == 1 else None,
         )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
@@ -205,14 +210,19 @@ class Attachment:
 
     def _look_inside(self) -> None:
         """Listen to blocks, if that is wanted, of networks that have some."""
-        wanted = self._rules.watches
-        known = {name: network for name, network in self._networks.items() if wanted and why_not(network) is None}
-        for name, old in list(self._blocks.items()):
-            if name not in known or not old.fits(known[name]):
-                self._blocks.pop(name).remove()
-        for name, network in known.items():
-            if name not in self._blocks:
-                self._blocks[name] = Blocks(network, wanted)
+        signals, residual = self._rules.watches, self._rules.residual
+        _listen(self._blocks, self._networks if signals else {}, lambda network: Blocks(network, signals))
+        _listen(self._bodies, self._networks if residual in ("auto", "body") else {}, Body)
+
+    def _inner(self, agree: Agreement) -> Inner | None:
+        """What is forecast of each network, of a method that may forecast either."""
+        if (residual := self._rules.residual) is None:
+            return None
+        for body in self._bodies.values():
+            body.agree = agree
+        known = self._networks if residual == "output" else self._bodies
+        reasons = {name: f"{name} {why_not(one)}" for name, one in self._networks.items() if name not in known}
+        return Inner(self._bodies, reasons, only=residual == "body")
 
     def _name_of(self, network: Any) -> str | None:
         return self._names.get(id(network))
@@ -222,9 +232,10 @@ class Attachment:
         cached = [name for name, network in self._networks.items() if _has_cache(network)]
         if cached:
             return f"{cached[0]} has a cache of its own enabled"
-        if not self._rules.watches:
+        if not self._rules.watches and self._rules.residual != "body":
             return None
-        shut = [f"{name} {why_not(network)}" for name, network in self._networks.items() if name not in self._blocks]
+        known = self._blocks if self._rules.watches else self._bodies
+        shut = [f"{name} {why_not(network)}" for name, network in self._networks.items() if name not in known]
         return shut[0] if shut else None
 
     def _wide(self) -> dict[str, int]:
@@ -240,6 +251,17 @@ class Attachment:
             if learned and coming is not None and going == 2 * coming:
                 found[name] = coming
         return found
+
+
+def _listen(known: dict[str, Any], networks: Mapping[str, Any], make: Callable[[Any], Any]) -> None:
+    """Listen to the blocks of those networks that have some, and no longer to those that are others by now."""
+    wanted = {name: network for name, network in networks.items() if why_not(network) is None}
+    for name, old in list(known.items()):
+        if name not in wanted or not old.fits(wanted[name]):
+            known.pop(name).remove()
+    for name, network in wanted.items():
+        if name not in known:
+            known[name] = make(network)
 
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:

@@ -56,7 +56,7 @@ class Blocks:
         self.remark: str | None = None
         self.signals: dict[str, Tensor] = {}
         self._lists = main_lists(network)
-        self._shape = _state(self._lists)
+        self._shape = state_of(self._lists)
         self._heads = [block for one in self._lists for block in list(one)[:2]]
         largest = max(self._lists, key=_size)
         self._middle = largest[min(round(DEPTH * len(largest)), len(largest) - 1)] if MIDDLE in kinds else None
@@ -75,7 +75,7 @@ class Blocks:
 
     def fits(self, network: nn.Module) -> bool:
         """Whether the network's blocks are still the same, compiled or not as they were."""
-        return network is self.network and _state(main_lists(network)) == self._shape
+        return network is self.network and state_of(main_lists(network)) == self._shape
 
     @property
     def open(self) -> bool:
@@ -100,10 +100,10 @@ class Blocks:
         self._rows, self._leaves, self._begun, self.signals = rows or 1, leaves, None, {}
         self._thread = threading.get_ident()
         try:
-            with _scales_restored(self.network, kwargs):
+            with scales_restored(self.network, kwargs):
                 return plain(*args, **kwargs)
         except Leave:
-            self._finish_hooks()
+            finish_hooks(self.network, self._lists)
             return LEFT
         finally:
             self._thread = self._leaves = None
@@ -148,16 +148,6 @@ class Blocks:
             found.append(self._middle)
         return found
 
-    def _finish_hooks(self) -> None:
-        """Have weights that offloading brought in for the whole network taken away, as at the end of a full call."""
-        held = [self.network, *(part for part in self.network.children() if _holds(part, self._lists))]
-        for module in held:
-            if (hook := getattr(module, "_hf_hook", None)) is not None:
-                hook.post_forward(module, None)
-            for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
-                if hasattr(hook, "group"):
-                    hook.post_forward(module, None)
-
 
 def why_not(network: Any) -> str | None:
     """Why a network cannot be left after its first block; None if it can.
@@ -188,8 +178,9 @@ def _size(modules: nn.ModuleList) -> int:
     return sum(parameter.numel() for parameter in modules.parameters())
 
 
-def _state(lists: Sequence[nn.ModuleList]) -> list[tuple[int, ...]]:
-    return [(len(one), id(one[0]), id(one[-1]), _compiled(one[0])) for one in lists]
+def state_of(lists: Sequence[nn.ModuleList]) -> list[tuple[int, ...]]:
+    """Tells lists of blocks apart: which blocks they hold, and whether they are compiled."""
+    return [(*map(id, one), _compiled(one[0])) for one in lists]
 
 
 def _compiled(module: nn.Module) -> bool:
@@ -211,8 +202,19 @@ def _holds(module: nn.Module, lists: Sequence[nn.ModuleList]) -> bool:
     return any(part is one for part in module.modules() for one in lists)
 
 
+def finish_hooks(network: nn.Module, lists: Sequence[nn.ModuleList]) -> None:
+    """Have weights that offloading brought in for a whole network taken away, as at the end of a full call."""
+    held = [network, *(part for part in network.children() if _holds(part, lists))]
+    for module in held:
+        if (hook := getattr(module, "_hf_hook", None)) is not None:
+            hook.post_forward(module, None)
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+            if hasattr(hook, "group"):
+                hook.post_forward(module, None)
+
+
 @contextmanager
-def _scales_restored(network: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+def scales_restored(network: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """LoRA scales that a call asks for are taken back if it is left; not all networks of diffusers do that."""
     scaled = any(isinstance(value, Mapping) and value.get("scale", 1.0) != 1.0 for value in kwargs.values())
     layers = [part for part in network.modules() if isinstance(getattr(part, "scaling", None), dict)] if scaled else []

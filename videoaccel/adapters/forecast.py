@@ -70,6 +70,11 @@ class History:
         self._kept.pop(stream, None)
         self._counts.pop(stream, None)
 
+    @property
+    def streams(self) -> list[Any]:
+        """Those of which something is kept."""
+        return list(self._kept)
+
     def only(self, streams: set[Any]) -> None:
         """Drop all others: they did not occur in an evaluation that was computed."""
         for stream in [stream for stream in self._counts if stream not in streams]:

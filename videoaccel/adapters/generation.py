@@ -1,8 +1,10 @@
 """One generation of somebody else's pipeline: what it calls is computed, or answered from what was computed."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +12,12 @@ from torch import Tensor
 
 from videoaccel.adapters.agreement import Agree, alone
 from videoaccel.adapters.blocks import LEFT, MIDDLE, Blocks
+from videoaccel.adapters.body import Body
 from videoaccel.adapters.clock import CallClock
 from videoaccel.adapters.forecast import History, Kept, choose, made_up
+from videoaccel.adapters.inner import Inner
 from videoaccel.adapters.observer import Observer
-from videoaccel.adapters.outputs import finite, taken_apart
+from videoaccel.adapters.outputs import Output, finite, taken_apart
 from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.report import Report, Tally
 from videoaccel.adapters.rule import Ask, Evaluation, Refused, Serve, Space, Stepped, StepRule
@@ -32,6 +36,7 @@ class Generation:
         agree: Makes numbers that decisions rest on the same on all ranks.
         wide: By component, channels of its latent if it predicts as many for a variance that the scheduler uses.
         blocks: By component, who listens to its blocks, of those that are listened to.
+        inner: What is forecast of each network; None for outputs.
         main: The denoiser, if there is but one: calls beside it belong to its evaluations.
     """
 
@@ -44,19 +49,20 @@ class Generation:
         wide: dict[str, int] | None = None,
         agree: Agree = alone,
         blocks: Mapping[str, Blocks] | None = None,
+        inner: Inner | None = None,
         main: str | None = None,
     ) -> None:
         self.tracker, self.tally, self.clock, self.sides = Tracker(), Tally(), CallClock(), Sides()
         self.streams, self.computed = Streams(), list[int]()
         self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
-        self._blocks, self._main = blocks or {}, main
+        self._blocks, self._inner, self._main = blocks or {}, inner, main
         self._rule, self._agree = rules(), agree
         self._rule.agree = agree
         self.history = History(self._rule.keeps)
         self._now: Evaluation | None = None
         self._serve: Serve | None = None
         self._reason: str | None = None
-        self._asks = False
+        self._asks = self._idle = False
         self._space: Space | None = None
         self._steps: list[Stepped] = []
         self._ran = self._served = 0
@@ -87,10 +93,12 @@ class Generation:
         self._enter(component, time_of(args, kwargs))
         stream = self.streams.of(component, args, kwargs)
         x = latent_of(args, kwargs)
-        made = None if self._serve is None else self._forecast(stream, self._serve, x)
-        if made is None:
-            made = self._compute(stream, plain, args, kwargs, x)
-        return made
+        made = None
+        if self._serve is not None:
+            body = None if self._inner is None else self._inner.of(component)
+            around = None if body is None else partial(self._around, body, plain, args, kwargs)
+            made = self._forecast(stream, self._serve, x, around)
+        return self._compute(stream, plain, args, kwargs, x) if made is None else made
 
     def beside(self, component: str, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A network whose output goes into the denoiser is called."""
@@ -151,6 +159,7 @@ class Generation:
             stored_bytes=self.history.peak_bytes + self.sides.peak_bytes,
             failed=failed,
             note=note,
+            residual=None if self._inner is None else self._inner.told(),
         )
 
     @property
@@ -184,7 +193,9 @@ class Generation:
         if not self.forecasts:
             return
         self._reason = self._standing or forbidden(now, apart=self.tracker.apart)
-        if self._reason is not None:
+        self._reason = self._reason or (None if self._inner is None else self._inner.standing)
+        self._idle = self._reason is not None
+        if self._idle:
             return
         wanted = self._rule.decide(now)
         self.history.keeps = self._rule.keeps
@@ -224,16 +235,18 @@ class Generation:
         for one in owed:
             self.tally.made_up_for(one, self._reason if fresh else STALE)
         blocks = None if self._ran or self._served else self._blocks.get(stream.component)
-        self._inside = True
-        try:
-            with self.clock.call(x):
-                if blocks is None:
-                    output = plain(*args, **kwargs)
-                else:
-                    rows = None if x is None else len(x)
-                    output = blocks.run(plain, args, kwargs, rows=rows, leaves=lambda told: self._leaves(stream, told))
-        finally:
-            self._inside = False
+        body = None if self._inner is None or self._idle or not self.forecasts else self._inner.of(stream.component)
+        added = None
+        with self._within(x):
+            if body is not None and self._inner is not None:
+                output, added = self._inner.computed(stream, body, plain, args, kwargs)
+                if self._inner.of(stream.component) is None:
+                    self._turn(stream.component)
+            elif blocks is None:
+                output = plain(*args, **kwargs)
+            else:
+                rows = None if x is None else len(x)
+                output = blocks.run(plain, args, kwargs, rows=rows, leaves=lambda told: self._leaves(stream, told))
         if output is LEFT:
             assert self._serve is not None
             if (made := self._forecast(stream, self._serve, x)) is not None:
@@ -248,11 +261,35 @@ class Generation:
             return output
         reason = self._reason
         if self.forecasts:
-            reason = self._keep(now, stream, output, x) or reason
+            reason = self._keep(now, stream, output if added is None else added, x) or reason
         self.tally.ran(stream, reason)
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=True)
         return output
+
+    @contextmanager
+    def _within(self, x: Tensor | None) -> Iterator[None]:
+        """A network runs: what it calls itself is no call of the pipeline's."""
+        self._inside = True
+        try:
+            with self.clock.call(x):
+                yield
+        finally:
+            self._inside = False
+
+    def _around(
+        self, body: Body, plain: Callable[..., Any], args: Any, kwargs: Any, residuals: Output
+    ) -> tuple[Any, str | None]:
+        """The output with what the blocks add forecast, or why it has to be computed."""
+        assert self._inner is not None
+        with self._within(latent_of(args, kwargs)):
+            return self._inner.served(body, plain, args, kwargs, residuals)
+
+    def _turn(self, component: str) -> None:
+        """From now on a network's output is forecast: what its blocks added is of no use any more."""
+        for stream in self.history.streams:
+            if stream.component == component:
+                self.history.forget(stream)
 
     def _leaves(self, stream: Stream, signals: Mapping[str, Tensor]) -> bool:
         """The first block has run in the first call of an evaluation: whether that is enough."""
@@ -279,8 +316,8 @@ class Generation:
             observer.felt(now, stream, signals, output)
 
     def _keep(self, now: Evaluation, stream: Stream, output: Any, x: Tensor | None) -> str | None:
-        """Keep an output; returns why that is not possible."""
-        parts = taken_apart(output)
+        """Keep an output, or what blocks added; returns why that is not possible."""
+        parts = output if isinstance(output, Output) else taken_apart(output)
         if parts is None:
             self.history.forget(stream)
             return "the output holds more than tensors"
@@ -288,32 +325,48 @@ class Generation:
         self.history.add(stream, Kept(now.i, parts.kept(), latent))
         return None
 
-    def _forecast(self, stream: Stream, serve: Serve, x: Tensor | None) -> Any:
-        """The answer to a call that is not computed; None, with the reason noted, if it has to be."""
+    def _forecast(
+        self,
+        stream: Stream,
+        serve: Serve,
+        x: Tensor | None,
+        around: Callable[[Output], tuple[Any, str | None]] | None = None,
+    ) -> Any:
+        """The answer to a call that is not computed; None, with the reason noted, if it has to be.
+
+        Args:
+            stream: Of the call.
+            serve: How.
+            x: The latent.
+            around: Makes the output of what blocks add, where that is forecast, or says why it cannot.
+        """
         now = self._now
         assert now is not None
         if self.history.count(stream) < self._rule.least:
-            self._reason = "no history of this call"
-            if not self._served and not self._ran:
-                self._serve = None  # branches are forecast together or not at all
-            return None
+            return self._given_up("no history of this call")
         found = choose(serve, self.history.of(stream), now.i)
         if found is None:
-            self._reason = "an output that the plan builds on is not there"
-            return None
-        made = made_up(
-            *found, x, i=now.i, course=now.course, space=self._space, held_from=self._wide.get(stream.component)
-        )
-        if not finite(made):
+            return self._given_up("an output that the plan builds on is not there")
+        wide = None if around is not None else self._wide.get(stream.component)
+        made = made_up(*found, x, i=now.i, course=now.course, space=self._space, held_from=wide)
+        if around is not None:  # ranks each have a part of what blocks add, and the whole output
+            output, failure = around(made)
+        else:
+            output, failure = made.whole(), None if finite(made) else "the forecast was not finite"
+        if failure is not None:
             self.history.forget(stream)
-            self._reason = "the forecast was not finite"
-            return None
+            return self._given_up(failure)
         self._served += 1
         self.tally.served(stream)
-        output = made.whole()
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=False)
         return output
+
+    def _given_up(self, reason: str) -> None:
+        """A call that was to be forecast has to be computed; branches are forecast together or not at all."""
+        self._reason = reason
+        if not self._served and not self._ran:
+            self._serve = None
 
 
 def _moved(result: Any) -> Any:

@@ -49,6 +49,8 @@ class Report:
         stored_bytes: Most memory that kept outputs took.
         failed: Whether the pipeline raised.
         note: What the method says of it.
+        residual: Of a method that may forecast either, what was forecast: ``body``, what the blocks add, or
+            ``output``; with the reason where that was not chosen. None of the others.
     """
 
     pipeline: str
@@ -63,6 +65,7 @@ class Report:
     stored_bytes: int
     failed: bool = False
     note: str | None = None
+    residual: str | None = None
 
     @property
     def calls(self) -> int:
@@ -99,6 +102,8 @@ class Report:
         )
         if self.calls_left:
             head += f"; {self.calls_left} calls left after the first block"
+        if self.residual is not None:
+            head += f"; residual: {self.residual}"
         if self.note is not None:
             head += f"; {self.note}"
         return head + (f"; {self.segments} segments" if self.segments > 1 else "")

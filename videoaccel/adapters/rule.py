@@ -14,6 +14,7 @@ from torch import Tensor
 from videoaccel.adapters.agreement import Agree, alone
 from videoaccel.adapters.streams import Stream
 from videoaccel.planning.prior import Prior
+from videoaccel.policies._trunk import Residual
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,15 @@ class RuleMaker:
         make: Makes a rule.
         watches: Signals of networks' blocks that rules, or who measures for them, want; see
             :mod:`videoaccel.adapters.blocks`.
+        residual: What is forecast; None for outputs, of a method that has no choice.
     """
 
-    def __init__(self, make: "Callable[[], StepRule]", *, watches: Iterable[str] = ()) -> None:
-        self._make, self.watches = make, frozenset(watches)
+    residual: Residual | None = None
+
+    def __init__(
+        self, make: "Callable[[], StepRule]", *, watches: Iterable[str] = (), residual: Residual | None = None
+    ) -> None:
+        self._make, self.watches, self.residual = make, frozenset(watches), residual
 
     def __call__(self) -> "StepRule":
         """The rule of a segment."""

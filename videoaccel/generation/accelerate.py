@@ -149,10 +149,15 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
 
 
 def _check_blocks(pipe: Any, policy: Policy) -> None:
-    """Refuse a method that leaves networks after their first block where that cannot be."""
-    networks = networks_of(pipe) if watches_of(policy) else {}
+    """Refuse a method that looks for networks' blocks where there are none that can be told."""
+    bodies = getattr(policy, "residual", None) == "body"
+    networks = networks_of(pipe) if bodies or watches_of(policy) else {}
     for name, network in networks.items():
-        if reason := why_not(network):
+        if (reason := why_not(network)) and bodies:
+            raise ValueError(
+                f"{policy.name} forecasts what blocks add, and {name} {reason}; `residual=output` forecasts its output"
+            )
+        if reason:
             raise ValueError(
                 f"{policy.name} decides by what blocks do, and {name} {reason}; on this pipeline these can be had: "
                 f"{', '.join(blind())}"

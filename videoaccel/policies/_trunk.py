@@ -22,6 +22,23 @@ PUBLISHED_STEPS = 30
 """Steps for which constants were published."""
 
 
+Residual = Literal["auto", "body", "output"]
+"""Of pipelines that are not ours, what is forecast: the output, what all blocks add, or that where it can be told."""
+
+
+def require_auto(residual: Residual, name: str, field: str) -> None:
+    """Refuse a choice that is for pipelines that are not ours.
+
+    Raises:
+        ValueError: It was made.
+    """
+    if residual != "auto":
+        raise ValueError(
+            f"{name} with `residual={residual}` is for pipelines of diffusers that are not ours; on this model "
+            f"`{field}` says what is served"
+        )
+
+
 def require_steps(job: Job, least: int, name: str) -> None:
     """Refuse a generation that is too short for a method to serve anything.
 

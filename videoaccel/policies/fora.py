@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from videoaccel.policies._trunk import Residual, require_auto
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
@@ -26,6 +27,13 @@ class Fora(Policy):
         "modules", description="Serve every module's output as published, or one residual of all blocks."
     )
 
+    later: ClassVar[tuple[str, ...]] = ("residual",)
+
+    residual: Residual = Field(
+        "auto",
+        description="Of other pipelines: hold what all blocks add (body), the output, or body where it can be told.",
+    )
+
     def coarser(self) -> "Fora | None":
         """One residual of all blocks."""
         return self.model_copy(update={"slots": "trunk"}) if self.slots == "modules" else None
@@ -41,6 +49,7 @@ class Fora(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
+        require_auto(self.residual, "fora", "slots")
         return _ForaSession(self, job, mix)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from videoaccel.policies._trunk import require_steps
+from videoaccel.policies._trunk import Residual, require_auto, require_steps
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, Action, Forecast, Place
 from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
@@ -32,6 +32,13 @@ class TaylorSeer(Policy):
         "trunk", description="Forecast all blocks as one, or every module's output as published."
     )
 
+    later: ClassVar[tuple[str, ...]] = ("residual",)
+
+    residual: Residual = Field(
+        "auto",
+        description="Of other pipelines: what all blocks add (body), the output, or auto: body where that can be told.",
+    )
+
     def coarser(self) -> "TaylorSeer | None":
         """All blocks as one."""
         return self.model_copy(update={"scope": "trunk"}) if self.scope == "modules" else None
@@ -48,6 +55,7 @@ class TaylorSeer(Policy):
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
         """See :meth:`Policy.session`."""
+        require_auto(self.residual, "taylorseer", "scope")
         require_steps(job, self.warmup + 1, f"taylorseer with a warm-up of {self.warmup}")
         return _TaylorSession(self, job, mix)
 
