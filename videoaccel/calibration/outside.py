@@ -4,9 +4,9 @@ Shape legend: N evaluations.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
+from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
 
@@ -45,6 +46,16 @@ class _Watch(RuleMaker):
 
     def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
         self.shares.append(in_networks / max(seconds, 1e-9))
+
+
+class _Run(NamedTuple):
+    """What was measured in a call: for what, in each segment, of which networks, and their share of the time."""
+
+    number: int
+    setting: Mapping[str, Any]
+    tables: list[dict[str, Tensor]]
+    networks: tuple[str, ...]
+    share: float
 
 
 class _Take:
@@ -82,6 +93,7 @@ def calibrate_pipeline(
     out: str | Path | None = None,
     curve: int = 2,
     listener: Listener | None = None,
+    ranks: Comm | None = None,
 ) -> Prior:
     """Measure a pipeline of diffusers, and write the prior.
 
@@ -90,7 +102,9 @@ def calibrate_pipeline(
         calls: Arguments of its call, one generation each: other prompts and seeds, the same size, length, guidance.
         out: The file; default one in the user's cache, where it is found for such calls.
         curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for.
-        listener: Told of the stages ``measure`` and ``curve``, which count generations.
+        listener: Told of the stages ``measure`` and ``curve``, which count this process's generations.
+        ranks: That measure together, each the next call with a pipeline of its own; all give the same calls, the first
+            writes. Default: this process alone.
 
     Returns:
         The prior; its ``path`` says where it is.
@@ -100,6 +114,7 @@ def calibrate_pipeline(
             different kinds.
         OSError: The file cannot be written.
     """
+    ranks = ranks or Comm.lone()
     if not calls:
         raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
     for call in [calls] if isinstance(calls, str | Mapping) else calls:
@@ -114,49 +129,76 @@ def calibrate_pipeline(
     if out is not None:
         check_creatable(out)
     tell = listener or (lambda stage, done, total: None)
-    measured: list[Measured] = []
-    meter, watch = Meter(measured.extend), _Watch(pipe)
-    meter.on = True
-    takes = [_Take(call) for call in calls]
-    results = []
-    with attach(pipe, watch, method="off", observers=[meter]):
-        for done in range(len(calls)):
-            tell("measure", done, len(calls))
-            before = len(measured)
-            result = pipe(**takes[done].arguments())
-            results.append(_pixels(result) if done < curve else None)
-            if len(measured) == before:
-                raise ValueError(
-                    "nothing could be measured: no scheduler stepped, or its steps do not follow its calls"
-                )
-            if watch.settings[-1] != watch.settings[0]:
-                raise ValueError("the calls are of different kinds: size, length and guidance must be the same for all")
-    tell("measure", len(calls), len(calls))
-    if (count := len(measured[0].levels)) < FEWEST:
+    takes = {number: _Take(call) for number, call in enumerate(calls) if number % ranks.size == ranks.rank}
+    own, results = _measure(pipe, takes, {*range(curve)}, tell)
+    runs = sorted((run for found in ranks.each(own) for run in found), key=lambda run: run.number)
+    if any(run.setting != runs[0].setting for run in runs):
+        raise ValueError("the calls are of different kinds: size, length and guidance must be the same for all")
+    if (count := len(runs[0].tables[0]["levels"])) < FEWEST:
         raise ValueError(
             f"a generation of {counted(count, 'evaluation')} cannot be forecast: measure at least {FEWEST}"
         )
-    networks = tuple(dict.fromkeys(measured[0].components))
-    share = sum(watch.shares) / len(watch.shares)
-    tables = [one.tables() for one in measured]
-    prior = made(watch.settings[0], tables, networks, share=share)
-    known = [(take, result) for take, result in zip(takes, results, strict=True) if result is not None]
-    if known:
-        psnr = _curve(pipe, prior, known, tell)
-        prior = made(watch.settings[0], tables, networks, share=share, more={"soda.psnr": psnr})
-    path = kept_at(prior.setting) if out is None else Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prior.save(path)
+    tables = [table for run in runs for table in run.tables]
+    share = sum(run.share for run in runs) / len(runs)
+    prior = made(runs[0].setting, tables, runs[0].networks, share=share)
+    if curve > 0:
+        rows = {} if not results else _curve(pipe, prior, {n: (takes[n], exact) for n, exact in results.items()}, tell)
+        found = sorted((number, row) for known in ranks.each(rows) for number, row in known.items())
+        psnr = torch.tensor([sum(quality) / len(found) for quality in zip(*(row for _, row in found), strict=True)])
+        prior = made(runs[0].setting, tables, runs[0].networks, share=share, more={"soda.psnr": psnr})
+    return _written(prior, out, ranks)
+
+
+def _written(prior: Prior, out: str | Path | None, ranks: Comm) -> Prior:
+    """The prior with its path; of several ranks the first writes it."""
+    path: Path = ranks.same(kept_at(prior.setting) if out is None else Path(out))
+    if ranks.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prior.save(path)
     return Prior(prior.setting, prior.tables, prior.samples, prior.info, path)
 
 
+def _measure(
+    pipe: Any, takes: Mapping[int, "_Take"], kept: Collection[int], tell: Callable[[str, int, int], None]
+) -> tuple[list["_Run"], dict[int, Tensor]]:
+    """What calls tell about forecasts, and what some of them returned, by number.
+
+    Raises:
+        ValueError: Nothing could be measured.
+    """
+    measured: list[Measured] = []
+    meter, watch = Meter(measured.extend), _Watch(pipe)
+    meter.on = True
+    runs: list[_Run] = []
+    results: dict[int, Tensor] = {}
+    with attach(pipe, watch, method="off", observers=[meter]):
+        for done, (number, take) in enumerate(takes.items()):
+            tell("measure", done, len(takes))
+            measured.clear()
+            result = pipe(**take.arguments())
+            if number in kept:
+                results[number] = _pixels(result)
+            if not measured:
+                raise ValueError(
+                    "nothing could be measured: no scheduler stepped, or its steps do not follow its calls"
+                )
+            networks = tuple(dict.fromkeys(measured[0].components))
+            runs.append(
+                _Run(number, watch.settings[-1], [one.tables() for one in measured], networks, watch.shares[-1])
+            )
+            if runs[-1].setting != runs[0].setting:
+                break  # which is told when all ranks have told theirs
+    tell("measure", len(takes), len(takes))
+    return runs, results
+
+
 def _curve(
-    pipe: Any, prior: Prior, known: Sequence[tuple["_Take", Tensor]], tell: Callable[[str, int, int], None]
-) -> Tensor:
-    """PSNR by number of computed evaluations, the first of one; NaN where it was not measured, [N]."""
+    pipe: Any, prior: Prior, known: Mapping[int, tuple["_Take", Tensor]], tell: Callable[[str, int, int], None]
+) -> dict[int, list[float]]:
+    """PSNR of calls by number of computed evaluations, the first of one; NaN where it was not measured, N each."""
     count = len(prior.tables["levels"])
     wanted = sorted({max(2, round(share * count)) for share in LADDER} & {*range(2, count)})
-    found = torch.full((count,), math.nan)
+    found = {number: [math.nan] * count for number in known}
     for done, calls in enumerate(wanted):
         tell("curve", done * len(known), len(wanted) * len(known))
         try:
@@ -166,9 +208,9 @@ def _curve(
             continue  # so few cannot be had
         rules = RuleMaker(lambda schedule=schedule: rule_of(schedule, prior.tables, prior.info["networks"]))  # type: ignore[misc]
         with attach(pipe, rules, method="soda") as fast:
-            quality = [_psnr(_pixels(pipe(**take.arguments())), exact) for take, exact in known]
-            if len(fast.computed) == calls:
-                found[calls - 1] = sum(quality) / len(quality)
+            for number, (take, exact) in known.items():
+                quality = _psnr(_pixels(pipe(**take.arguments())), exact)
+                found[number][calls - 1] = quality if len(fast.computed) == calls else math.nan
     tell("curve", len(wanted) * len(known), len(wanted) * len(known))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,10 +11,13 @@ from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener, StageClock
+from videoaccel.jobs.ranks import started
 from videoaccel.outside.calls import called_with, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import reads_text, resolve_outside, with_prompt
+from videoaccel.parallel.degrees import Degrees
+from videoaccel.parallel.mesh import ranks_here
 from videoaccel.planning.prior import Prior
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.generate import GenerateSettings
@@ -47,13 +51,17 @@ def calibrate_model(
 ) -> Prior:
     """Load a pipeline, measure it, and write the prior.
 
+    Of several ranks, all of which call this with the same settings, each loads it and measures every so many-th sample;
+    the first writes what all of them have found.
+
     Args:
         settings: Those of the generations; sample k has prompt k, after the last one the first again, and seed + k.
         found: The pipeline.
         samples: How many are measured.
         out: The file; default one in the user's cache, where generate looks.
         curve: On how many of them the quality that is left at fewer calls is measured.
-        listener: Told of the stages ``load``, ``measure`` and ``curve``; the last two count generations.
+        listener: Told of the stages ``load``, ``measure`` and ``curve``; the last two count generations of the first
+            rank.
 
     Returns:
         The prior; its ``path`` says where it is.
@@ -62,17 +70,20 @@ def calibrate_model(
         ValueError: Settings do not fit the pipeline, or nothing can be measured on it.
         OSError: The file cannot be written.
     """
-    if out is not None:
-        check_creatable(out)
-    order = resolve_outside(with_prompt(settings, found), found)
+    order = resolve_outside(with_prompt(settings, found), found, ranks="side by side")
     s = order.settings
-    with cpu_threads(s.threads), torch.no_grad():
-        with StageClock(listener, device=str(s.device)).stage("load"):
+    with started(replace(order, degrees=Degrees(data=ranks_here()))) as mesh, cpu_threads(s.threads), torch.no_grad():
+        if out is not None and mesh.first:
+            check_creatable(out)
+        told = listener if mesh.first else None
+        with StageClock(told, device=str(s.device)).stage("load"):
             pipe = load(found, order.kind, s)
-        told = order.told(pipe)
+        arguments = order.told(pipe)
         calls = [
-            called_with(told, s.prompt[k % len(s.prompt)] if s.prompt else None, seed=s.seed + k)
+            called_with(arguments, s.prompt[k % len(s.prompt)] if s.prompt else None, seed=s.seed + k)
             for k in range(samples)
         ]
         with worded(order.kind.__name__):
-            return calibrate_pipeline(pipe, calls, out=out, curve=min(curve, samples), listener=listener)
+            return calibrate_pipeline(
+                pipe, calls, out=out, curve=min(curve, samples), listener=told, ranks=mesh.everyone
+            )

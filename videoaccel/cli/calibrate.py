@@ -70,10 +70,7 @@ def _calibrate(options: dict[str, Any]) -> None:
         _outside(found, options)
         return
     settings = _settings(options)
-    if (ranks := options["gpus"] or 1) > 1 and not is_rank():
-        raise typer.Exit(start_again(ranks, device=_device(settings)))
-    if is_rank() and ranks not in (1, ranks_started()):
-        raise ValueError(f"--gpus {ranks} was asked for, but {counted(ranks_started(), 'rank')} were started")
+    _start_ranks(options, settings.device)
     quiet = options["quiet"] or rank() > 0
     with shown_progress(quiet=quiet) as display:
         from videoaccel.calibration.calibrate import calibrate  # torch and all
@@ -111,16 +108,18 @@ def _outside(found: Found, options: Mapping[str, Any]) -> None:
     from videoaccel.calibration.pipeline_job import ONLY_OURS  # torch and all
 
     own = [name for name in ONLY_OURS if options[name] is not None]
-    if own or options["gpus"] is not None:
-        raise ValueError(f"--{(own or ['gpus'])[0].replace('_', '-')} is for calibrating our own models")
+    if own:
+        raise ValueError(f"--{own[0].replace('_', '-')} is for calibrating our own models")
     values = shared_values(options, shared=(*SHARED, *MORE, "seed"), command="calibrate")
     prompts = values.pop("prompts", PROMPTS)
     kept = {name: value for name, value in values.items() if value is not None}
-    with shown_progress(quiet=options["quiet"]) as display:
+    _start_ranks(options, kept.get("device"))
+    quiet = options["quiet"] or rank() > 0
+    with shown_progress(quiet=quiet) as display:
         from videoaccel.calibration.pipeline_job import calibrate_model  # torch and all
         from videoaccel.outside.order import reads_text
 
-        calm_libraries(quiet=options["quiet"])
+        calm_libraries(quiet=quiet)
         told = {"prompt": tuple(prompts)} if options["prompts"] or reads_text(found) else {}
         prior = calibrate_model(
             GenerateSettings(**kept, **told),
@@ -130,7 +129,7 @@ def _outside(found: Found, options: Mapping[str, Any]) -> None:
             curve=_number(options["curve"], 2),
             listener=display,
         )
-    if not options["quiet"]:
+    if not quiet:
         say(_summary(prior, str(prior.path)))
 
 
@@ -140,11 +139,18 @@ def _number(given: int | None, usual: int) -> int:
     return usual if given is None else given
 
 
-def _device(settings: CalibrateSettings) -> str:
-    """Checks it early, so that what is wrong is said once."""
-    from videoaccel.jobs.resolve import pick_device
+def _start_ranks(options: Mapping[str, Any], device: str | None) -> None:
+    """Run the command again as the ranks that are asked for, and end with their exit code, if nobody has started any.
 
-    return str(pick_device(settings.device))
+    Raises:
+        ValueError: There is no such device, or other ranks were started.
+    """
+    if (ranks := options["gpus"] or 1) > 1 and not is_rank():
+        from videoaccel.jobs.resolve import pick_device  # what is wrong is said once
+
+        raise typer.Exit(start_again(ranks, device=str(pick_device(device))))
+    if is_rank() and ranks not in (1, ranks_started()):
+        raise ValueError(f"--gpus {ranks} was asked for, but {counted(ranks_started(), 'rank')} were started")
 
 
 def _settings(options: Mapping[str, Any]) -> CalibrateSettings:
