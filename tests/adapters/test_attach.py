@@ -369,7 +369,9 @@ def test_what_cannot_be_attached_to_says_so() -> None:
     tiny = videos.wan()
     with pytest.raises(ValueError, match="pab has to look into the network; on pipelines of diffusers"):
         accelerate(tiny.pipe, "pab")
-    with pytest.raises(ValueError, match="`slots=modules` has to look into the network"):
+    with pytest.raises(ValueError, match="a method is a name such as 'soda', or a YAML file, got 3"):
+        accelerate(tiny.pipe, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`slots=modules` has to look into blocks"):
         accelerate(tiny.pipe, "fora", slots="modules")
     object.__setattr__(tiny.pipe, "scheduler", None)
     with pytest.raises(ValueError, match="WanPipeline has no scheduler"):

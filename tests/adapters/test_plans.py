@@ -263,11 +263,14 @@ def test_a_plan_that_nothing_came_of_is_not_spoken_of(quiet: None) -> None:
 
 def test_calibrating_needs_calls_of_one_kind() -> None:
     tiny = images.flux()
-    for calls in (["a cat"], "a cat", {"prompt": "a cat"}):
+    for calls in (["a cat"], "a cat", {"prompt": "a cat"}, 3, [{3: "a cat"}]):
         with pytest.raises(ValueError, match="calls is a list of arguments by name"):
             calibrate(tiny.pipe, calls=calls)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no call to measure"):
         calibrate(tiny.pipe, calls=[])
+    with pytest.raises(ValueError, match=r"calls\[1\]: FluxPipeline takes no argument 'promt'; did you mean 'prompt'"):
+        calibrate(tiny.pipe, calls=[tiny.options, {"promt": "a cat"}])
+    assert not tiny.calls, "said before anything ran"
     with pytest.raises(ValueError, match="different kinds"):
         options = {**tiny.options, "num_inference_steps": 10}
         calibrate(tiny.pipe, calls=[options, {**options, "guidance_scale": 9.5}], curve=0)

@@ -17,6 +17,7 @@ from tests.generation.image_pipelines import LABELS, dit
 from tests.workshop import Workshop
 from videoaccel import CalibrateSettings, GenerateSettings, calibrate
 from videoaccel.calibration.calibrate import builtin_prompts
+from videoaccel.cli.verify import gather
 from videoaccel.generation.loading import find_model, load_scheduler, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.models.dit import DiT
@@ -198,6 +199,11 @@ def test_without_names_prompts_are_classes_from_all_over(folder: Path, tmp_path:
     index = json.loads((nameless / "model_index.json").read_text())
     (nameless / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "id2label"}))
     assert builtin_prompts(str(nameless))[:3] == ("0", "10", "20")
+
+
+def test_without_a_prompt_verify_makes_a_class_that_is_known(folder: Path) -> None:
+    assert gather({"model": str(folder), "set_": []}).prompt == ("0",)
+    assert gather({"model": str(folder), "prompt": ["hen"], "set_": []}).prompt == ("hen",)
 
 
 @pytest.mark.parametrize("schedule", [{}, DDPM], ids=str)

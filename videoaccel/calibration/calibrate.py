@@ -24,10 +24,9 @@ from videoaccel.common.files import check_creatable
 from videoaccel.common.home import expand
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
-from videoaccel.generation.loading import Source, find_model, transformer_class
+from videoaccel.generation.loading import find_model, transformer_class
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.generation.releases import class_labels
-from videoaccel.jobs.parts import encode_texts, load_pipeline, network_config
+from videoaccel.jobs.parts import encode_texts, known_classes, load_pipeline
 from videoaccel.jobs.ranks import started
 from videoaccel.jobs.resolve import WorkOrder, resolve
 from videoaccel.outside.find import find_outside
@@ -169,17 +168,9 @@ def builtin_prompts(model: str) -> tuple[str, ...]:
     """Prompts of the demo model from the words that it was trained on, classes all over, of others the neutral list."""
     if model != "demo":
         source = find_model(model)
-        return _classes(source) if transformer_class(source).reads_classes else PROMPTS
+        return known_classes(source) if transformer_class(source).reads_classes else PROMPTS
     rng = np.random.default_rng(2603)
     return tuple(sample_scene(rng, held_out=False).sentence() for _ in range(100))
-
-
-def _classes(source: Source) -> tuple[str, ...]:
-    """Numbers of a hundred classes, evenly spread, or of all if there are fewer; where some have names, of these."""
-    named = sorted(map(int, class_labels(source.text.source)))
-    known = named or range(transformer_class(source).classes_read(network_config(source)))
-    some = min(len(known), 100)
-    return tuple(str(known[k * len(known) // some]) for k in range(some))
 
 
 def setting_of_order(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Shape legend: N evaluations.
 """
 
+import difflib
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -117,8 +119,9 @@ def calibrate_pipeline(
     ranks = ranks or Comm.lone()
     if not calls:
         raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
-    for call in [calls] if isinstance(calls, str | Mapping) else calls:
-        if not isinstance(call, Mapping) or call is calls:
+    listed = isinstance(calls, list | tuple)
+    for call in calls if listed else (calls,):
+        if not listed or not isinstance(call, Mapping) or not all(isinstance(name, str) for name in call):
             raise ValueError(
                 f"calls is a list of arguments by name, such as calls=[{{'prompt': 'a cat'}}], got {call!r:.60}"
             )
@@ -126,6 +129,7 @@ def calibrate_pipeline(
         raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
     if attachment_of(pipe) is not None:
         raise ValueError("the pipeline is accelerated; remove() that first")
+    _check_names(pipe, calls)
     if out is not None:
         check_creatable(out)
     tell = listener or (lambda stage, done, total: None)
@@ -147,6 +151,22 @@ def calibrate_pipeline(
         psnr = torch.tensor([sum(quality) / len(found) for quality in zip(*(row for _, row in found), strict=True)])
         prior = made(runs[0].setting, tables, runs[0].networks, share=share, more={"soda.psnr": psnr})
     return _written(prior, out, ranks)
+
+
+def _check_names(pipe: Any, calls: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure, before the first call, that the last one has no slip in it.
+
+    Raises:
+        ValueError: A call has an argument that the pipeline does not take.
+    """
+    known = inspect.signature(type(pipe).__call__).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+        return
+    for number, call in enumerate(calls):
+        if wrong := [name for name in call if name not in known or name == "self"]:
+            close = difflib.get_close_matches(wrong[0], known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"calls[{number}]: {type(pipe).__name__} takes no argument {wrong[0]!r}{hint}")
 
 
 def _written(prior: Prior, out: str | Path | None, ranks: Comm) -> Prior:

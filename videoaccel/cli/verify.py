@@ -81,7 +81,17 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     told = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
     if found_by(settings := merge(told), command="verify") is not None:
         return settings
-    return merge([Layer({"prompt": (PROMPT,), "steps": STEPS}), *told])
+    usual = {} if settings.prompt else {"prompt": _prompts(settings.model)}
+    return merge([Layer({**usual, "steps": STEPS}), *told])
+
+
+def _prompts(model: str) -> tuple[str, ...]:
+    """What is made where nothing is said: of models that read classes the first that is known."""
+    from videoaccel.generation.loading import find_model, transformer_class  # torch and all
+    from videoaccel.jobs.parts import known_classes
+
+    source = find_model(model)
+    return known_classes(source)[:1] if transformer_class(source).reads_classes else (PROMPT,)
 
 
 def numbers(text: str) -> list[int]:

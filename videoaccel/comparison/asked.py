@@ -95,7 +95,7 @@ class Asked:
         chosen = (*choose_settings(self.methods, values=self.values, controls=self.controls), *self.settings)
         if len({setting.key for setting in chosen}) < len(chosen):
             raise ValueError(f"a setting is there twice: {Counter(map(str, chosen)).most_common(1)[0][0]}")
-        if isinstance(prompts, str) or not prompts:
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
             raise ValueError(f"prompts must be a list with at least one text, got {prompts!r}")
         if not self.seeds:
             raise ValueError("there is no seed; give at least one")

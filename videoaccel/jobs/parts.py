@@ -231,3 +231,11 @@ def _from_hub(part: Part, name: str) -> Path:
             f"{part.source} is no folder here and could not be had from the Hugging Face hub: {hub_reason(error)}; "
             f"without a network give folders as `model`, `vae` and `text_encoder`"
         ) from error
+
+
+def known_classes(source: Source) -> tuple[str, ...]:
+    """Numbers of a hundred classes, evenly spread, or of all if there are fewer; where some have names, of these."""
+    named = sorted(map(int, class_labels(source.text.source)))
+    known = named or range(transformer_class(source).classes_read(network_config(source)))
+    some = min(len(known), 100)
+    return tuple(str(known[k * len(known) // some]) for k in range(some))

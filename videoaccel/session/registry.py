@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
         ValueError: There is no such method, or the file does not name one.
         FileNotFoundError: There is no such file.
     """
+    if not isinstance(name, str | PathLike):
+        raise ValueError(f"a method is a name such as 'soda', or a YAML file, got {name!r}")
+    name = str(name)
     if name in policy_names() or SIGN in name:
         return name, {}
     path = config_folder("accel") / f"{name}.yaml" if name in config_names("accel") else expand(name)

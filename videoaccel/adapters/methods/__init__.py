@@ -104,6 +104,6 @@ def only_outputs(policy: Policy, field: str, inside: str) -> None:
     """
     if field in policy.model_fields_set and getattr(policy, field) == inside:
         raise ValueError(
-            f"{policy.name} with `{field}={inside}` has to look into the network; of pipelines that are not ours the "
-            "output is forecast"
+            f"{policy.name} with `{field}={inside}` has to look into blocks; of pipelines that are not ours what all "
+            "blocks add, or the output, is forecast as one"
         )
