@@ -71,14 +71,17 @@ def stable_diffusion_img2img(scheduler: Any = None) -> Tiny:
     return Tiny(pipe, {**options, "output_type": "latent"})
 
 
-def stable_diffusion_xl(scheduler: Any = None) -> Tiny:
+def stable_diffusion_xl(scheduler: Any = None, **fields: Any) -> Tiny:
     """With added conditions."""
     added = {
         "addition_embed_type": "text_time", "addition_time_embed_dim": 2,
         "projection_class_embeddings_input_dim": 6 * 2 + 8,
     }  # fmt: skip
     pipe = made(
-        diffusers.StableDiffusionXLPipeline, unet=unet(**added), scheduler=scheduler or euler(), add_watermarker=False
+        diffusers.StableDiffusionXLPipeline,
+        unet=unet(**added, **fields),
+        scheduler=scheduler or euler(),
+        add_watermarker=False,
     )
     prompt, none = pair(1, 5, 8)
     pooled, none_pooled = pair(1, 8)
