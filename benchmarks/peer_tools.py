@@ -14,7 +14,7 @@ import torch
 PutOn = Callable[[Any, int, bool], Any]
 """Puts it on a pipeline, for so many steps, strictly or not."""
 
-LETTERS = "ABCDEFGHIJKL"
+LETTERS = "ABCDEFGHIJKLMNOPQR"
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,20 @@ def _of_diffusers(config: Callable[[Any, int, bool], Any]) -> PutOn:
     return functools.partial(_diffusers, config)
 
 
+MEASURED: dict[str, Any] = {"calibrate": 1}
+OURS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("soda", {"speedup": 2.0, **MEASURED}, {"speedup": 1.0, **MEASURED}),
+    ("sada", {}, {"threshold": 1e-30}),
+    ("fixed_linear", {}, {"period": 1}),
+    ("fora", {}, {"period": 1}),
+    ("taylorseer", {}, {"warmup": 1000}),
+    ("first_block", {"threshold": 0.5}, {"threshold": 0.0}),
+    ("teacache", {"threshold": 0.5, **MEASURED}, {"threshold": 1e-12, **MEASURED}),
+    ("adacache", MEASURED, {"fastest": 1, **MEASURED}),
+    ("magcache", MEASURED, {"warmup": 0.99, **MEASURED}),
+)
+"""Of this project, loosely and strictly. ``lemica`` has a budget and no strict form."""
+
 TOOLS: tuple[Tool, ...] = (
     Tool("DBCache", "cache-dit", _cache_dit, lambda i, n: i >= warmup(n)),
     Tool("DBCache + TaylorSeer", "cache-dit", functools.partial(_cache_dit, taylor=True), lambda i, n: i >= warmup(n)),
@@ -149,14 +163,13 @@ TOOLS: tuple[Tool, ...] = (
     Tool("PAB", "diffusers", _of_diffusers(_pab)),
     Tool("FasterCache", "diffusers", _of_diffusers(_fastercache)),
     Tool("SeaCache", "diffusers", _of_diffusers(_seacache)),
-    Tool(
-        "soda",
-        "videoaccel",
-        functools.partial(
-            _ours, method="soda", loose={"speedup": 2.0, "calibrate": 1}, tight={"speedup": 1.0, "calibrate": 1}
-        ),
-        before=1,
+    *(
+        Tool(
+            name,
+            "videoaccel",
+            functools.partial(_ours, method=name, loose=loose, tight=tight),
+            before="calibrate" in tight,
+        )
+        for name, loose, tight in OURS
     ),
-    Tool("sada", "videoaccel", functools.partial(_ours, method="sada", loose={}, tight={"threshold": 1e-30})),
-    Tool("fixed_linear", "videoaccel", functools.partial(_ours, method="fixed_linear", loose={}, tight={"period": 1})),
 )
