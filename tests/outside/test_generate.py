@@ -87,6 +87,7 @@ def test_a_clip_of_a_prompt(wan_folder: Path) -> None:
     assert told["network"] | {"calls": 18, "computed": 12} == told["network"]
     assert {stream["context"] for stream in told["network"]["streams"]} == {"cond", "uncond"}
     assert told["acceleration"]["method"] == "fora" and told["acceleration"]["fields"]["period"] == 2
+    assert told["acceleration"]["residual"] == "body"
     assert [stage for stage, done, _ in seen if not done] == ["load", "check", "denoise", "write"]
     assert ("denoise", 9, 9) in seen
     assert again("w.json", "v.mp4")

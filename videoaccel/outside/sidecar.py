@@ -88,6 +88,7 @@ def acceleration(order: OutsideOrder, fast: Attachment | None) -> dict[str, Any]
         "measured": planned and fast.prior is None,
         "prior": None if fast.prior is None or fast.prior.path is None else str(fast.prior.path),
         "note": fast.report().note,
+        **({} if fast.report().residual is None else {"residual": fast.report().residual}),
     }
 
 
