@@ -16,6 +16,9 @@ from tests.adapters import video_pipes as videos
 from videoaccel import GenerateSettings, generate
 from videoaccel.adapters.agreement import agreement_of, require_same
 from videoaccel.outside.spreading import spread
+from videoaccel.parallel.mesh import Mesh
+from videoaccel.rendering.run import open_render, work_with_ranks
+from videoaccel.settings.layers import Layer
 
 
 def clips_over_ranks(folder: str, cache: str, **settings: Any) -> list[str]:
@@ -61,3 +64,12 @@ def different_errors() -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def rendered(jobs: str, out: str) -> int:
+    """How many clips all ranks have made together."""
+    count = dist.get_world_size()
+    shared = {"gpus": count, "dp": 1, "cfg_parallel": 1, "sp": count}
+    render = open_render(jobs, out, overrides=[Layer(shared, str)])
+    mesh = Mesh.from_env(render.plan.units[0].jobs[0].group.order.degrees)
+    return work_with_ranks(render, mesh).made

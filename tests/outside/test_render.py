@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import Cli
+from tests.outside.rank_work import rendered
+from tests.ranks import RankPools
+from videoaccel.media.reader import read_video
 
 
 def jobs(path: str, *lines: dict[str, Any]) -> str:
@@ -88,7 +91,30 @@ def test_what_a_job_cannot_be_told(cli: Cli, dit_folder: Path) -> None:
             line
         )
     ranks = cli("render", jobs("two.jsonl", {**shared, "prompt": "1"}), "-o", "out", "--gpus", 2, "--sp", 2)
-    assert ranks.code == 2 and "a DiTPipeline makes a clip on one rank" in ranks.err
+    assert ranks.code == 2 and "a DiTPipeline is a DiTTransformer2DModel, and diffusers cannot spread it" in ranks.err
+    some = cli("render", "two.jsonl", "-o", "out", "--gpus", 4, "--sp", 2)
+    assert some.code == 2 and "all of them share each clip: leave --sp out, or give --sp 4" in some.err
+
+
+def test_ranks_that_share_each_clip(ranks: RankPools, cli: Cli, wan_folder: Path, tmp_path: Path) -> None:
+    line = {"model": str(wan_folder), "size": "32x32", "frames": 5, "steps": 8, "prompt": "a cat", "device": "cpu"}
+    file = str(Path(jobs("jobs.jsonl", {**line, "accel": ["exact", "fora"]})).absolute())
+    for made in (2, 0):
+        assert ranks(2).run(rendered, file, str(tmp_path / "two")) == [made] * 2
+    assert cli("render", file, "-o", "one", "--quiet").code == 0
+    one, two = (list(records(folder).values()) for folder in ("one", "two"))
+    assert [record["ranks"]["sequence"] for record in two] == [2, 2] and not records("one").keys() & records(
+        "two"
+    ).keys()
+
+    def frames(folder: str) -> dict[int, Any]:
+        clips = sorted(Path(folder, "clips").glob("*/a-cat.mp4"))
+        found = records(folder)
+        return {found[clip.parent.name]["network"]["computed"]: read_video(clip)[0].astype(int) for clip in clips}
+
+    for computed, clip in frames("one").items():
+        assert abs(frames("two")[computed] - clip).max() <= 1
+    assert [record["settings"]["gpus"] for record in two] == [2, 2] and len(one) == 2, "and so they are made again"
 
 
 @pytest.mark.parametrize("measured", [False, True])

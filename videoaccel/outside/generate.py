@@ -185,10 +185,6 @@ class Run:
     seconds: Mapping[str, float]
     writes: bool = True
 
-    def make(self, sample: Sample, *, listener: Listener | None) -> Clip:
-        """Generate one clip and write it; see :meth:`together`."""
-        return self.together((sample,), listener=listener)[0]
-
     def together(self, batch: Sequence[Sample], *, listener: Listener | None) -> list[Clip]:
         """Generate clips by one call, and write those that are to be.
 

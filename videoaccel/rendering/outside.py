@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from videoaccel.outside.generate import Run
 from videoaccel.outside.loading import folder_of, load
 from videoaccel.outside.order import OutsideOrder, Sample, resolve_outside
 from videoaccel.outside.sidecar import hashed_files
+from videoaccel.outside.spreading import require_plans, spread
 from videoaccel.outside.watching import StepTeller, accelerated
 from videoaccel.parallel.degrees import Degrees
+from videoaccel.parallel.mesh import Mesh
 from videoaccel.settings.config import settled
 from videoaccel.settings.generate import GenerateSettings
 
@@ -37,25 +39,34 @@ ELSEWHERE = {
 
 
 def ordered(settings: GenerateSettings, found: Found) -> OutsideOrder:
-    """Resolve settings of jobs; ranks make clips side by side, each with a pipeline of its own.
+    """Resolve settings of jobs; ranks make clips side by side, each with a pipeline of its own, or all share each clip.
 
     A method that plans takes errors that were measured before: a clip must not depend on which came first.
 
     Raises:
         ValueError: They do not fit the pipeline.
     """
-    if (settings.cfg_parallel or 1) * (settings.sp or 1) > 1:
-        raise ValueError(f"a {found.kind} makes a clip on one rank; leave out `sp` and `cfg_parallel`")
+    ranks, together = settings.gpus or 1, settings.sp or 1
+    if (settings.cfg_parallel or 1) > 1:
+        raise ValueError(f"guidance branches of a {found.kind} are not dealt out to ranks; leave out `cfg_parallel`")
+    if together not in (1, ranks):
+        raise ValueError(
+            f"ranks that render a {found.kind} make clips of their own, or all of them share each clip: "
+            f"leave `sp` out, or give `sp={ranks}`"
+        )
     if settings.batch_size > 1 or settings.keep is not None:
         raise ValueError(f"jobs of a {found.kind} are made one by one; leave out `batch_size` and `keep`")
     if settings.measure_first is not None:
         raise ValueError("`measure_first` has no place in a job: its clip would depend on which came first")
-    ranks = settings.gpus or 1
     update = {"gpus": None, "dp": None, "cfg_parallel": None, "sp": None}
     order = resolve_outside(settings.model_copy(update=update), found, ranks="side by side")
     if order.policy is not None and plans(order.policy):
         order = replace(order, settings=order.settings.model_copy(update={"measure_first": 0}))
-    return replace(order, degrees=Degrees(data=ranks))
+    if together == 1:
+        return replace(order, degrees=Degrees(data=ranks))
+    require_plans(found, order.kind)
+    shared = order.settings.model_copy(update={"gpus": together, "sp": together})  # what makes such a clip again
+    return replace(order, settings=shared, degrees=Degrees(sequence=together))
 
 
 def identified(order: OutsideOrder, *, hashes: Callable[[Path], str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -76,6 +87,7 @@ def meaning(order: OutsideOrder, inputs: Mapping[str, str]) -> dict[str, Any]:
         "images": [inputs[path] for path in s.images],
         "video": s.video and inputs[s.video],
         "prior": s.prior and inputs[s.prior],
+        **({"ranks": order.degrees.sequence} if order.degrees.sequence > 1 else {}),  # they change its last bits
     }
 
 
@@ -85,9 +97,11 @@ class OutsideRenderer:
 
     Attributes:
         device: In place of the jobs' own; None leaves it to them.
+        mesh: The ranks that make clips together; only the one that leads writes them.
     """
 
     device: str | None = None
+    mesh: Mesh = field(default_factory=Mesh)
     _loaded: tuple[str, Any] | None = None
 
     def make(
@@ -130,8 +144,8 @@ class OutsideRenderer:
             with clock.stage("load"):
                 pipe = self._pipe(order, json.dumps([engine, self.device, offload, tiling]))
             with accelerated(pipe, order, StepTeller(tell)) as fast:
-                run = Run(order, pipe, order.told(pipe), fast, identity, clock.seconds)
-                return [run.make(sample, listener=tell) for sample in samples]
+                run = Run(order, pipe, order.told(pipe), fast, identity, clock.seconds, writes=self.mesh.leads)
+                return [clip for sample in samples for clip in run.together((sample,), listener=tell)]
 
     def forget(self) -> None:
         """Let go of the pipeline."""
@@ -141,7 +155,10 @@ class OutsideRenderer:
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # the old networks go before the new ones come
             free_cached(str(order.settings.device))
-            self._loaded = (key, load(order.found, order.kind, order.settings))
+            pipe = load(order.found, order.kind, order.settings)
+            if (ranks := order.degrees.sequence) > 1:
+                spread(pipe, ranks, torch.device(str(order.settings.device)))
+            self._loaded = (key, pipe)
         return self._loaded[1]
 
 

@@ -130,7 +130,7 @@ class LocalRenderer:
     def _outside(
         self, order: OutsideOrder, unit: Unit, into: Mapping[str, Path], ease: Ease, listener: Listener
     ) -> list[tuple[Planned, Clip]]:
-        self._loaded, self._other.device = None, self.device
+        self._loaded, self._other.device, self._other.mesh = None, self.device, self.mesh
         (job,) = unit.jobs
         clips = self._other.make(
             order,
