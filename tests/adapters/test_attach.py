@@ -369,6 +369,8 @@ def test_what_cannot_be_attached_to_says_so() -> None:
     tiny = videos.wan()
     with pytest.raises(ValueError, match="pab has to look into the network; on pipelines of diffusers"):
         accelerate(tiny.pipe, "pab")
+    with pytest.raises(ValueError, match=r"fora\+sada: a pipeline of diffusers has one method at a time; .*adacache"):
+        accelerate(tiny.pipe, "fora-sada")
     with pytest.raises(ValueError, match="a method is a name such as 'soda', or a YAML file, got 3"):
         accelerate(tiny.pipe, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`slots=modules` has to look into blocks"):

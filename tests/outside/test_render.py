@@ -93,7 +93,7 @@ def test_what_a_job_cannot_be_told(cli: Cli, dit_folder: Path) -> None:
     ranks = cli("render", jobs("two.jsonl", {**shared, "prompt": "1"}), "-o", "out", "--gpus", 2, "--sp", 2)
     assert ranks.code == 2 and "a DiTPipeline is a DiTTransformer2DModel, and diffusers cannot spread it" in ranks.err
     some = cli("render", "two.jsonl", "-o", "out", "--gpus", 4, "--sp", 2)
-    assert some.code == 2 and "all of them share each clip: leave --sp out, or give --sp 4" in some.err
+    assert some.code == 2 and "all of them share each clip: leave sp out, or give sp=4" in some.err
 
 
 def test_ranks_that_share_each_clip(ranks: RankPools, cli: Cli, wan_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from videoaccel.adapters.planned import Step
 from videoaccel.adapters.rule import StepRule
+from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
 
 Rules = Callable[[], StepRule]
@@ -88,6 +89,9 @@ def blind() -> list[str]:
 
 
 def _module(policy: Policy) -> ModuleType:
+    if SIGN in policy.name:
+        known = ", ".join(available())
+        raise ValueError(f"{policy.name}: a pipeline of diffusers has one method at a time; these can be had: {known}")
     if policy.name not in available():
         raise ValueError(
             f"{policy.name} has to look into the network; on pipelines of diffusers these can be had: "
