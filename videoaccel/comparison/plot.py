@@ -64,9 +64,7 @@ def best_methods(curves: Mapping[str, Sequence[Point]]) -> list[str]:
     return sorted(score, key=lambda method: -score[method])[: len(_COLOURS)]
 
 
-def draw_glance(
-    panel: Any, curves: Mapping[str, Sequence[Point]], *, worst: Mapping[float, float] | None = None
-) -> None:
+def draw_glance(panel: Any, curves: Mapping[str, Sequence[Point]], *, worst: Mapping[float, float]) -> None:
     """The best curves and the controls with their names at the ends, the others grey.
 
     Args:
