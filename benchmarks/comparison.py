@@ -27,7 +27,6 @@ from videoaccel.session.registry import make_policy
 from videoaccel.settings.generate import GenerateSettings
 
 HERE = Path(__file__).parent
-NO_ROUTERS = ("elastic", "elastic+sada")  # E-DiT: the small models have no trained routers
 PICTURES = HERE.parent / "docs" / "images"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 STEPS = {"demo": 30, "dit": 50, "pixart": 20}
@@ -61,6 +60,26 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
 """Of every method's knob the values that lie between 1.3 and 4 times."""
 
 
+SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
+    "soda": {"flops_ratio": (1.5, 1.75, 2.0, 2.5, 3.0)},
+    "sada": {"threshold": (0.05, 0.12, 0.35)},
+    "lemica": {"budget": (20, 15, 12, 10)},
+    "magcache": {"max_skips": (1, 2, 3)},
+    "adacache": {"fastest": (3, 5)},
+    "teacache": {"threshold": (0.1, 0.2, 0.3)},
+    "fora": {"period": (2, 3)},
+    "taylorseer": {"period": (2, 3)},
+    "first_block": {"threshold": (0.08, 0.2, 0.3)},
+    "duca": {"period": (2, 4)},
+    "toca": {"period": (2, 4)},
+    "delta_dit": {"interval": (2, 3, 4)},
+    "fora+sada": {"sada.threshold": (0.12, 0.6), "fora.period": (2,)},
+    "fewer_steps": {"share": (0.66, 0.5, 0.4, 0.33)},
+    "fixed_linear": {"period": (1.5, 2, 3)},
+}
+"""The same for the small models of images: fewer, and of E-DiT none, as they have no trained routers."""
+
+
 def further() -> list[Setting]:
     """Families that differ from their method's own sweep in more than one field, each a curve of its own.
 
@@ -77,10 +96,11 @@ def further() -> list[Setting]:
     return found
 
 
-def values_for(model: str, steps: int) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """Values of every method's knob, numbers of network calls for so many steps."""
-    found = {**VALUES, "lemica": {"budget": tuple(round(calls * steps / 30) for calls in VALUES["lemica"]["budget"])}}
-    return found if model == "demo" else {method: v for method, v in found.items() if method not in NO_ROUTERS}
+def values_for(model: str) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Values of every method's knob, numbers of network calls for the model's steps."""
+    chosen, steps = (VALUES if model == "demo" else SMALL), STEPS[Path(model).name]
+    calls = tuple(round(count * steps / 30) for count in chosen["lemica"]["budget"])
+    return {**chosen, "lemica": {"budget": calls}}
 
 
 def prompts_for(model: str) -> list[str]:
@@ -117,12 +137,12 @@ def main() -> None:
     settings = GenerateSettings(
         model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads, prior=prior
     )
-    values = values_for(args.model, STEPS[name])
+    values = values_for(args.model)
     comparison = compare_settings(
         settings,
         methods=tuple(values),
         values={method: fields for method, fields in values.items() if fields},
-        settings=[one for one in further() if demo or not one.method.startswith("elastic")],
+        settings=further() if demo else (),
         out=args.out,
         seeds=tuple(range(args.seeds)),
         speedups=SPEEDUPS,
