@@ -117,6 +117,7 @@ _HOMES = (
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES:
         if name in names.split():
+            import_module("videoaccel.common.versions").check_versions()
             return getattr(import_module(f"videoaccel.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -5,7 +5,9 @@ Shape legend: B texts, S words' places.
 
 import gzip
 import html
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ftfy
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from videoaccel.common.versions import at_least
 from videoaccel.eval.backbones import Backbone, Backbones
 
 CLIP_WORDS = Backbone(
@@ -38,7 +41,7 @@ class Tokenizer:
         letters = list(_byte_letters())
         words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
         vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-        self._tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+        self._tokenizer = _tokenizer(vocabulary, merges)
 
     def __call__(self, texts: Sequence[str], places: int) -> Tensor:
         """Words' numbers [B, S], zeros behind the end; longer texts are cut, and end all the same."""
@@ -59,6 +62,16 @@ def load_tokenizer(backbones: Backbones) -> Tokenizer:
         ValueError: It is another file.
     """
     return Tokenizer(backbones.find(CLIP_WORDS))
+
+
+def _tokenizer(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> CLIPTokenizer:
+    if at_least("transformers", "5.0"):
+        return CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges))
+    with tempfile.TemporaryDirectory() as folder:  # older ones take files alone
+        files = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        files[0].write_text(json.dumps(vocabulary), encoding="utf-8")
+        files[1].write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8")
+        return CLIPTokenizer(*map(str, files))
 
 
 def _cleaned(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from videoaccel.cli import (
 from videoaccel.cli.errors import exit_code
 from videoaccel.cli.options import command
 from videoaccel.cli.terminal import say
+from videoaccel.common.versions import check_versions
 
 DEBUG = "--debug"
 _RESUMED = ("render", "compare", "calibrate", "train-router", "evaluate")
@@ -102,6 +104,9 @@ def _top(
 ) -> None:
     # Both are dealt with before a command runs: see _version and run.
     assert not (version or debug)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", err=True)
+        check_versions()
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -16,12 +16,13 @@ import typer
 from videoaccel.cli.flags import spelled
 from videoaccel.common.borders import for_terminal
 from videoaccel.common.launcher import first_started
+from videoaccel.common.versions import UnfitVersionError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
 # A path that was asked for and cannot be had; what else the operating system refuses (a full disk) is a failure.
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-
+_KNOWN = (OSError, MemoryError, ArithmeticError, UnfitVersionError)
 
 _stopped = threading.Event()
 
@@ -72,7 +73,7 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
         bad_input = too_long or isinstance(error, (ValueError, *_PATHS))
         # One mistake, one sentence, however many ranks: before they have met, the first of each machine says it.
         if not getattr(error, "said_by_first", bad_input and os.environ.get("LOCAL_RANK", "0") != "0"):
-            _say(_sentence(error, known=bad_input or isinstance(error, (OSError, MemoryError, ArithmeticError))))
+            _say(_sentence(error, known=bad_input or isinstance(error, _KNOWN)))
         return BAD_INPUT if bad_input else FAILURE
     finally:
         _stopped.clear()  # of this command; a process may run another

@@ -7,7 +7,7 @@ t, h, w latent sizes, L text tokens.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -21,6 +21,7 @@ from videoaccel.common.devices import check_device, check_offload
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.stages import StageClock
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.versions import dtype_argument
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
 from videoaccel.generation.cuda_graph import cuda_graphs
@@ -73,8 +74,8 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         scheduler: SchedulerMixin,
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder: T5EncoderModel | None = None,
-        defaults: dict[str, Any] | None = None,
-        id2label: dict[str, str] | None = None,
+        defaults: Optional[dict[str, Any]] = None,  # noqa: UP045 (what diffusers 0.36 can read)
+        id2label: Optional[dict[str, str]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -108,9 +109,8 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         text_dtype = torch_dtype(source.spec.defaults.text_dtype)
         if source.folder is not None:
             import_networks(source.folder)
-            return super().from_pretrained(
-                source.folder, dtype={"default": dtype, "text_encoder": text_dtype}, **kwargs
-            )
+            types = dtype_argument("diffusers", {"default": dtype, "text_encoder": text_dtype})
+            return super().from_pretrained(source.folder, **types, **kwargs)
         parts = load_parts(source, dtype=dtype) | kwargs
         if "text_encoder" not in kwargs and not parts["transformer"].reads_classes:
             text = source.text

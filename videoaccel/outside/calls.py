@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from videoaccel.adapters.lessons import NoPriorError
+from videoaccel.common.versions import device_errors
 from videoaccel.media.reader import read_image, read_video
 from videoaccel.outside.arguments import CLASSES, Arguments, File
 
@@ -64,7 +65,9 @@ def worded(kind: str, *, ranks: int = 1) -> Iterator[None]:
     except NoPriorError as error:
         advice = "videoaccel calibrate measures one, and with `measure_first=4` the first clips do"
         raise NoPriorError(error.near, advice) from None
-    except (torch.OutOfMemoryError, torch.AcceleratorError, NotImplementedError):
+    except device_errors():
+        raise
+    except NotImplementedError:
         raise
     except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
         if _ours(error):

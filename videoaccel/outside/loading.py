@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from videoaccel.common.versions import dtype_argument
 from videoaccel.generation.loading import torch_dtype
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.models.config_limits import check_config
@@ -59,7 +60,7 @@ def load(found: Found, kind: type, settings: GenerateSettings) -> Any:
     """
     s = settings
     _check_configs(found)
-    options: dict[str, Any] = {"dtype": torch_dtype(str(s.dtype))}
+    options = dtype_argument("diffusers", torch_dtype(str(s.dtype)))
     try:
         if found.file is not None:
             pipe = _from_file(found.file, kind, options)

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5Enc
 from videoaccel.common.home import expand
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.user_warning import warn_user
+from videoaccel.common.versions import dtype_argument
 from videoaccel.common.wording import first_line
 from videoaccel.models.checkpoint import read_config
 
@@ -180,7 +181,9 @@ def load_text_encoder(
     if Path(where).is_dir():
         _check_size(Path(where))
     strictness = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
-    model, report = _pretrained(T5EncoderModel, source, subfolder, dtype=dtype, **strictness)
+    model, report = _pretrained(
+        T5EncoderModel, source, subfolder, **dtype_argument("transformers", dtype), **strictness
+    )
     _check_loaded(model, report, where=where)
     return tokenizer, model.eval()
 
