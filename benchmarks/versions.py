@@ -174,6 +174,9 @@ def run_rows(rows: Sequence[Row], record: dict[str, Any], *, uv: str, folder: Pa
             result: dict[str, Any] = {"installed": installed(python), "parts": tried(python)}
         except RuntimeError as reason:
             result = {"not_installed": str(reason)}
+        except subprocess.TimeoutExpired:
+            print(row.name, f"was not done in {MOST_SECONDS} s", flush=True)
+            continue
         record["rows"][row.name] = result
         keep_record(record)
         print(row.name, json.dumps(result)[:400], flush=True)

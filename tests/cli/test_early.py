@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import ROOT
+from videoaccel.cli.app import run
 
 _CODE = """
 import json, sys
@@ -91,6 +92,49 @@ def test_a_slip_is_told_before_torch_is_imported(
 ) -> None:
     code, large, said = told[line]
     assert code == 2 and MISTAKES[line] in said and large == []
+
+
+WITHOUT = {
+    ("generate", "a red circle", "--accel", "fora", "--explain"): ("--explain", "matplotlib", "report"),
+    ("plan", "--accel", "fora", "--png", "plan.png"): ("--png", "matplotlib", "report"),
+    ("compare", "--prompts", "p.txt", "-o", "out"): ("measuring quality", "torchmetrics", "eval"),
+    ("evaluate", ".", "-o", "out"): ("evaluating", "torchmetrics", "eval"),
+}
+
+
+@pytest.mark.parametrize("line", WITHOUT, ids=" ".join)
+def test_a_missing_extra_is_told_before_anything_is_loaded(
+    line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    what, package, extra = WITHOUT[line]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a red circle\n")
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("videoaccel.cli.progress.Display.__enter__", lambda self: pytest.fail("work began"))
+    assert run(line) == 2
+    assert (
+        capfd.readouterr().err == f"videoaccel: {what} needs {package}; pip install 'videoaccel[{extra}]' brings it\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
+
+
+def test_a_size_below_a_latent_place_is_told_before_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("videoaccel.jobs.generate.encode_texts", lambda order: pytest.fail("work began"))
+    assert run(["generate", "a red circle", "--size", "1x64", "-q"]) == 2
+    assert capfd.readouterr().err == "videoaccel: height must be at least 4 pixels, got 1\n"
+
+
+def test_more_ranks_than_a_cpu_can_serve_are_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("videoaccel.parallel.launch.start_ranks", lambda *_, **__: pytest.fail("ranks were started"))
+    assert run(["generate", "a red circle", "--gpus", "99", "--device", "cpu", "-q"]) == 2
+    assert "99 ranks were asked for, and this CPU has 2 cores; at most 8 run here" in capfd.readouterr().err
 
 
 def test_kernels_that_are_known_without_torch_are_those_there_are() -> None:

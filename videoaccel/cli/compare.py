@@ -17,6 +17,7 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.reading import read_prompts
@@ -158,6 +159,7 @@ def compare(options: Options) -> None:
 
 def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str]) -> None:
     check_early(settings, writes=False)
+    need("measuring quality", "torchmetrics", "eval")
     for name in methods:
         if name not in ("exact", "all"):
             check_method_name(name)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import first_started
@@ -62,6 +63,7 @@ def evaluate(
     for path in (folder, reference, prompts):
         if path is not None and not expand(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
+    need("evaluating", "torchmetrics", "eval")
     check_reader_name(reader)
     parse_colour(ground)
     check_folder(expand(out))

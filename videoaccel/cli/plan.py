@@ -16,6 +16,7 @@ from videoaccel.cli.outside import MORE, foretold, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_creatable
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
@@ -58,6 +59,7 @@ def _plan(options: Mapping[str, Any]) -> None:
     if settings.gpus is None and nothing_to_plan(settings):
         raise ValueError("there is nothing to plan without a method; name one, such as `accel=soda`")
     if options["png"] is not None:
+        need("--png", "matplotlib", "report")
         check_creatable(expand(options["png"]))
     if (found := found_by(settings, command="plan")) is not None:
         _outside(settings, found, options)

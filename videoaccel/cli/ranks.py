@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,9 @@ from videoaccel.settings.generate import GenerateSettings
 
 if TYPE_CHECKING:
     from videoaccel.jobs.ranks import Order
+
+_FEW_RANKS = 8
+"""So many may share a single core, to try what ranks do."""
 
 
 def is_rank() -> bool:
@@ -58,6 +62,7 @@ def start(
     from videoaccel.parallel.launch import start_ranks  # torch and all
 
     order = (resolved or resolve)(settings)
+    _check_count(order.degrees.ranks, str(order.settings.device))
     check(order)
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
         file = Path(folder) / "settings.yaml"
@@ -65,6 +70,19 @@ def start(
         file.write_text(yaml.safe_dump(told, allow_unicode=True), encoding="utf-8")
         arguments = [sys.executable, "-m", "videoaccel", command, "--config", str(file), *_flags(options)]
         return start_ranks(arguments, ranks=order.degrees.ranks, device=str(order.settings.device))
+
+
+def _check_count(ranks: int, device: str) -> None:
+    """Refuse more ranks than a CPU can serve: each is a process with the whole model.
+
+    Raises:
+        ValueError: There are more than its cores, and more than eight.
+    """
+    cores = os.cpu_count() or 1
+    if device == "cpu" and ranks > max(_FEW_RANKS, cores):
+        raise ValueError(
+            f"{ranks} ranks were asked for, and this CPU has {cores} cores; at most {max(_FEW_RANKS, cores)} run here"
+        )
 
 
 def start_again(ranks: int, *, device: str, without: Sequence[str] = (), grace: float = 5.0) -> int:

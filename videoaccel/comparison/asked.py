@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import Self
 
 from videoaccel.common.alone import check_alone
+from videoaccel.common.extras import need
 from videoaccel.comparison.clip import Clip
 from videoaccel.comparison.log import ROWS, check_folder
 from videoaccel.comparison.settings import Setting, Values, choose_settings
@@ -105,8 +106,7 @@ class Asked:
         if self.timed_clips < 1 or self.repeats < 0:
             counts = f"{self.timed_clips} and {self.repeats}"
             raise ValueError(f"at least 1 clip is timed, 0 times or more; got {counts}")
-        if not _there("torchmetrics"):
-            raise ValueError(_MISSING.format("measuring quality", "torchmetrics", "eval"))
+        need("measuring quality", "torchmetrics", "eval")
         check_folder(out := Path(self.out))
         if out.exists():
             check_alone(out / ROWS)

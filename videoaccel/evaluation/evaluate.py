@@ -6,7 +6,6 @@ is named with its reason, and a score in which it is missing is withheld.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from videoaccel.common.extras import need
 from videoaccel.common.files import atomic_write_text
 from videoaccel.common.launcher import rank_started, ranks_started
 from videoaccel.common.plain_json import to_json
@@ -113,10 +113,7 @@ def evaluate(
         ValueError: An argument is wrong, or there is no clip.
         OSError: A folder is not there, or cannot be written.
     """
-    if importlib.util.find_spec("torchmetrics") is None:
-        raise ValueError(
-            "evaluating needs torchmetrics, which is not installed; pip install 'videoaccel[eval]' does it"
-        )
+    need("evaluating", "torchmetrics", "eval")
     reading = Reading(reader, ground)
     folder, out = Path(folder), Path(out)
     names = choose_metrics(suite, reference=reference is not None)

@@ -72,9 +72,9 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         transformer: ModelMixin,
         vae: ModelMixin,
         scheduler: SchedulerMixin,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        text_encoder: T5EncoderModel | None = None,
-        defaults: Optional[dict[str, Any]] = None,  # noqa: UP045 (what diffusers 0.36 can read)
+        tokenizer: Optional[PreTrainedTokenizerBase] = None,  # noqa: UP045 (what diffusers 0.36 can read)
+        text_encoder: Optional[T5EncoderModel] = None,  # noqa: UP045
+        defaults: Optional[dict[str, Any]] = None,  # noqa: UP045
         id2label: Optional[dict[str, str]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()

@@ -45,6 +45,7 @@ from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, m
 from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
+from videoaccel.media.space import check_space
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
@@ -133,6 +134,8 @@ def check_files(order: WorkOrder) -> None:
         OSError: Something cannot be written.
         ValueError: No file of this kind can be written.
     """
+    frames = (order.settings.frames or 0) * order.settings.loops
+    check_space([one.clip for one in order.outputs], frames=frames, height=order.height, width=order.width)
     if order.settings.vbench is not None:
         make_clip_folders(Path(order.outputs[0].clip).parent, order.outputs[0].sidecar.parent)
     for outputs in order.outputs:

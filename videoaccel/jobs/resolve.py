@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videoaccel.common.devices import check_device
+from videoaccel.common.extras import need
 from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand, expand_text
 from videoaccel.common.reading import read_text
@@ -21,6 +21,7 @@ from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text, prompt_texts
 from videoaccel.generation.tuning import check_fp8, check_graphs, why_no_kernels
 from videoaccel.media.writer import Writer
+from videoaccel.models.checkpoint import read_config
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.planning.prior import prior_file
 from videoaccel.sampling.noise import sample_seeds
@@ -157,8 +158,9 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
     )
     attention_kernel(settings.attention)
     check_forms(settings)
-    if settings.explain and find_spec("matplotlib") is None:
-        raise ValueError("`explain` needs matplotlib; pip install 'videoaccel[report]' brings it")
+    _check_size(source, height=height, width=width)
+    if settings.explain:
+        need("`explain`", "matplotlib", "report")
     check_given(settings, source, height=height, width=width)
     _check_outputs(order)
     return order
@@ -389,6 +391,22 @@ def _negative(s: GenerateSettings) -> str | None:
     if s.guidance == 1:
         raise ValueError("`negative_prompt` does nothing at `guidance` 1; raise the guidance or leave it out")
     return negative_text(s.negative_prompt, clean=s.clean_prompt)
+
+
+def _check_size(source: Source, *, height: int, width: int) -> None:
+    """Refuse a clip of less than a latent place, where the VAE's configuration is at hand.
+
+    Raises:
+        ValueError: Says how many pixels it takes.
+    """
+    if source.folder is None:
+        return
+    config = read_config(source.folder / "vae" / "config.json")
+    blocks = {**config, **(config.get("vae_2d") or {})}.get("block_out_channels") or [0]
+    least = 2 ** (len(blocks) - 1)
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels < least:
+            raise ValueError(f"{name} must be at least {least} pixels, got {pixels}")
 
 
 def _check_outputs(order: WorkOrder) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from videoaccel.common.borders import csv_text, fill, for_page
+from videoaccel.common.extras import need
 from videoaccel.common.files import atomic_write_text, check_creatable
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
@@ -42,8 +42,7 @@ def report(results: Sequence[str | Path], out: str | Path, *, title: str | None 
         ValueError: Something is no result, or matplotlib is not installed.
         OSError: The folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("drawing a report needs matplotlib; pip install 'videoaccel[report]' brings it")
+    need("drawing a report", "matplotlib", "report")
     folder = expand(out)
     check_creatable(folder / PAGE if folder.is_dir() else folder)
     data = gather([read_source(expand(path)) for path in results])

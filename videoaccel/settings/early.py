@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.plugins import names_in
@@ -44,7 +45,7 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
         writes: Whether clips are written.
 
     Raises:
-        ValueError: A name, an ending or a strategy is wrong.
+        ValueError: A name, an ending or a strategy is wrong, or a package is missing.
         FileNotFoundError: A file is not there.
         OSError: Nothing can be written where the clips are to go.
     """
@@ -55,6 +56,8 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
     if s.accel is not None:
         check_method_name(s.accel)
     check_backend_name(s.attention)
+    if s.explain and writes:
+        need("`explain`", "matplotlib", "report")
     parse_mask_strategy(s.mask_strategy)
     check_files([*(parse_lora(text)[0] for text in s.lora), *s.images, *([s.video] if s.video else []), *s.references])
     if s.prior is not None:
