@@ -13,7 +13,7 @@ from typing import Any
 from videoaccel.common.user_warning import warn_user
 
 TESTED: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"torch": ("2.6", "2.13"), "diffusers": ("0.36", "0.42"), "transformers": ("4.48", "5.24")}
+    {"torch": ("2.6", "2.13"), "diffusers": ("0.39", "0.42"), "transformers": ("4.48", "5.24")}
 )
 """Package -> the oldest and the newest version that everything, or all but what docs/versions.md names, works with."""
 
