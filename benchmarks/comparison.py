@@ -23,6 +23,7 @@ from examples.small_models.recipe import kinds, still_scenes
 from videoaccel.comparison.compare import PANELS, PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
+from videoaccel.planning.prior import Prior
 from videoaccel.session.registry import make_policy
 from videoaccel.settings.generate import GenerateSettings
 
@@ -133,10 +134,8 @@ def main() -> None:
     args = parser.parse_args()
     demo, name = args.model == "demo", Path(args.model).name
     prompts = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else prompts_for(args.model)
-    prior = None if demo else str(Path(args.model).with_name(f"{name}-prior.safetensors"))
-    settings = GenerateSettings(
-        model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads, prior=prior
-    )
+    prior = None if demo else Prior.load(Path(args.model).with_name(f"{name}-prior.safetensors"))
+    settings = GenerateSettings(model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads)
     values = values_for(args.model)
     comparison = compare_settings(
         settings,
@@ -144,6 +143,7 @@ def main() -> None:
         values={method: fields for method, fields in values.items() if fields},
         settings=further() if demo else (),
         out=args.out,
+        prior=prior,
         seeds=tuple(range(args.seeds)),
         speedups=SPEEDUPS,
         timed_clips=args.clips,
