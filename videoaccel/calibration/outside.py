@@ -5,34 +5,27 @@ Shape legend: N evaluations.
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from videoaccel.adapters.attach import attach, attachment_of, takes_attachments
 from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.call_setting import setting_of_call
-from videoaccel.adapters.curves import rule_of
 from videoaccel.adapters.lessons import kept_at, made
 from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.meter import Meter
-from videoaccel.adapters.methods import schedule_of
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.calibration.outside_curve import Known, drawn, kept_tables, pixels
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
-from videoaccel.policies.soda import Soda
-
-LADDER = (0.25, 0.33, 0.4, 0.5, 0.66, 0.8)
-"""Shares of the evaluations at which the quality curve is measured."""
 
 
 class _Watch(RuleMaker):
@@ -146,10 +139,10 @@ def calibrate_pipeline(
     share = sum(run.share for run in runs) / len(runs)
     prior = made(runs[0].setting, tables, runs[0].networks, share=share)
     if curve > 0:
-        rows = {} if not results else _curve(pipe, prior, {n: (takes[n], exact) for n, exact in results.items()}, tell)
-        found = sorted((number, row) for known in ranks.each(rows) for number, row in known.items())
-        psnr = torch.tensor([sum(quality) / len(found) for quality in zip(*(row for _, row in found), strict=True)])
-        prior = made(runs[0].setting, tables, runs[0].networks, share=share, more={"soda.psnr": psnr})
+        again = {number: Known(takes[number].arguments, exact) for number, exact in results.items()}
+        found = [row for known in ranks.each(drawn(pipe, prior, again, tell)) for row in known.items()]
+        more = kept_tables([row for _, row in sorted(found)], len(prior.tables["levels"]))
+        prior = made(runs[0].setting, tables, runs[0].networks, share=share, more=more)
     return _written(prior, out, ranks)
 
 
@@ -197,7 +190,7 @@ def _measure(
             measured.clear()
             result = pipe(**take.arguments())
             if number in kept:
-                results[number] = _pixels(result)
+                results[number] = pixels(result)
             if not measured:
                 raise ValueError(
                     "nothing could be measured: no scheduler stepped, or its steps do not follow its calls"
@@ -210,61 +203,3 @@ def _measure(
                 break  # which is told when all ranks have told theirs
     tell("measure", len(takes), len(takes))
     return runs, results
-
-
-def _curve(
-    pipe: Any, prior: Prior, known: Mapping[int, tuple["_Take", Tensor]], tell: Callable[[str, int, int], None]
-) -> dict[int, list[float]]:
-    """PSNR of calls by number of computed evaluations, the first of one; NaN where it was not measured, N each."""
-    count = len(prior.tables["levels"])
-    wanted = sorted({max(2, round(share * count)) for share in LADDER} & {*range(2, count)})
-    found = {number: [math.nan] * count for number in known}
-    for done, calls in enumerate(wanted):
-        tell("curve", done * len(known), len(wanted) * len(known))
-        try:
-            schedule = schedule_of(Soda(anchors=calls))
-            schedule(prior.tables, count)
-        except ValueError:
-            continue  # so few cannot be had
-        rules = RuleMaker(lambda schedule=schedule: rule_of(schedule, prior.tables, prior.info["networks"]))  # type: ignore[misc]
-        with attach(pipe, rules, method="soda") as fast:
-            for number, (take, exact) in known.items():
-                quality = _psnr(_pixels(pipe(**take.arguments())), exact)
-                found[number][calls - 1] = quality if len(fast.computed) == calls else math.nan
-    tell("curve", len(wanted) * len(known), len(wanted) * len(known))
-    return found
-
-
-def _pixels(output: Any) -> Tensor:
-    """What a pipeline returned, as numbers: pictures and frames in [0, 1], latents and sound as they are."""
-    values = [output] if isinstance(output, Tensor | np.ndarray) else list(_parts(output))
-    flat = [part.reshape(-1) for value in values for part in _tensors(value)]
-    if not flat:
-        raise ValueError(f"{type(output).__name__} holds no pictures, frames, sound or latents to compare")
-    return torch.cat(flat)
-
-
-def _parts(output: Any) -> Sequence[Any]:
-    if hasattr(output, "values") and callable(output.values):
-        return list(output.values())
-    return output if isinstance(output, tuple | list) else [output]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value.detach().float().cpu()]
-    if isinstance(value, np.ndarray):
-        return [torch.from_numpy(np.asarray(value, dtype=np.float32))]
-    if isinstance(value, list | tuple):
-        return [part for item in value for part in _tensors(item)]
-    if hasattr(value, "convert"):  # a picture of PIL
-        return [torch.from_numpy(np.asarray(value, dtype=np.float32) / 255)]
-    return []
-
-
-def _psnr(made_now: Tensor, exact: Tensor) -> float:
-    """Decibels; the peak is 1 of pictures, else the range of the exact values."""
-    inside = float(exact.min()) >= 0 and float(exact.max()) <= 1
-    peak = 1.0 if inside else float(exact.max() - exact.min())
-    error = float((made_now - exact).square().mean())
-    return 10 * math.log10(peak**2 / max(error, 1e-12))

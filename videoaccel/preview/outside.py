@@ -336,7 +336,8 @@ def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[i
         said = rule.decide(Evaluation(i, component, nth[component], i, certain if i else first))
         if isinstance(said, Refused):
             raise ValueError(said.reason)
-        found.append(said.order if isinstance(said, Serve) else None)
+        served = isinstance(said, Serve)
+        found.append(None if not served else said.order if said.weights is None else len(said.weights) - 1)
     return found
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from videoaccel.adapters.planned import Step
 from videoaccel.models.seam import BODY
 from videoaccel.policies.soda import Soda
-from videoaccel.session.actions import Forecast
+from videoaccel.session.actions import Combine, Forecast
 
 
 def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Step]:
@@ -16,8 +16,18 @@ def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Ste
     Raises:
         ValueError: The target cannot be reached.
     """
-    actions = [step[BODY] for step in policy.network(tables, n).steps]
-    return [action.order if isinstance(action, Forecast) else None for action in actions]
+    marks: list[int] = []
+    found: list[Step] = []
+    for i, action in enumerate(step[BODY] for step in policy.network(tables, n).steps):
+        if isinstance(action, Forecast):
+            found.append(action.order)
+        elif isinstance(action, Combine):
+            shares = zip(reversed(marks), action.weights, strict=False)
+            found.append({mark: share for mark, share in shares if share})
+        else:
+            marks.append(i)
+            found.append(None)
+    return found
 
 
 def tables(policy: Soda) -> tuple[str, ...]:

@@ -1,0 +1,70 @@
+"""Which plan is taken of a pipeline that is not ours: forecasts, or outputs held, by what generations kept."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from videoaccel.adapters.methods import schedule_of
+from videoaccel.calibration.outside_curve import candidates, held, kept_tables, ladder, psnr
+from videoaccel.planning.forecast_errors import AGES, ORDERS
+from videoaccel.policies.soda import Soda
+
+N = 20
+
+
+def errors() -> dict[str, Tensor]:
+    """Tables of a generation whose lines err less than what is held."""
+    velocity = torch.full((N, ORDERS, AGES), math.inf)
+    for i in range(N):
+        for age in range(1, min(AGES, i) + 1):
+            velocity[i, :, age - 1] = torch.tensor([1.0, 0.1, 0.5, 0.5]) * age**2
+    return {"soda.velocity": velocity, "component": torch.zeros(N), "levels": torch.linspace(1, 0.05, N)}
+
+
+def rows(taylor: float, held_: float) -> Tensor:
+    found = torch.full((N, 2), math.nan)
+    for calls in ladder(N):
+        found[calls - 1] = torch.tensor([taylor, held_]) + calls
+    return found
+
+
+def test_outputs_are_held_where_that_kept_more() -> None:
+    tables = errors() | kept_tables([rows(20.0, 30.0), rows(22.0, 30.0)], N)
+    steps = schedule_of(Soda(flops_ratio=2.0))(tables, N)
+    assert steps == [{i - 1: 1.0} if i % 2 else None for i in range(N)]
+    assert tables["soda.psnr"][9] == 40.0 and tables["soda.psnr"][10].isnan()
+    assert tables["soda.fitted.quality"][9, :, 1].tolist() == [30.0, 40.0], "the worst generation's"
+    steps = schedule_of(Soda(min_psnr=36.5))(tables, N)
+    assert sum(step is None for step in steps) == 8, "the fewest calls that kept it"
+
+
+def test_lines_are_taken_where_they_kept_more() -> None:
+    tables = errors() | kept_tables([rows(31.0, 30.0)], N)
+    steps = schedule_of(Soda(flops_ratio=2.0))(tables, N)
+    assert 1 in steps and not any(isinstance(step, dict) for step in steps)
+    assert tables["soda.psnr"][9] == 41.0
+
+
+def test_what_can_be_generated() -> None:
+    assert set(candidates(errors(), 10, one_network=False)) == {"taylor"}
+    assert set(candidates(errors(), 2, one_network=False)) == set(), "no forecast reaches so far"
+    for calls in range(2, N):
+        fit = held(calls, N)
+        assert len(fit.anchors) == calls == len(fit.weights) and fit.anchors[0] == 0
+        assert [w == () for w in fit.weights] == [b == a + 1 for a, b in pairwise((*fit.anchors, N))]
+
+
+def test_no_budget_has_more_calls_than_its_ratio_leaves() -> None:
+    for count in range(8, 120):
+        for ratio in (1.25, 1.5, 2.0, 2.5, 3.0, 4.0):
+            most = int(count / ratio)
+            assert most in ladder(count) or most < 2
+
+
+def test_decibels() -> None:
+    exact = torch.linspace(0, 1, 100)
+    assert psnr(exact + 0.1, exact) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(10 * exact - 4, 10 * exact - 5) == pytest.approx(20.0, abs=1e-4), "the range is 10"
