@@ -34,7 +34,8 @@ def spoilt(value: Any, text: str) -> Any:
 
 def gallery_entry(text: str) -> dict[str, Any]:
     """A clip of a gallery, with the text in every field."""
-    entry = dict.fromkeys(("id", "name", "prompt", "file", "kind", "poster", "sidecar", "created"), text)
+    entry = dict.fromkeys(("id", "name", "prompt", "file", "kind", "poster", "sidecar", "created", "method"), text)
+    entry |= {"twins": text, "exact": False}
     return entry | {"settings": {text: text}, "memory": [text], "seed": 1}
 
 

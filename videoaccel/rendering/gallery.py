@@ -14,6 +14,7 @@ from videoaccel.common.borders import fill, for_page, for_script
 from videoaccel.rendering.folder import GALLERY, RenderFolder, clip_files
 from videoaccel.rendering.plan import POSTER
 from videoaccel.rendering.said import mapping, number, text, whole
+from videoaccel.rendering.twins import is_exact, method_told, twin_key
 
 _EVERY = 5.0  # seconds between two writings, at least
 _SHARE = 200  # times as long as a writing takes, at least: half a percent of the time goes into it
@@ -82,6 +83,9 @@ def read_entry(folder: RenderFolder, place: str) -> dict[str, Any] | None:
         "created": text(record.get("created")) or "",
         "seconds": round(sum(number(took) or 0.0 for took in mapping(record.get("seconds")).values()), 1),
         "memory": _memory(mapping(job.get("memory")).get("steps")),
+        "method": method_told(record),
+        "exact": is_exact(record),
+        "twins": twin_key(record) or "",
         "settings": {key: shown for key in SHOWN if (shown := _shown(record.get("settings"), key)) is not None},
     }
 

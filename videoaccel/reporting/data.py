@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.comparison.settings import CONTROLS, EXACT, OFF
 from videoaccel.comparison.worst import FOLDER, file_name
 from videoaccel.rendering.state import clips_per_hour
+from videoaccel.rendering.twins import method_told
 from videoaccel.reporting.read import Source
+from videoaccel.reporting.twins import HOW as TWINS
+from videoaccel.reporting.twins import Measured, twins
 
 FORMAT = "videoaccel-report-1"
 WORST = 6
@@ -45,8 +49,15 @@ HOW = {
 """How numbers were measured, by kind of result."""
 
 
-def gather(sources: Sequence[Source]) -> dict[str, Any]:
+def gather(
+    sources: Sequence[Source], *, measured: Measured | None = None, listener: Listener | None = None
+) -> dict[str, Any]:
     """Everything that a report shows.
+
+    Args:
+        sources: Results.
+        measured: Where quality of rendered clips against their exact twins is kept; None measures none.
+        listener: Hears of what is measured.
 
     Raises:
         ValueError: There is no source.
@@ -54,11 +65,13 @@ def gather(sources: Sequence[Source]) -> dict[str, Any]:
     if not sources:
         raise ValueError("a report needs at least one result")
     kinds = list(dict.fromkeys(source.kind for source in sources))
+    renders = [_render(source, measured, listener) for source in sources if source.kind == "render"]
+    how = [sentence for kind in kinds for sentence in HOW[kind]]
     return {
         "format": FORMAT,
         "sources": [{"path": str(source.path), "kind": source.kind} for source in sources],
         "comparisons": [_comparison(source) for source in sources if source.kind == "compare"],
-        "renders": [_render(source) for source in sources if source.kind == "render"],
+        "renders": renders,
         "evaluations": [
             {"path": str(source.path), **source.results} for source in sources if source.kind == "evaluate"
         ],
@@ -67,7 +80,7 @@ def gather(sources: Sequence[Source]) -> dict[str, Any]:
         ),
         "scaling": _scaling(sources),
         "machines": _machines(sources),
-        "how": [sentence for kind in kinds for sentence in HOW[kind]],
+        "how": [*how, *([TWINS] if any((render["quality"] or {}).get("clips") for render in renders) else [])],
     }
 
 
@@ -132,15 +145,17 @@ def _worst(source: Source, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[s
         }  # fmt: skip
 
 
-def _render(source: Source) -> dict[str, Any]:
+def _render(source: Source, measured: Measured | None, listener: Listener | None) -> dict[str, Any]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for clip in source.clips:
         groups.setdefault(_label(clip), []).append(clip)
     return {
         "path": str(source.path),
         "clips": len(source.clips),
+        "passed": source.passed,
         "groups": [_group(label, clips) for label, clips in sorted(groups.items())],
         "throughput": _throughput(source.events),
+        "quality": twins(source.path, source.clips, _label, measured=measured, listener=listener) if measured else None,
         "failed": [
             {"name": row.get("name"), "error": row.get("error")} for row in source.events if row["event"] == "gave_up"
         ],
@@ -148,13 +163,9 @@ def _render(source: Source) -> dict[str, Any]:
 
 
 def _label(clip: Mapping[str, Any]) -> str:
-    s = clip["settings"]
-    method = (clip.get("acceleration") or {}).get("method") or EXACT
-    fields = {**(s.get("accel_options") or {}), **({"speedup": s["speedup"]} if s.get("speedup") else {})}
-    told = " ".join([method, *(f"{name}={value}" for name, value in fields.items())])
-    ranks = _ranks(clip)
+    s, ranks = clip["settings"], _ranks(clip)
     more = f", {ranks} ranks" if ranks > 1 else ""
-    return f"{told}: {s['size']}, {counted(s['frames'], 'frame')}, {counted(s['steps'], 'step')}{more}"
+    return f"{method_told(clip)}: {s['size']}, {counted(s['frames'], 'frame')}, {counted(s['steps'], 'step')}{more}"
 
 
 def _group(label: str, clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

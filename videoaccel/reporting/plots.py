@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,8 +42,13 @@ def both(draw: Callable[[Any, float], None], *, salt: str, heights: tuple[float,
             data = io.StringIO()
             figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         text = data.getvalue()
-        found[name] = text[text.index("<svg") :]
+        found[name] = _in_the_pages_colours(text[text.index("<svg") :])
     return found
+
+
+def _in_the_pages_colours(svg: str) -> str:
+    """Black is the page's ink and a grid's light grey its lines, so that a picture can be read on a dark page, too."""
+    return re.sub(r": #(e[0-9a-f])\1\1\b", ": var(--line)", svg.replace(": #000000", ": currentColor"))
 
 
 def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[str, str] | None:

@@ -27,7 +27,8 @@ class Source:
         kind: ``compare``, ``render``, ``evaluate`` or ``prior``.
         results: Of a comparison or an evaluation, its ``results.json``.
         rows: Of a comparison, every measurement.
-        clips: Of a render, every sidecar.
+        clips: Of a render, every sidecar, and its folder's name.
+        passed: Of a render, clips whose sidecars are not understood.
         events: Of a render, its manifest.
         tables: Of a prior, its tables by name, as nested lists.
     """
@@ -37,6 +38,7 @@ class Source:
     results: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
     clips: Sequence[Mapping[str, Any]] = ()
+    passed: int = 0
     events: Sequence[Mapping[str, Any]] = ()
     tables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,10 +56,11 @@ def read_source(path: Path) -> Source:
         return _prior(path)
     if path.is_dir() and RenderFolder(path).is_one():
         folder = RenderFolder(path)
-        clips = list(_sidecars(folder))
+        clips, passed = _sidecars(folder)
         if not clips:
             raise ValueError(f"{path} is a render without a finished clip; there is nothing to report yet")
-        return Source(path, "render", clips=clips, events=list(read_manifests(folder.manifest)))
+        events = list(read_manifests(folder.manifest))
+        return Source(path, "render", clips=clips, passed=passed, events=events)
     file = path / RESULTS if path.is_dir() else path
     data = _json(file)
     if isinstance(data, dict) and isinstance(data.get("rows"), list) and "holds" in data:
@@ -87,11 +90,12 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield row
 
 
-def _sidecars(folder: RenderFolder) -> Iterator[Mapping[str, Any]]:
-    for path in folder.finished().values():
-        record = folder.record(path.name)
-        if fits(Clip, record):
-            yield {**record, "folder": str(path)}
+def _sidecars(folder: RenderFolder) -> tuple[list[dict[str, Any]], int]:
+    """Those that are understood, and how many are not."""
+    places = [path.name for path in folder.finished().values()]
+    records = ((place, folder.record(place)) for place in places)
+    found = [{**record, "folder": place} for place, record in records if fits(Clip, record)]
+    return found, len(places) - len(found)
 
 
 def _prior(path: Path) -> Source:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from videoaccel.common.extras import need
 from videoaccel.common.files import atomic_write_text, check_creatable
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
+from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.reporting.data import gather
 from videoaccel.reporting.read import read_source
+from videoaccel.reporting.twins import Measured
 
 PAGE, DATA, TABLE = "report.html", "report.json", "report.csv"
 
 _HEAT_MAPS = 12
+_SHOWN_CLIPS, _SHOWN_FAILED = 100, 10  # of a render whose quality is measured
 _COLUMNS = (
     ("method", "method"), ("setting", "setting"), ("speedup_latency", "times faster"),
     ("speedup_flops", "fewer FLOPs"), ("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("worst_psnr", "worst PSNR, dB"),
@@ -26,13 +30,23 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def report(results: Sequence[str | Path], out: str | Path, *, title: str | None = None) -> list[Path]:
+def report(
+    results: Sequence[str | Path],
+    out: str | Path,
+    *,
+    title: str | None = None,
+    quality: bool = True,
+    listener: Listener | None = None,
+) -> list[Path]:
     """Write a report.
 
     Args:
         results: Folders of comparisons and renders, ``results.json`` of comparisons and evaluations, priors.
-        out: Folder for ``report.html``, ``report.json`` and ``report.csv``; made if it is not there.
+        out: Folder for ``report.html``, ``report.json`` and ``report.csv``; made if it is not there. What was measured
+            of rendered clips is kept there in ``quality.jsonl``, known again by the sizes and times of their files.
         title: Of the page; by default it says what is in it.
+        quality: Measure rendered clips by methods against their exact twins, which reads both.
+        listener: Hears of what is measured.
 
     Returns:
         The files.
@@ -45,7 +59,8 @@ def report(results: Sequence[str | Path], out: str | Path, *, title: str | None 
     need("drawing a report", "matplotlib", "report")
     folder = expand(out)
     check_creatable(folder / PAGE if folder.is_dir() else folder)
-    data = gather([read_source(expand(path)) for path in results])
+    sources = [read_source(expand(path)) for path in results]
+    data = gather(sources, measured=Measured(folder) if quality else None, listener=listener)
     data["title"] = title or _title(data)
     page = make_page(data)
     folder.mkdir(exist_ok=True)
@@ -81,6 +96,9 @@ def make_page(data: Mapping[str, Any]) -> str:
         parts.append(_section("Scores", _text(one["path"]), _scores(one)))
     if data["renders"]:
         figure = _figure(stages(data["renders"], salt="stages"))
+        for one in data["renders"]:
+            if one["quality"] is not None:
+                parts.append(_section("Quality against exact twins", _text(one["path"]), *_twins(one["quality"])))
         parts.append(_section("Where the time goes", "", figure, *map(_render, data["renders"])))
     parts.append(_section("Memory", "", _figure(memory(data, salt="memory"))))
     maps = [heat_map(one, salt=f"heat{number}") for number, one in enumerate(data["heat_maps"][:_HEAT_MAPS])]
@@ -113,6 +131,7 @@ def to_csv(data: Mapping[str, Any]) -> str:
             for stage, spread in {**group["stages"], "clip": group["seconds"]}.items():
                 rows.extend([one["path"], group["label"], f"{stage}_s_{at}", took] for at, took in spread.items())
             rows.append([one["path"], group["label"], "peak_memory_bytes", group["peak_memory"]])
+        rows.extend(_twin_numbers(one["path"], one["quality"] or {}))
     for one in data["evaluations"]:
         rows.extend([one["path"], "score", row["metric"], row["score"]] for row in one["scores"])
     for line in data["scaling"]:
@@ -128,10 +147,19 @@ _WORST = (
 
 def _without_pictures(data: Mapping[str, Any]) -> dict[str, Any]:
     comparisons = [
-        {**one, "worst": [{k: v for k, v in item.items() if k != "picture"} for item in one["worst"]]}
-        for one in data["comparisons"]
+        {**one, "worst": [_without(item, "picture") for item in one["worst"]]} for one in data["comparisons"]
     ]
-    return {**data, "comparisons": comparisons}
+    renders = [
+        {**one, "quality": {**one["quality"], "clips": [_without(clip, "picture") for clip in one["quality"]["clips"]]}}
+        if (one["quality"] or {}).get("clips")
+        else one
+        for one in data["renders"]
+    ]
+    return {**data, "comparisons": comparisons, "renders": renders}
+
+
+def _without(item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key != name}
 
 
 def _section(title: str, note: str, *body: str) -> str:
@@ -181,6 +209,61 @@ def _worst(item: Mapping[str, Any]) -> str:
     )
 
 
+def _twins(found: Mapping[str, Any]) -> list[str]:
+    """Quality of a render: a table of settings, the worst clip of each, all clips."""
+    told = (
+        [f"{counted(found['without'], 'clip')} by a method without a finished exact twin"] if found["without"] else []
+    )
+    if found["missing"]:
+        return [_list([f"{counted(found['pairs'], 'pair')}, not measured: {found['missing']}", *told])]
+    if failed := found["failed"]:
+        told += [f"{counted(len(failed), 'clip')} passed over, which could not be measured"]
+        told += [f"{one['clip']}: {one['error']}" for one in failed[:_SHOWN_FAILED]]
+        told += [f"and {len(failed) - _SHOWN_FAILED} more, in {DATA}"] if len(failed) > _SHOWN_FAILED else []
+    by_place = {row["clip"]: row for row in found["clips"]}
+    heads = ("settings", "clips", "equal", "PSNR, dB", "worst PSNR, dB", "SSIM", "worst SSIM")
+    names = ("label", "clips", "equal", "psnr", "worst_psnr", "ssim", "worst_ssim")
+    cards = "".join(
+        _twin(by_place[group["worst"]]) for group in found["groups"] if "picture" in by_place[group["worst"]]
+    )
+    clips, more = found["clips"][:_SHOWN_CLIPS], len(found["clips"]) - _SHOWN_CLIPS
+    title = f"{counted(len(found['clips']), 'clip')}, the worst first" + (
+        f"; {more} more are in {TABLE}" if more > 0 else ""
+    )
+    each = _table(
+        ("settings", "prompt", "seed", "PSNR, dB", "SSIM"), ("label", "prompt", "seed", "psnr", "ssim"), clips
+    )
+    return [
+        _table(heads, names, found["groups"]) if clips else "",
+        f'<div class="cards">{cards}</div>' if cards else "",
+        f"<details><summary>{_text(title)}</summary>{each}</details>" if clips else "",
+        _list(told),
+    ]
+
+
+def _twin(row: Mapping[str, Any]) -> str:
+    ssim = "" if row["ssim"] is None else f", SSIM {_number(row['ssim'])}"
+    return (
+        f'<div class="card"><img src="data:image/jpeg;base64,{_text(row["picture"])}" alt="exact, method, difference">'
+        f"<p><b>{_text(row['label'])}</b>, its worst clip: {_number(row['psnr'])} dB{ssim}<br>"
+        f"<span>{_text(row['prompt'])} (seed {_text(row['seed'])})</span></p></div>"
+    )
+
+
+def _table(heads: Sequence[str], names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th>{_text(title)}</th>" for title in heads)
+    lines = "".join(f"<tr>{''.join(f'<td>{_number(row[name])}</td>' for name in names)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _twin_numbers(path: Any, found: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for group in found.get("groups", ()):
+        for name in ("equal", "psnr", "worst_psnr", "ssim", "worst_ssim"):
+            yield [path, group["label"], name, group[name]]
+    for row in found.get("clips", ()):
+        yield from ([path, row["clip"], name, row[name]] for name in ("psnr", "ssim"))
+
+
 def _render(one: Mapping[str, Any]) -> str:
     lines, saved = [], any(group["memory_steps"] for group in one["groups"])
     for group in one["groups"]:
@@ -195,6 +278,7 @@ def _render(one: Mapping[str, Any]) -> str:
     head = "".join(f"<th>{title}</th>" for title in titles)
     rate, events = one["throughput"]["clips_per_hour"], one["throughput"]["events"]
     told = f"{counted(one['clips'], 'clip')} in {one['path']}"
+    told += f"; {counted(one['passed'], 'clip')} passed over, whose sidecar is not understood" if one["passed"] else ""
     told += f"; {rate:.0f} an hour by {counted(one['throughput']['workers'], 'worker')}" if rate else ""
     told += "".join(f"; {count} times {event}" for event, count in events.items() if count)
     failed = _list([f"given up: {row['name']}: {row['error']}" for row in one["failed"]])
@@ -236,9 +320,9 @@ def _list(items: Sequence[str]) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return "" if value is None else str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, float) and value != math.inf:
         return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
-    return "equal" if value == "inf" else _text(value)
+    return "equal" if value in ("inf", math.inf) else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -92,6 +92,15 @@ class Measured(Shape):
     grid: Grid | None = None
 
 
+class Twin(Shape):
+    """What was measured of a clip and its exact twin."""
+
+    key: str
+    psnr: Quality
+    ssim: Number | None
+    picture: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")] | None = None
+
+
 class Score(Shape):
     """A metric of an evaluation."""
 
