@@ -103,6 +103,8 @@ def test_beside_a_clip(make: Workshop) -> None:
     assert len(told["steps"]) == 3 and {len(step) for step in told["steps"]} == {len(told["sites"])}
     assert set("".join(told["steps"])) == {"c", "r"} and told["warnings"] == []
     assert set(told["guidance"]) == {"0", "1", "2"}
+    served = sum("r" in step for step in told["steps"])
+    assert served and 1 - served / 3 < told["flops_share"] < 1, "what is left of a served step is not free"
     before = (make.folder / "out.gif").read_bytes()
     make("again.gif", accel="fora", accel_options={"warmup": 1})
     assert (make.folder / "again.gif").read_bytes() == before

@@ -79,8 +79,10 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
     >>> loop = {"network_calls": 20.0, "actions": {"compute": 20, "forecast1": 10}, "cache_peak_bytes": 163840}
     >>> _accelerated({"method": "soda", "loops": [loop]}, steps=30)
     'soda: 20 of 30 network calls (20 compute, 10 forecast1), stored 160 KiB'
+    >>> _accelerated({"method": "pab", "loops": [{**loop, "explained": {"flops_share": 0.62}}]}, steps=30)
+    'pab: 20 of 30 network calls (38% of all FLOPs saved), stored 160 KiB'
     >>> coarser = {"slots": "coarsest"}
-    >>> _accelerated({"method": "soda", "loops": [loop], "coarser_for_cache_memory": coarser}, steps=30)[-57:]
+    >>> _accelerated({"method": "soda", "loops": [loop], "coarser_for_cache_memory": coarser}, steps=30)[-59:]
     '160 KiB; --cache-memory took a coarser form: slots coarsest'
     """
     loops, actions = done["loops"], Counter[str]()
@@ -88,6 +90,9 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
         actions.update(loop["actions"])
     calls = sum(loop["network_calls"] for loop in loops)
     what = ", ".join(f"{count} {name}" for name, count in actions.most_common())
+    shares = [loop.get("explained", {}).get("flops_share") for loop in loops]
+    if None not in shares:  # counts of actions are of modules of all sizes; operations say what they come to
+        what = f"{1 - sum(shares) / len(shares):.0%} of all FLOPs saved"
     text = f"{done['method']}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
     stored = max(loop["cache_peak_bytes"] for loop in loops)
     text += f", stored {as_bytes(stored)}" if stored else ""

@@ -49,6 +49,7 @@ class Explanation:
             "letters": dict(zip(LETTERS, NAMES, strict=True)),
             **as_letters(self.report.steps, self.report.shares, self.report.blocks),
             "expected_errors": [{str(place): round(e, 6) for place, e in step.items()} for step in self.errors],
+            "flops_share": round(self.report.flops_share, 4),
             "guidance": None if self.guidance is None else {step: round(x, 6) for step, x in self.guidance.items()},
             "warnings": self.warnings,
         }

@@ -57,6 +57,11 @@ class PlanReport:
         return self.asked * costs.dense / spent if spent else float("inf")
 
     @property
+    def flops_share(self) -> float:
+        """Operations that were done, over those of the steps that were asked for, all computed."""
+        return self.flops.total(self.steps, self.shares) / (self.asked * self.flops.dense)
+
+    @property
     def anchors(self) -> list[int]:
         """Steps in which everything is computed."""
         return [
