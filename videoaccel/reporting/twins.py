@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from videoaccel.common.extras import need
 from videoaccel.common.files import told
 from videoaccel.common.plain_json import json_lines, to_json
 from videoaccel.common.stages import Listener
@@ -34,8 +34,6 @@ from videoaccel.reporting.shapes import Twin, fits
 
 MEASURED = "quality.jsonl"
 """Name of the file beside a report that holds what was measured."""
-
-MISSING = "quality against exact twins needs torchmetrics; pip install 'videoaccel[eval]' brings it"
 
 HOW = (
     "Quality of a render: PSNR and SSIM of decoded frames, as they were written, of a clip by a method against the "
@@ -119,8 +117,10 @@ def twins(
     if not both:
         return None
     without = sum(not is_exact(clip) for clip in clips) - len(both)
-    if importlib.util.find_spec("torchmetrics") is None:
-        return {"missing": MISSING, "pairs": len(both), "without": without}
+    try:
+        need("quality against exact twins", "torchmetrics", "eval")
+    except ValueError as missing:  # the rest of the report is worth having
+        return {"missing": str(missing), "pairs": len(both), "without": without}
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     lowest: dict[str, float] = {}
