@@ -28,6 +28,9 @@ _SHOWN = (0.97, 4.05)
 
 _COLUMNS = 4
 
+_LONG = 22
+"""Letters of a name, at most: longer ones would take the curves' place."""
+
 
 def plot(results: Sequence[Result], *, title: str) -> bytes:
     """A PNG to be read at a glance: the best curves, the controls, and behind the best one what its worst clips kept.
@@ -181,9 +184,10 @@ def _name_ends(panel: Any, ends: Sequence[tuple[Point, str, str]]) -> None:
     places = spread([y for (_, y), _, _ in ends], gap)
     right = max([x for (x, _), _, _ in ends], default=1.0)
     for ((x, y), method, colour), place in zip(ends, places, strict=True):
+        name = method if len(method) <= _LONG else f"{method[: _LONG - 1]}…"
         panel.annotate(
-            method, (x, y), xytext=(right + 0.08, place), color=colour, va="center", fontsize=11,
-            annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5},
+            name, (x, y), xytext=(right + 0.08, place), color=colour, va="center", fontsize=11, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5},
         )  # fmt: skip
     panel.set_xlim(min(_SHOWN[0], panel.get_xlim()[0]), right + 0.05)
 

@@ -336,9 +336,13 @@ def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[i
         said = rule.decide(Evaluation(i, component, nth[component], i, certain if i else first))
         if isinstance(said, Refused):
             raise ValueError(said.reason)
-        served = isinstance(said, Serve)
-        found.append(None if not served else said.order if said.weights is None else len(said.weights) - 1)
+        found.append(_order(said) if isinstance(said, Serve) else None)
     return found
+
+
+def _order(said: Serve) -> int:
+    """Of what is served, or as many outputs less one as are combined."""
+    return said.order if said.weights is None else len(said.weights) - 1
 
 
 def _prior(wanted: Wanted, setting: Mapping[str, Any]) -> Prior:
