@@ -20,6 +20,7 @@ from videoaccel.generation.prepared import Denoising
 from videoaccel.jobs.resolve import resolve
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Session
+from videoaccel.session.registry import make_policy
 
 STEPS = 8
 
@@ -34,7 +35,6 @@ def pipe(pipeline_folder: Path) -> VideoPipeline:
 @pytest.fixture(scope="module")
 def prior(pipe: VideoPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Calibrated on one clip of the tiny model."""
-    from videoaccel.session.registry import make_policy
 
     with torch.inference_mode():
         request = pipe.request("a red circle", num_inference_steps=STEPS, seed=7, policy=make_policy("soda"))
@@ -112,7 +112,7 @@ def test_a_yaml_file_names_method_and_fields(make: Workshop) -> None:
     path = make.folder / "mine.yaml"
     path.write_text("method: fora\nperiod: 4\nwarmup: 1\n")
     policy = resolve(make.settings(accel=str(path), accel_options={"warmup": 2})).policy
-    assert policy is not None and policy.model_dump() == {"period": 4, "warmup": 2, "slots": "modules"}
+    assert policy == make_policy("fora", period=4, warmup=2)
     path.write_text("period: 4\n")
     with pytest.raises(ValueError, match="must say its method, one of"):
         resolve(make.settings(accel=str(path)))
@@ -132,6 +132,7 @@ def test_python_takes_what_the_command_line_takes(pipe: VideoPipeline) -> None:
     ("values", "message"),
     [
         ({"accel": "sodda"}, "unknown method 'sodda'; did you mean 'soda'"),
+        ({"accel": "SODA"}, "unknown method 'SODA'; did you mean 'soda'"),
         ({"accel": "fora", "accel_options": {"periods": 3}}, "fora has no field 'periods'; it has period, warmup"),
         ({"accel": "fora", "accel_options": {"period": 0}}, "fora: period: .* got 0"),
         ({"accel": "fora", "speedup": 2}, "`speedup` is a target of elastic and soda; fora takes none: set its period"),
@@ -183,7 +184,9 @@ def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> No
         videoaccel.accelerate(pipe, "soda", prior="none.safetensors")
     assert pipe.policy is policy
     pipe.accelerate(None)
-    with pytest.raises(ValueError, match="object takes no acceleration: it has no policy"):
+    with pytest.raises(ValueError, match="exact is a model as it is"):
+        videoaccel.accelerate(pipe, "exact")
+    with pytest.raises(ValueError, match="object takes no acceleration; give a loaded VideoPipeline"):
         videoaccel.accelerate(object(), "fora")  # type: ignore[type-var]
 
 

@@ -302,18 +302,27 @@ def _worth(prior: Prior) -> tuple[bool, int, float]:
     return "soda.psnr" in prior.tables, max(prior.samples.values(), default=0), made
 
 
+def check_kind(prior: Prior) -> None:
+    """Refuse a prior of our own networks.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if prior.info.get(KINDS) != PIPELINE:
+        raise ValueError("the prior was made for one of this project's own models, not for a pipeline of diffusers")
+
+
 def fitting(prior: Prior, setting: Mapping[str, Any], *, foreign: bool) -> Prior:
     """A prior that was given, if it may be used.
 
     Raises:
         ValueError: It was measured for something else; says in what it differs.
     """
-    if prior.info.get(KINDS) != PIPELINE:
-        raise ValueError("the prior was made for one of this project's own models, not for a pipeline of diffusers")
+    check_kind(prior)
     told = differences(prior.setting, setting)
     fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
     if told and (fatal or not foreign):
-        advice = "" if fatal else "; calibrate for this call, or allow a foreign prior"
+        advice = "; calibrate this pipeline" if fatal else "; calibrate for this call, or allow a foreign prior"
         raise ValueError(f"the prior was measured for {', '.join(told)}{advice}")
     return prior
 

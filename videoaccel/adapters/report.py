@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from videoaccel.adapters.streams import Stream, shape_of
+from videoaccel.common.wording import counted
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,16 @@ class Report:
             f"{self.seconds:.2f} s in networks; {self.stored_bytes / 1e6:.1f} MB kept"
         )
         if self.calls_left:
-            head += f"; {self.calls_left} calls left after the first block"
+            head += f"; {counted(self.calls_left, 'call')} left after the first block"
         if self.residual is not None:
             head += f"; residual: {self.residual}"
         if self.note is not None:
             head += f"; {self.note}"
+        refused: Counter[str] = Counter()
+        for stream in self.streams:
+            refused.update(stream.refused)
+        for reason, count in refused.most_common(1):
+            head += f"; {counted(count, 'call')} computed against the method: {reason}"
         return head + (f"; {self.segments} segments" if self.segments > 1 else "")
 
     def __str__(self) -> str:

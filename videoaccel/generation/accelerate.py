@@ -9,7 +9,7 @@ from torch import Tensor
 from videoaccel.adapters.attach import Attachment, attach, detach, networks_of, takes_attachments
 from videoaccel.adapters.blocks import why_not
 from videoaccel.adapters.curves import Plans, rule_of
-from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
+from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of, check_kind
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
 from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.common.reading import parse_bytes
@@ -83,9 +83,10 @@ def accelerate(
             policy = make_policy(name, **beside_file(of_file, fields))
     if policy is None and (fields or foreign_prior or prior is not None or cache_memory is not None):
         raise ValueError("without a method there is nothing for fields or a prior to change")
-    if missing := [name for name in Accelerated.__annotations__ if not hasattr(pipe, name)]:
+    if any(not hasattr(pipe, name) for name in Accelerated.__annotations__):
         if not takes_attachments(pipe):
-            raise ValueError(f"{type(pipe).__name__} takes no acceleration: it has no {missing[0]}; VideoPipeline does")
+            what = pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__
+            raise ValueError(f"{what} takes no acceleration; give a loaded VideoPipeline or pipeline of diffusers")
         if cache_memory is not None:
             raise ValueError("cache_memory is for VideoPipeline; here a few outputs of the network are kept")
         return _attached(pipe, policy, Outside(prior, foreign_prior, calibrate, of))
@@ -134,11 +135,13 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
     clips = asked.calibrate if not isinstance(asked.calibrate, bool) else CLIPS * asked.calibrate
     if clips < 0:
         raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate}")
-    whole = asked.of == "all"
+    whole, prior = asked.of == "all", Prior.given(asked.prior)
+    if prior is not None:
+        check_kind(prior)
     lessons = Lessons(
         pipe,
         _measured_rule(policy, whole=whole),
-        prior=Prior.given(asked.prior),
+        prior=prior,
         foreign=asked.foreign_prior,
         clips=clips,
         needs_share=whole,

@@ -65,6 +65,10 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
         boxed = difflib.get_close_matches(name, config_names("accel"), n=1)
         if boxed and not difflib.get_close_matches(name, policy_names(), n=1, cutoff=0.8):
             raise ValueError(f"unknown method {name!r}; did you mean {boxed[0]!r}, which is in the box?")
+        if name.lower() in policy_names():
+            raise ValueError(f"unknown method {name!r}; did you mean {name.lower()!r}?")
+        if name == "exact":
+            raise ValueError("exact is a model as it is: leave the method out; 'off' runs the machinery alone")
         policy_class(name)  # says what there is
     fields = read_yaml(path)
     if not isinstance(method := fields.pop("method", None), str):
