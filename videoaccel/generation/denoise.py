@@ -55,7 +55,7 @@ class Network:
         through: Through | None = None,
     ) -> None:
         self.model, self.context, self.branches, self.run = model, context, tuple(branches), run
-        self.through = self._direct if through is None else through
+        self.through = through  # never a method of our own: such a circle would keep a session until Python looks
         self._rows: tuple[list[int], Context] | None = None
 
     def at(self, x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Call:
@@ -71,7 +71,8 @@ class Network:
             again = [None if part is None else torch.cat([part[at]] * len(names)) for part in (x, timestep, x_mask)]
             assert again[0] is not None
             assert again[1] is not None
-            out = self.through(again[0], again[1], again[2], self.context if whole else self._context(index))
+            through = self.through or self._direct
+            out = through(again[0], again[1], again[2], self.context if whole else self._context(index))
             velocities = out[:, : x.shape[1]].chunk(len(names))
             return dict(zip(names, velocities, strict=True))
 
