@@ -134,6 +134,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
     return folder, args
 
 
+@pytest.mark.slow  # bfloat16 again
 def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespace]) -> None:
     _, args = trained
     before = torch.load(args.out / "checkpoint.pt", weights_only=True)
