@@ -150,6 +150,7 @@ def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespa
 
 
 @pytest.mark.slow  # the small models' recipe has the same test, and this one goes on from a checkpoint above
+@pytest.mark.slow
 def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argparse.Namespace]) -> None:
     """On a rate that does not depend on the end; two steps and one more, against three."""
     folder, args = trained
@@ -163,6 +164,7 @@ def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argp
         assert all(torch.equal(a, b) for a, b in zip(ends[0][part], ends[1][part], strict=True))
 
 
+@pytest.mark.slow
 def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespace]) -> None:
     """A network that says nothing errs by the noise's variance, and on a last frame of tens by a hundred more."""
     _, args = trained
@@ -178,6 +180,7 @@ def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespac
         assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
 
 
+@pytest.mark.slow
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
@@ -207,6 +210,7 @@ def test_scores_look_at_pairs_and_at_the_last_frames_alone() -> None:
         assert float(last.compute()) == 1.0
 
 
+@pytest.mark.slow
 def test_trained_parts_become_a_pipeline(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     VideoAutoencoder(**VAE_CONFIG).save_pretrained(folder / "vae")
