@@ -79,15 +79,16 @@ def taylor(lab: Lab, calls: int) -> Tensor:
 def open_loop(lab: Lab, calls: int) -> Tensor:
     """Coefficients fitted on dense runs."""
     clips, marks = lab.fitting, lab.anchors(calls)
-    said = {i: clips.velocity(i, clips.wanted[i]) for i in marks}
+    said = {i: clips.velocity(i, clips.parts(clips.wanted[i])) for i in marks}
     weights: list[tuple[float, ...]] = []
     for j, (start, stop) in enumerate(zip(marks, [*marks[1:], clips.steps], strict=True)):
         known = marks[max(0, j + 1 - MOST) : j + 1][::-1]
         if stop == start + 1:
             weights.append(())
             continue
-        base = clips.serve(start + 1, stop, clips.wanted[start + 1], torch.zeros_like(clips.wanted[0]))
-        moved = torch.stack([clips.serve(start + 1, stop, clips.wanted[start + 1], said[i]) - base for i in known])
+        x = clips.parts(clips.wanted[start + 1])
+        base = torch.cat(clips.serve(start + 1, stop, x, torch.zeros_like(clips.wanted[0])))
+        moved = torch.stack([torch.cat(clips.serve(start + 1, stop, x, said[i])) - base for i in known])
         usual = mean_taylor(known, range(start + 1, stop))
         weights.append(tuple(least_squares(moved, clips.wanted[stop] - base, usual=usual, gaps=known).tolist()))
     return follow(lab.measured, Fitted(tuple(marks), tuple(weights)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from videoaccel.calibration.anchor_search import best_of, error_left, evenly, improved
@@ -15,6 +16,7 @@ from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, me
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.fitted import QUALITY, choices, from_tables
 from videoaccel.session.actions import taylor_weights
+from videoaccel.sampling.solvers import DPMSolverSchedule
 from videoaccel.session.slots import Slot
 
 STEPS = 10
@@ -50,8 +52,10 @@ class Run:
 def clips_of(*runs: Run) -> Clips:
     wanted = [torch.cat([run.z for run in runs])]
     empty = Clips(runs, wanted)  # type: ignore[arg-type]
+    x = empty.parts(wanted[0])
     for i in range(STEPS):
-        wanted.append(empty.serve(i, i + 1, wanted[-1], empty.velocity(i, wanted[-1])))
+        x = empty.serve(i, i + 1, x, empty.velocity(i, x))
+        wanted.append(torch.cat(x))
     return Clips(runs, wanted)  # type: ignore[arg-type]
 
 
@@ -102,6 +106,29 @@ def test_other_solvers_are_probed_through_their_update() -> None:
     taylor = follow(clips, fitted._replace(weights=tuple(_taylor(fitted.anchors))))
     error = lambda x: float((x - clips.wanted[-1]).square().mean())  # noqa: E731
     assert error(end) < error(taylor) / 5
+
+
+def test_a_multistep_solver_keeps_its_past_from_segment_to_segment() -> None:
+    """Against diffusers' own loop, network calls and served steps alike."""
+    schedule = DPMSolverSchedule(solver_order=2, lower_order_final=True)
+    schedule.set_timesteps(STEPS)
+    update = schedule.stepper()
+    runs = [Run(curved, clips=count, seed=count, solver=update) for count in (1, 2)]
+    clips = clips_of(*runs)
+    fitted, end = Fit(clips).along([0, 1, 2, 3, 5, 6, 8, 9])
+    plain = DPMSolverMultistepScheduler.from_config(dict(schedule.config))
+    plain.set_timesteps(STEPS)
+    x, velocities = clips.wanted[0], []
+    for i, number in enumerate(plain.timesteps):
+        if i in fitted.anchors:
+            velocities = [curved(i, x), *velocities][:3]
+            value = velocities[0]
+        else:
+            weights = fitted.weights[max(j for j, anchor in enumerate(fitted.anchors) if anchor < i)]
+            value = torch.stack([w * v for w, v in zip(weights, velocities, strict=True)]).sum(0)
+        x = plain.step(value.float(), number, x, return_dict=False)[0]
+    assert torch.allclose(end, x, atol=1e-5)
+    assert torch.allclose(follow(clips, fitted), x, atol=1e-5)
 
 
 def test_least_squares_is_what_a_plain_solver_finds() -> None:

@@ -4,6 +4,9 @@ From one anchor to the next one velocity is served, a combination of those of th
 the latent at the next anchor as like the dense run's as can be, over all clips, starting from where the accelerated run
 is by then: so a segment also repairs what those before it left over.
 
+Latents of runs that go on side by side are kept run by run, as the very tensors that the solver made: what a multistep
+solver knows of earlier steps belongs to these, and a copy or a part of one begins anew with a step of first order.
+
 Shape legend: N steps, B clips, J velocities that are combined, Z latent channels, T latent frames, h, w latent sizes.
 """
 
@@ -24,6 +27,10 @@ from videoaccel.session.actions import taylor_weights
 
 RIDGE = 1e-3
 """How strongly coefficients are held to Taylor's, relative to what each difference of the velocities weighs itself."""
+
+
+Latents = tuple[Tensor, ...]
+"""Of each run [b, Z, T, h, w], as its solver left it; b clips each, B in all."""
 
 
 @dataclass(frozen=True)
@@ -51,39 +58,38 @@ class Clips:
         """N."""
         return len(self.wanted) - 1
 
-    def velocity(self, i: int, x: Tensor) -> Tensor:
-        """What the network says in step ``i``, guided, float32."""
+    def velocity(self, i: int, x: Latents) -> Tensor:
+        """What the network says in step ``i``, guided, float32 [B, Z, T, h, w]."""
         found = []
-        for run, part in self._parts(x):
+        for run, part in zip(self.runs, x, strict=True):
             call = run.network(direct).at(part, run.timesteps[i], None)
             found.append(combine(run.layout.join(call(), dict), run.guidance_scale).float())
             self.tick(len(part))
         return torch.cat(found)
 
-    def serve(self, start: int, stop: int, x: Tensor, velocity: Tensor) -> Tensor:
-        """The latent before step ``stop`` if the same velocity is taken in all steps from ``start`` on."""
-        found, at = [], 0
-        for run, part in self._parts(x):
-            served = velocity[at : at + len(part)]
-            at += len(part)
+    def serve(self, start: int, stop: int, x: Latents, velocity: Tensor) -> Latents:
+        """The latents before step ``stop`` if the same velocity is taken in all steps from ``start`` on."""
+        found = []
+        for run, part, served in zip(self.runs, x, self.parts(velocity), strict=True):
             for i in range(start, stop):
                 part = run.update(i, part, served)
             found.append(part)
-        return torch.cat(found)
+        return tuple(found)
 
-    def _parts(self, x: Tensor) -> list[tuple[Denoising, Tensor]]:
-        return list(zip(self.runs, x.split([len(run.z) for run in self.runs]), strict=True))
+    def parts(self, x: Tensor) -> Latents:
+        """Run by run what is one tensor [B, ...]; as latents these have no past."""
+        return x.split([len(run.z) for run in self.runs])
 
 
 class Node(NamedTuple):
     """An accelerated run that has come to an anchor.
 
     Attributes:
-        x: The latent there.
+        x: The latents there.
         velocities: Of this anchor and those before it, at most as many as are combined.
     """
 
-    x: Tensor
+    x: Latents
     velocities: tuple[Tensor, ...]
 
 
@@ -110,7 +116,7 @@ class Fit:
         self._nodes = {known: node for known, node in self._nodes.items() if known == marks[: len(known)]}
         ends = (*marks[1:], self.clips.steps)
         weights = tuple(self.weights(marks[: j + 1], stop) for j, stop in enumerate(ends))
-        return Fitted(marks, weights), self.arrive(marks, self.clips.steps)
+        return Fitted(marks, weights), torch.cat(self.arrive(marks, self.clips.steps))
 
     def weights(self, anchors: tuple[int, ...], stop: int) -> tuple[float, ...]:
         """Coefficients from the last of some anchors to the next one, ``stop``; none where nothing is served."""
@@ -120,45 +126,47 @@ class Fit:
         if (anchors, stop) not in self._weights:
             node = self.node(anchors)
             x = self.clips.serve(start - 1, start, node.x, node.velocities[0])
-            base = self.clips.serve(start, stop, x, torch.zeros_like(x))
-            moved = torch.stack([self.clips.serve(start, stop, x, v) - base for v in node.velocities])
+            base = torch.cat(self.clips.serve(start, stop, x, torch.zeros_like(node.velocities[0])))
+            moved = torch.stack([torch.cat(self.clips.serve(start, stop, x, v)) - base for v in node.velocities])
             known = anchors[-len(node.velocities) :][::-1]
             usual = mean_taylor(known, range(start, stop))
             found = least_squares(moved, self.clips.wanted[stop] - base, usual=usual, gaps=known, ridge=self.ridge)
             self._weights[anchors, stop] = tuple(found.tolist())
         return self._weights[anchors, stop]
 
-    def arrive(self, anchors: tuple[int, ...], stop: int) -> Tensor:
-        """The latent before step ``stop``."""
+    def arrive(self, anchors: tuple[int, ...], stop: int) -> Latents:
+        """The latents before step ``stop``."""
         return _arrive(self.clips, self.node(anchors), anchors[-1], stop, self.weights(anchors, stop))
 
     def node(self, anchors: tuple[int, ...]) -> Node:
         """The run at the last of some anchors."""
         if anchors not in self._nodes:
             before = anchors[:-1]
-            x = self.arrive(before, anchors[-1]) if before else self.clips.wanted[0]
+            x = self.arrive(before, anchors[-1]) if before else self.clips.parts(self.clips.wanted[0])
             kept = self._nodes[before].velocities if before else ()
             self._nodes[anchors] = Node(x, (self.clips.velocity(anchors[-1], x), *kept)[: self.most])
         return self._nodes[anchors]
 
 
-def _arrive(clips: Clips, node: Node, anchor: int, stop: int, weights: Sequence[float]) -> Tensor:
+def _arrive(clips: Clips, node: Node, anchor: int, stop: int, weights: Sequence[float]) -> Latents:
     x = clips.serve(anchor, anchor + 1, node.x, node.velocities[0])
     if not weights:
         return x
-    served = sum((w * v for w, v in zip(weights, node.velocities, strict=True)), start=torch.zeros_like(x))
+    served = sum(
+        (w * v for w, v in zip(weights, node.velocities, strict=True)), start=torch.zeros_like(node.velocities[0])
+    )
     return clips.serve(anchor + 1, stop, x, served)
 
 
 @torch.inference_mode()
 def follow(clips: Clips, fitted: Fitted) -> Tensor:
     """Finished latents [B, ...] of other clips under coefficients that were fitted before."""
-    x, velocities = clips.wanted[0], ()  # type: tuple[Tensor, tuple[Tensor, ...]]
+    x, velocities = clips.parts(clips.wanted[0]), ()  # type: tuple[Latents, tuple[Tensor, ...]]
     ends = (*fitted.anchors[1:], clips.steps)
     for anchor, stop, weights in zip(fitted.anchors, ends, fitted.weights, strict=True):
         velocities = (clips.velocity(anchor, x), *velocities)[:MOST]
         x = _arrive(clips, Node(x, velocities[: max(1, len(weights))]), anchor, stop, weights)
-    return x
+    return torch.cat(x)
 
 
 def mean_taylor(anchors: Sequence[int], steps: Sequence[int]) -> Tensor:
