@@ -15,8 +15,8 @@ from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.fitted import QUALITY, choices, from_tables
-from videoaccel.session.actions import taylor_weights
 from videoaccel.sampling.solvers import DPMSolverSchedule
+from videoaccel.session.actions import taylor_weights
 from videoaccel.session.slots import Slot
 
 STEPS = 10
