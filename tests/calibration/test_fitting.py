@@ -10,11 +10,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from videoaccel.calibration.anchor_search import best_of, error_left, evenly, improved
+from videoaccel.calibration.anchor_search import best_of, error_left, improved
 from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
-from videoaccel.planning.fitted import QUALITY, choices, from_tables
+from videoaccel.planning.fitted import QUALITY, choices, evenly, from_tables
 from videoaccel.sampling.solvers import DPMSolverSchedule
 from videoaccel.session.actions import taylor_weights
 from videoaccel.session.slots import Slot

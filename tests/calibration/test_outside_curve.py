@@ -2,13 +2,17 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from videoaccel.adapters.methods import schedule_of
-from videoaccel.calibration.outside_curve import candidates, held, kept_tables, ladder, psnr
+from videoaccel.adapters.curves import for_course
+from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr
+from videoaccel.planning.fitted import Fitted, evenly, held
 from videoaccel.planning.forecast_errors import AGES, ORDERS
 from videoaccel.policies.soda import Soda
 
@@ -21,13 +25,14 @@ def errors() -> dict[str, Tensor]:
     for i in range(N):
         for age in range(1, min(AGES, i) + 1):
             velocity[i, :, age - 1] = torch.tensor([1.0, 0.1, 0.5, 0.5]) * age**2
-    return {"soda.velocity": velocity, "component": torch.zeros(N), "levels": torch.linspace(1, 0.05, N)}
+    others = {"lemica.error": velocity[:, 0], "magcache.ratio": torch.ones(N)}
+    return {"soda.velocity": velocity, **others, "component": torch.zeros(N), "levels": torch.linspace(1, 0.05, N)}
 
 
-def rows(taylor: float, held_: float) -> Tensor:
-    found = torch.full((N, 2), math.nan)
+def rows(*kept: float) -> Tensor:
+    found = torch.full((N, len(WAYS)), math.nan)
     for calls in ladder(N):
-        found[calls - 1] = torch.tensor([taylor, held_]) + calls
+        found[calls - 1, : len(kept)] = torch.tensor(kept) + calls
     return found
 
 
@@ -48,9 +53,42 @@ def test_lines_are_taken_where_they_kept_more() -> None:
     assert tables["soda.psnr"][9] == 41.0
 
 
+def lines() -> dict[int, Fitted]:
+    """Coefficients that were fitted, of every budget."""
+    return {calls: Fitted(evenly(calls, N), ((1.0,), *[(1.5, -0.5)] * (calls - 1))) for calls in ladder(N)}
+
+
+def test_fitted_steps_are_taken_where_they_kept_most() -> None:
+    fitted = lines()
+    tables = errors() | kept_tables([rows(20.0, 30.0, 35.0)], N, fitted)
+    steps = schedule_of(Soda(flops_ratio=2.0))(tables, N)
+    assert steps[3] == {2: 1.5, 0: -0.5} and tables["soda.psnr"][9] == 45.0
+    worse = errors() | kept_tables([rows(20.0, 30.0, 25.0)], N, fitted)
+    assert schedule_of(Soda(flops_ratio=2.0))(worse, N)[3] == {2: 1.0}
+
+
+def course(count: int) -> Any:
+    return SimpleNamespace(sigmas=torch.linspace(1, 0.05, count).tolist(), times=())
+
+
+def test_outputs_are_held_at_another_number_of_steps_where_that_kept_more() -> None:
+    fitted = lines()
+    for kept, step in (((20.0, 30.0, 35.0), {2: 1.0}), ((31.0, 30.0, 35.0), 1)):
+        tables = errors() | kept_tables([rows(*kept)], N, fitted)
+        here = for_course(tables, course(30))
+        steps = schedule_of(Soda(flops_ratio=2.0))(here, 30)
+        assert sum(one is None for one in steps) == 15
+        assert step in steps, "coefficients of 20 evaluations are of no use at 30"
+        assert not any(isinstance(one, dict) and len(one) > 1 for one in steps)
+        with pytest.raises(ValueError, match="another number of steps"):
+            schedule_of(Soda(min_psnr=36.5))(here, 30)
+
+
 def test_what_can_be_generated() -> None:
-    assert set(candidates(errors(), 10, one_network=False)) == {"taylor"}
+    assert set(candidates(errors(), 10, one_network=False)) == {"forecasts"}
     assert set(candidates(errors(), 2, one_network=False)) == set(), "no forecast reaches so far"
+    assert set(candidates(errors(), 10, one_network=True)) == {"forecasts", "held"}
+    assert set(candidates(errors(), 10, one_network=True, fitted=held(10, N))) == set(WAYS)
     for calls in range(2, N):
         fit = held(calls, N)
         assert len(fit.anchors) == calls == len(fit.weights) and fit.anchors[0] == 0

@@ -1,6 +1,6 @@
 """Fitted steps of pipelines that are not ours: foretold right, better than forecasts, refused where noise is drawn."""
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from videoaccel.adapters.attach import attach
 from videoaccel.adapters.planned import OutputPlan, Planned
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.fitting import mean_taylor
-from videoaccel.calibration.outside_fitting import FittingRule, Path, fit, shares_at
+from videoaccel.calibration.outside_fitting import Enough, FittingRule, Path, best_fit, dense_paths, fit, shares_at
 from videoaccel.planning.fitted import Fitted
 
 ANCHORS, STEPS = (0, 1, 4, 5, 9), 12
@@ -35,13 +35,9 @@ def under(tiny: Tiny, rule: StepRule, seed: int) -> Tensor:
         return tiny(steps=STEPS, seed=seed).tensors[0]
 
 
-def paths_of(tiny: Tiny, seeds: Sequence[int]) -> list[list[Tensor]]:
-    found = []
-    for seed in seeds:
-        path = Path()
-        under(tiny, path, seed)
-        assert path.fits(STEPS)
-        found.append(path.latents)
+def paths_of(tiny: Tiny, clips: int) -> list[list[Tensor]]:
+    found = dense_paths(STEPS, clips, lambda rule, clip: under(tiny, rule, clip))
+    assert found is not None
     return found
 
 
@@ -60,21 +56,26 @@ def tiny(request: Any) -> Tiny:
 
 
 def test_fitted_steps_come_closer_than_forecasts(tiny: Tiny) -> None:
-    paths = paths_of(tiny, (0, 1))
+    paths = paths_of(tiny, 2)
     before = tiny.pipe.transformer.forward
     found = fit(ANCHORS, paths, tiny.pipe.transformer, lambda rule, clip: under(tiny, rule, clip))
-    assert found is not None and found.anchors == ANCHORS
-    assert [len(some) for some in found.weights] == [0, 2, 0, 3, 3]
+    assert found is not None and found.fitted.anchors == ANCHORS
+    assert [len(some) for some in found.fitted.weights] == [0, 2, 0, 3, 3]
     assert tiny.pipe.transformer.forward == before
-    errors = []
-    for plan in (usual(ANCHORS, STEPS), found):
+    errors, logs = [], []
+    for plan in (usual(ANCHORS, STEPS), found.fitted):
         ends = []
         for seed in (0, 1):
             path = Path()
             under(tiny, Watched(served(plan), path), seed)
-            ends.append(float((path.latents[-1] - paths[seed][-1]).norm()))
+            ends.append(float((path.latents[-1] - paths[seed][-1]).square().mean()))
         errors.append(sum(ends))
-    assert errors[1] < 0.9 * errors[0]
+        logs.append(sum(map(math.log, ends)) / 2)
+    assert errors[1] < 0.81 * errors[0]
+    assert found.left == pytest.approx(logs[1], abs=0.02), "what is left is what a generation is left with"
+    worse = (0, 1, 9, 10, 11)
+    best = best_fit([worse, ANCHORS], paths, tiny.pipe.transformer, lambda rule, clip: under(tiny, rule, clip))
+    assert best is not None and best.anchors == ANCHORS
 
 
 class Watched(StepRule):
@@ -93,20 +94,22 @@ class Watched(StepRule):
 
 
 def test_copies_of_the_scheduler_foretell_where_latents_come_by(tiny: Tiny) -> None:
-    (path,) = paths_of(tiny, (0,))
+    (path,) = paths_of(tiny, 1)
     plan = usual(ANCHORS, STEPS)
     rule = FittingRule(plan, STEPS, path)
-    under(tiny, rule, 0)
+    with pytest.raises(Enough):
+        under(tiny, rule, 0)
     assert rule.error < 1e-4 and rule.moved is not None and rule.moved.shape[0] == 3
     wrong = FittingRule(Fitted(ANCHORS, ((), (5.0, 1.0), *plan.weights[2:])), STEPS, path)
-    under(tiny, wrong, 0)
+    with pytest.raises(Enough):
+        under(tiny, wrong, 0)
     assert wrong.error < 1e-4  # whatever the coefficients are
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler(clip_sample=False), DDIMScheduler(clip_sample=True)])
 def test_a_scheduler_that_draws_noise_or_clips_is_not_fitted(scheduler: Any) -> None:
     tiny = deepened(images.dit(scheduler))
-    paths = paths_of(tiny, (0,))
+    paths = paths_of(tiny, 1)
     assert fit(ANCHORS, paths, tiny.pipe.transformer, lambda rule, clip: under(tiny, rule, clip)) is None
 
 

@@ -1,5 +1,6 @@
 """From tables as they were measured to the plan of a segment, whatever steps its scheduler takes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from videoaccel.adapters.planned import OutputPlan, Planned, Step
 from videoaccel.adapters.rule import Course, Evaluation, Refused, StepRule
+from videoaccel.planning.fitted import FIGURES, HELD, QUALITY, held, to_tables
 from videoaccel.planning.forecast_errors import at_noise_levels
 
 Schedule = Callable[[Mapping[str, Tensor], int], Sequence[Step]]
@@ -68,7 +70,30 @@ def for_course(tables: Mapping[str, Tensor], course: Course) -> dict[str, Tensor
         "magcache.ratio": _ratios(tables["magcache.ratio"], old, new),
         "component": tables["component"][nearest],
         "levels": wanted,
+        **_held_at(tables, len(new)),
     }
+
+
+def _held_at(tables: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """For another number of evaluations, plans that hold evenly spaced outputs.
+
+    Whether they are better than forecasts is taken from what both kept where the same share of evaluations was
+    computed; coefficients that were fitted are for the evaluations that they were fitted at.
+    """
+    if HELD not in tables:
+        return {}
+    measured = torch.stack([tables[QUALITY][:, 0], tables[HELD]], 1)
+    quality = torch.full((count, *measured.shape[1:]), math.nan)
+    for kind in range(measured.shape[1]):
+        known = [at for at, value in enumerate(measured[:, kind, 0].tolist()) if not math.isnan(value)]
+        shares = [(at + 1) / len(measured) for at in known]
+        for calls in range(1, count + 1):
+            if known and shares[0] <= calls / count <= shares[-1]:
+                quality[calls - 1, kind] = torch.tensor(
+                    [_between(shares, measured[known, kind, k].tolist(), calls / count) for k in range(len(FIGURES))]
+                )
+    plans = [held(at + 1, count) for at, value in enumerate(quality[:, 1, 0].tolist()) if not math.isnan(value)]
+    return to_tables(plans, quality, steps=count)
 
 
 def _edges(table: Tensor, old: list[float], new: list[float]) -> Tensor:

@@ -8,15 +8,6 @@ from collections.abc import Iterable, Sequence
 from videoaccel.calibration.fitting import Fit
 
 
-def evenly(calls: int, steps: int) -> tuple[int, ...]:
-    """So many anchors, as far apart from one another as from the end.
-
-    >>> evenly(4, 10)
-    (0, 2, 5, 8)
-    """
-    return tuple(round(k * steps / calls) for k in range(calls))
-
-
 def error_left(fit: Fit, anchors: Sequence[int]) -> float:
     """Mean logarithm of the clips' squared errors, which is what a mean of decibels is."""
     _, end = fit.along(anchors)

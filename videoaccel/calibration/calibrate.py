@@ -50,6 +50,7 @@ def calibrate(
     calls: Sequence[Mapping[str, Any]] | None = None,
     out: str | Path | None = None,
     curve: int = 2,
+    fit: int | None = None,
     listener: Listener | None = None,
     note: Note = lambda text: None,
 ) -> Prior:
@@ -60,6 +61,7 @@ def calibrate(
         calls: Arguments of that pipeline's call, one generation each.
         out: File for that pipeline's prior.
         curve: On how many of those calls the quality that is left is measured.
+        fit: On how many of the others SODA's served steps are fitted; default up to 8, if there are 4.
         listener: Told how far the work is.
         note: Told in a sentence where it goes on.
 
@@ -72,11 +74,11 @@ def calibrate(
             raise ValueError("calls and out are for pipelines of diffusers; settings say their own")
         if (found := find_outside(GenerateSettings(model=settings.model))) is not None:
             return calibrate_model(told(settings, found), found, samples=settings.samples, out=settings.output,
-                                   curve=curve, listener=listener)  # fmt: skip
+                                   curve=curve, fit=settings.fit_samples, listener=listener)  # fmt: skip
         return calibrate_settings(settings, listener=listener, note=note)
     if calls is None:
         raise ValueError("a pipeline is measured at calls, such as calls=[{'prompt': 'a cat'}, {'prompt': 'a dog'}]")
-    return calibrate_pipeline(settings, calls, out=out, curve=curve, listener=listener)
+    return calibrate_pipeline(settings, calls, out=out, curve=curve, fit=fit, listener=listener)
 
 
 def calibrate_settings(

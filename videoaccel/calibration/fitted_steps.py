@@ -12,9 +12,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from videoaccel.calibration.anchor_search import best_of, evenly, improved
+from videoaccel.calibration.anchor_search import best_of, improved
 from videoaccel.calibration.fitting import Clips, Fit, follow
-from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
+from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, evenly, to_tables
 from videoaccel.planning.plan import UnreachableError
 from videoaccel.policies.soda import Soda
 

@@ -20,12 +20,16 @@ from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import RuleMaker, StepRule
-from videoaccel.calibration.outside_curve import Known, drawn, kept_tables, pixels
+from videoaccel.calibration.outside_curve import Known, drawn, fits, kept_tables, pixels
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
+
+
+LEAST_FITTED, MOST_FITTED = 4, 8
+"""Generations on which steps are fitted unasked: at least, and at most."""
 
 
 class _Watch(RuleMaker):
@@ -87,6 +91,7 @@ def calibrate_pipeline(
     *,
     out: str | Path | None = None,
     curve: int = 2,
+    fit: int | None = None,
     listener: Listener | None = None,
     ranks: Comm | None = None,
 ) -> Prior:
@@ -97,7 +102,10 @@ def calibrate_pipeline(
         calls: Arguments of its call, one generation each: other prompts and seeds, the same size, length, guidance.
         out: The file; default one in the user's cache, where it is found for such calls.
         curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for.
-        listener: Told of the stages ``measure`` and ``curve``, which count this process's generations.
+        fit: On how many of the other calls SODA's served steps are fitted, 0 for none; default up to 8 of them, if
+            there are 4. Needs the quality to be measured, and one network.
+        listener: Told of the stages ``measure`` and ``curve``, which count this process's generations, and ``fit``,
+            which counts budgets.
         ranks: That measure together, each the next call with a pipeline of its own; all give the same calls, the first
             writes. Default: this process alone.
 
@@ -139,11 +147,19 @@ def calibrate_pipeline(
     share = sum(run.share for run in runs) / len(runs)
     prior = made(runs[0].setting, tables, runs[0].networks, share=share)
     if curve > 0:
+        others = [take.arguments for number, take in takes.items() if number not in results]
+        own_fits = fits(pipe, prior, others[: _wanted(fit, len(others))], tell) if ranks.rank == 0 else {}
+        fitted = ranks.same(own_fits)
         again = {number: Known(takes[number].arguments, exact) for number, exact in results.items()}
-        found = [row for known in ranks.each(drawn(pipe, prior, again, tell)) for row in known.items()]
-        more = kept_tables([row for _, row in sorted(found)], len(prior.tables["levels"]))
+        found = [row for known in ranks.each(drawn(pipe, prior, again, fitted, tell)) for row in known.items()]
+        more = kept_tables([row for _, row in sorted(found)], len(prior.tables["levels"]), fitted)
         prior = made(runs[0].setting, tables, runs[0].networks, share=share, more=more)
     return _written(prior, out, ranks)
+
+
+def _wanted(fit: int | None, others: int) -> int:
+    """On how many generations steps are fitted."""
+    return (min(others, MOST_FITTED) if others >= LEAST_FITTED else 0) if fit is None else fit
 
 
 def _check_names(pipe: Any, calls: Sequence[Mapping[str, Any]]) -> None:

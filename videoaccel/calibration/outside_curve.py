@@ -1,8 +1,8 @@
-"""What is left of a pipeline's generations at fewer network calls: by plan, and by holding evenly spaced outputs.
+"""What is left of a pipeline's generations at fewer network calls: by forecasts, by outputs held, by fitted steps.
 
 Forecasts are planned from how far they are off, which is not what becomes of a picture: where a network's output bends
-early, a line through two outputs does more harm than the last of them held. So both are generated and the better is
-taken, number of calls by number.
+early, a line through two outputs does more harm than the last of them held. So all are generated and the best is taken,
+number of calls by number.
 
 Shape legend: N evaluations.
 """
@@ -18,14 +18,17 @@ from torch import Tensor
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.curves import rule_of
 from videoaccel.adapters.methods import schedule_of
-from videoaccel.adapters.rule import RuleMaker
-from videoaccel.calibration.anchor_search import evenly
-from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, to_tables
+from videoaccel.adapters.rule import RuleMaker, StepRule
+from videoaccel.calibration.outside_fitting import best_fit, dense_paths
+from videoaccel.planning.fitted import FIGURES, HELD, KINDS, Fitted, evenly, held, to_tables
 from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Times fewer calls at which the quality is measured."""
+
+WAYS = ("forecasts", "held", "fitted")
+"""What is generated at each number of calls."""
 
 Tables = Mapping[str, Tensor]
 
@@ -51,70 +54,109 @@ def ladder(count: int) -> list[int]:
     return sorted({max(2, int(count / ratio)) for ratio in RATIOS} & {*range(2, count)})
 
 
-def held(calls: int, count: int) -> Fitted:
-    """Evenly spaced evaluations are computed, and each output is held up to the next.
+def fits(
+    pipe: Any, prior: Prior, takes: Sequence[Callable[[], Mapping[str, Any]]], tell: Callable[[str, int, int], None]
+) -> dict[int, Fitted]:
+    """By number of calls, steps fitted on some generations; none where that cannot be done (see docs/diffusers.md).
 
-    >>> held(2, 4)
-    Fitted(anchors=(0, 2), weights=((1.0,), (1.0,)))
+    Args:
+        pipe: The pipeline.
+        prior: Measured on it.
+        takes: Make the arguments of the generations.
+        tell: Told of the stage ``fit``, which counts budgets.
     """
-    anchors = evenly(calls, count)
-    ends = (*anchors[1:], count)
-    return Fitted(anchors, tuple((1.0,) if end > mark + 1 else () for mark, end in zip(anchors, ends, strict=True)))
+    count, networks = len(prior.tables["levels"]), prior.info["networks"]
+    if not takes or len(networks) != 1:
+        return {}
+
+    def generate(rule: StepRule, clip: int) -> None:
+        with attach(pipe, RuleMaker(lambda: rule), method="soda"):
+            pipe(**takes[clip]())
+
+    wanted, found = ladder(count), {}
+    tell("fit", 0, len(wanted))
+    paths = dense_paths(count, len(takes), generate)
+    for done, calls in enumerate(wanted if paths is not None else ()):
+        assert paths is not None
+        candidates = [evenly(calls, count), *_planned(prior.tables, calls)]
+        if (fitted := best_fit(candidates, paths, getattr(pipe, networks[0]), generate)) is not None:
+            found[calls] = fitted
+        tell("fit", done + 1, len(wanted))
+    return found
 
 
-def candidates(tables: Tables, calls: int, *, one_network: bool) -> dict[str, Soda]:
-    """By kind (see :data:`KINDS`) the plans of so many calls that are measured."""
+def _planned(tables: Tables, calls: int) -> list[tuple[int, ...]]:
+    """Evaluations that forecasts would have computed; none if so few cannot be had."""
+    try:
+        steps = schedule_of(Soda(anchors=calls, order="taylor"))(tables, len(tables["levels"]))
+    except ValueError:
+        return []
+    return [tuple(i for i, step in enumerate(steps) if step is None)]
+
+
+def candidates(tables: Tables, calls: int, *, one_network: bool, fitted: Fitted | None = None) -> dict[str, Tables]:
+    """By way (see :data:`WAYS`) tables from which its plan of so many calls is made."""
     count = len(tables["levels"])
-    found = {}
-    for kind in KINDS[: 1 + one_network]:  # what is held is one network's
-        plan = Soda(anchors=calls, order=kind)
-        try:
-            schedule_of(plan)(tables, count)
-        except ValueError:
-            continue  # so few cannot be had
-        found[kind] = plan
+    found = {WAYS[0]: tables} if _planned(tables, calls) else {}
+    if one_network:  # what is held is one network's
+        quality = torch.full((count, len(KINDS), len(FIGURES)), math.nan)
+        quality[calls - 1, 1] = 0.0  # so that it counts as measured
+        for way, plan in zip(WAYS[1:], (held(calls, count), fitted), strict=True):
+            if plan is not None:
+                found[way] = {**tables, **to_tables([plan], quality, steps=count)}
     return found
 
 
 def drawn(
-    pipe: Any, prior: Prior, known: Mapping[int, Known], tell: Callable[[str, int, int], None]
+    pipe: Any,
+    prior: Prior,
+    known: Mapping[int, Known],
+    fitted: Mapping[int, Fitted],
+    tell: Callable[[str, int, int], None],
 ) -> dict[int, Tensor]:
-    """PSNR of generations by number of computed evaluations and by kind, [N, kinds]; NaN where it was not measured."""
+    """PSNR of generations by number of computed evaluations and by way, [N, ways]; NaN where it was not measured."""
     count = len(prior.tables["levels"])
     wanted, one = ladder(count), len(set(prior.tables["component"].tolist())) == 1
-    nothing = torch.full((count, len(KINDS), len(FIGURES)), math.nan)
-    tables = {**prior.tables, **to_tables([held(calls, count) for calls in wanted], nothing + 0, steps=count)}
-    tables["soda.fitted.quality"][[calls - 1 for calls in wanted], 1] = 0.0  # so that they count as measured
-    found = {number: torch.full((count, len(KINDS)), math.nan) for number in known}
+    found = {number: torch.full((count, len(WAYS)), math.nan) for number in known}
     done, total = 0, len(wanted) * len(known)
     for calls in wanted:
         tell("curve", done, total)
-        for kind, plan in candidates(tables, calls, one_network=one).items():
-            rules = RuleMaker(lambda plan=plan: rule_of(schedule_of(plan), tables, prior.info["networks"]))  # type: ignore[misc]
+        for way, tables in candidates(prior.tables, calls, one_network=one, fitted=fitted.get(calls)).items():
+            plan = Soda(anchors=calls, order="taylor" if way == WAYS[0] else "fitted")
+            rules = RuleMaker(lambda plan=plan, tables=tables: rule_of(schedule_of(plan), tables, prior.info["networks"]))  # type: ignore[misc]
             with attach(pipe, rules, method="soda") as fast:
                 for number, take in known.items():
                     quality = psnr(pixels(pipe(**take.arguments())), take.exact)
                     if len(fast.computed) == calls:
-                        found[number][calls - 1, KINDS.index(kind)] = quality
+                        found[number][calls - 1, WAYS.index(way)] = quality
         done += len(known)
     tell("curve", total, total)
     return found
 
 
-def kept_tables(rows: Sequence[Tensor], count: int) -> dict[str, Tensor]:
-    """Of all generations: the mean of the better kind by number of calls, and what both kept with the plans that hold.
+def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted] | None = None) -> dict[str, Tensor]:
+    """What all generations kept by number of calls, with the plans that hold or are fitted, the better of the two.
 
     Args:
-        rows: [N, kinds] each.
+        rows: [N, ways] each.
         count: N.
+        fitted: By number of calls.
     """
     every = torch.stack(list(rows))
-    quality = torch.stack([every.mean(0), every.amin(0), every.std(0, correction=0)], -1)
-    measured = [at + 1 for at in range(count) if not quality[at, 1, 0].isnan()]
-    best = quality[:, :, 0].nan_to_num(-math.inf).amax(1)
+    figures = torch.stack([every.mean(0), every.amin(0), every.std(0, correction=0)], -1)
+    mean = figures[..., 0]
+    second = (mean[:, 2] > mean[:, 1]).long() + 1
+    quality = torch.stack([figures[:, 0], figures[torch.arange(count), second]], 1)
+    plans = [
+        fitted[calls] if fitted and second[calls - 1] == WAYS.index("fitted") else held(calls, count)
+        for calls in range(1, count + 1)
+        if not quality[calls - 1, 1, 0].isnan()
+    ]
+    best = mean.nan_to_num(-math.inf).amax(1)
     return {
         "soda.psnr": torch.where(best.isinf(), math.nan, best),
-        **to_tables([held(calls, count) for calls in measured], quality, steps=count),
+        **to_tables(plans, quality, steps=count),
+        HELD: figures[:, 1],
     }
 
 

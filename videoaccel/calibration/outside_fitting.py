@@ -3,14 +3,16 @@
 As :mod:`videoaccel.calibration.fitting`, but where only the scheduler's steps are seen. From one anchor to the next one
 combination of the values that the scheduler was given at the last anchors is served; what each of them does to the
 latent is found on a copy of the scheduler, by letting that take the steps with the value alone. Clips run one after the
-other, once a segment; the network's answers up to there are those of the time before, so it is called once an anchor.
+other, once a segment, and are left where that begins; the network's answers up to there are those of the time before,
+so it is called once an anchor.
 
 Shape legend: N evaluations, B samples, J values that are combined, P positions that are looked at.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,8 +94,14 @@ class Tape:
         return answers[self._at - 1]
 
 
+class Enough(Exception):
+    """What is left of a generation is of no account."""
+
+
 class FittingRule(StepRule):
     """A generation up to the last of some anchors, at which it is seen what each value does up to the next one.
+
+    Behind that it is broken off by :class:`Enough`.
 
     Args:
         plan: Anchors up to that one, and the coefficients that are known: of all but the last.
@@ -117,10 +125,16 @@ class FittingRule(StepRule):
         self._expected: Tensor | None = None
 
     def decide(self, now: Evaluation) -> Serve | None:
-        """See :meth:`StepRule.decide`; what is behind the last anchor is of no account."""
+        """See :meth:`StepRule.decide`.
+
+        Raises:
+            Enough: The last anchor has been.
+        """
+        if now.i > self.plan.anchors[-1]:
+            raise Enough
         if now.i in self.plan.anchors or not now.course.certain:
             return None
-        return Serve() if now.i > self.plan.anchors[-1] else Serve(weights=shares_at(self.plan, now.i))
+        return Serve(weights=shares_at(self.plan, now.i))
 
     def ended(self, now: Evaluation, *, computed: bool, steps: Sequence[Stepped]) -> None:
         """See :meth:`StepRule.ended`."""
@@ -131,7 +145,7 @@ class FittingRule(StepRule):
         at = self.plan.anchors.index(now.i)
         last = now.i == self.plan.anchors[-1]
         stop = self.stop if last else self.plan.anchors[at + 1]
-        if stop == now.i + 1:
+        if stop == now.i + 1 and not last:
             return
         base, moved = self._moves(now, steps[0].result, stop)
         if last:
@@ -154,7 +168,29 @@ Generate = Callable[[StepRule, int], Any]
 """Makes a clip, by its number, under a rule."""
 
 
-def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate) -> Fitted | None:
+class Found(NamedTuple):
+    """Coefficients of some anchors.
+
+    Attributes:
+        fitted: They.
+        left: Mean logarithm of the squared errors that finished latents are left with, which is what a mean of
+            decibels is.
+    """
+
+    fitted: Fitted
+    left: float
+
+
+def best_fit(
+    candidates: Iterable[Sequence[int]], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate
+) -> Fitted | None:
+    """Of some anchors those that leave least error once they are fitted; None as of :func:`fit`."""
+    different = dict.fromkeys(tuple(anchors) for anchors in candidates)
+    tried = [found for anchors in different if (found := fit(anchors, paths, network, generate)) is not None]
+    return min(tried, key=lambda found: found.left).fitted if tried else None
+
+
+def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate) -> Found | None:
     """Coefficients of every segment; None where what comes of them cannot be foretold (a step that draws noise).
 
     Args:
@@ -163,24 +199,54 @@ def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any,
         network: What is called.
         generate: Makes clips.
     """
-    n, weights = len(paths[0]) - 1, []  # type: int, list[tuple[float, ...]]
+    n, weights, left = len(paths[0]) - 1, [], 0.0  # type: int, list[tuple[float, ...]], float
     with Tape(network) as tape:
         for j, (anchor, stop) in enumerate(zip(anchors, (*anchors[1:], n), strict=True)):
-            if stop == anchor + 1:
+            if stop == anchor + 1 and stop < n:
                 weights.append(())
                 continue
-            rules = [FittingRule(Fitted(tuple(anchors[: j + 1]), tuple(weights)), stop, path) for path in paths]
-            for clip, rule in enumerate(rules):
-                tape.rewind(clip)
-                generate(rule, clip)
-                if rule.moved is None or rule.error > CLOSE:
-                    return None
-            known = anchors[max(0, j + 1 - MOST) : j + 1][::-1]
-            moved = torch.cat([rule.moved for rule in rules if rule.moved is not None], 1)
-            target = torch.cat([rule.target for rule in rules if rule.target is not None])
-            held = mean_taylor(known, range(anchor + 1, stop))
-            weights.append(tuple(least_squares(moved, target, usual=held, gaps=known).tolist()))
-    return Fitted(tuple(anchors), tuple(weights))
+            plan = Fitted(tuple(anchors[: j + 1]), tuple(weights))
+            seen = _seen(plan, stop, paths, tape, generate)
+            if seen is None:
+                return None
+            moved, target = seen
+            shares = torch.zeros(len(moved), dtype=torch.float64)
+            if stop > anchor + 1:
+                known = anchors[max(0, j + 1 - MOST) : j + 1][::-1]
+                shares = least_squares(moved, target, usual=mean_taylor(known, range(anchor + 1, stop)), gaps=known)
+            weights.append(tuple(shares.tolist()) if stop > anchor + 1 else ())
+            error = target - torch.einsum("j,jbp->bp", shares.float(), moved)
+            left = float(error.square().mean(1).clamp_min(1e-20).log().mean())
+    return Found(Fitted(tuple(anchors), tuple(weights)), left)
+
+
+def _seen(
+    plan: Fitted, stop: int, paths: Sequence[Sequence[Tensor]], tape: Tape, generate: Generate
+) -> tuple[Tensor, Tensor] | None:
+    """What values do to all clips' latents behind a plan's last anchor, [J, B, P], and what should be done, [B, P]."""
+    moved, target = [], []
+    for clip, path in enumerate(paths):
+        tape.rewind(clip)
+        rule = FittingRule(plan, stop, path)
+        with suppress(Enough):
+            generate(rule, clip)
+        if rule.moved is None or rule.target is None or rule.error > CLOSE:
+            return None
+        moved.append(rule.moved)
+        target.append(rule.target)
+    return torch.cat(moved, 1), torch.cat(target)
+
+
+def dense_paths(count: int, clips: int, generate: Generate) -> list[list[Tensor]] | None:
+    """Latents of the dense generations of so many clips; None if they are not of ``count`` evaluations, a step each."""
+    found = []
+    for clip in range(clips):
+        path = Path()
+        generate(path, clip)
+        if not path.fits(count):
+            return None
+        found.append(path.latents)
+    return found
 
 
 def shares_at(plan: Fitted, i: int) -> dict[int, float]:

@@ -22,7 +22,7 @@ from videoaccel.planning.prior import Prior
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.generate import GenerateSettings
 
-ONLY_OURS = ("first", "replay_samples", "fit_samples", "fit_search", "methods", "memory", "backbones")
+ONLY_OURS = ("first", "replay_samples", "fit_search", "methods", "memory", "backbones")
 """What only a calibration of our own models can be told."""
 
 
@@ -47,6 +47,7 @@ def calibrate_model(
     samples: int,
     out: str | Path | None = None,
     curve: int = 2,
+    fit: int | None = None,
     listener: Listener | None = None,
 ) -> Prior:
     """Load a pipeline, measure it, and write the prior.
@@ -60,8 +61,9 @@ def calibrate_model(
         samples: How many are measured.
         out: The file; default one in the user's cache, where generate looks.
         curve: On how many of them the quality that is left at fewer calls is measured.
-        listener: Told of the stages ``load``, ``measure`` and ``curve``; the last two count generations of the first
-            rank.
+        fit: On how many of the others SODA's served steps are fitted, see :func:`calibrate_pipeline`.
+        listener: Told of the stages ``load``, ``measure``, ``fit`` and ``curve``; ``fit`` counts budgets, the last one
+            and ``measure`` generations of the first rank.
 
     Returns:
         The prior; its ``path`` says where it is.
@@ -85,5 +87,5 @@ def calibrate_model(
         ]
         with worded(order.kind.__name__):
             return calibrate_pipeline(
-                pipe, calls, out=out, curve=min(curve, samples), listener=told, ranks=mesh.everyone
+                pipe, calls, out=out, curve=min(curve, samples), fit=fit, listener=told, ranks=mesh.everyone
             )

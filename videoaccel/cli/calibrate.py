@@ -127,6 +127,7 @@ def _outside(found: Found, options: Mapping[str, Any]) -> None:
             samples=_number(options["samples"], 10),
             out=options["output"],
             curve=_number(options["curve"], 2),
+            fit=None if options["fit_samples"] is None else _number(options["fit_samples"], 0),
             listener=display,
         )
     if not quiet:

@@ -21,6 +21,8 @@ MOST = 3
 
 ANCHORS, WEIGHTS, QUALITY = "soda.fitted.anchors", "soda.fitted.weights", "soda.fitted.quality"
 TABLES = (ANCHORS, WEIGHTS, QUALITY)
+HELD = "soda.fitted.held"
+"""[N, figures] of plans that hold evenly spaced outputs, where these were measured by themselves; NaN where not."""
 PREFIX = "soda.fitted."
 """Of tables that hold plans: they are not averaged, and not interpolated."""
 
@@ -56,6 +58,26 @@ class Choice(NamedTuple):
     fitted: Fitted | None
     mean: float
     worst: float
+
+
+def evenly(calls: int, steps: int) -> tuple[int, ...]:
+    """So many anchors, as far apart from one another as from the end.
+
+    >>> evenly(4, 10)
+    (0, 2, 5, 8)
+    """
+    return tuple(round(k * steps / calls) for k in range(calls))
+
+
+def held(calls: int, steps: int) -> Fitted:
+    """Evenly spaced steps are computed, and each output is held up to the next.
+
+    >>> held(2, 4)
+    Fitted(anchors=(0, 2), weights=((1.0,), (1.0,)))
+    """
+    anchors = evenly(calls, steps)
+    ends = (*anchors[1:], steps)
+    return Fitted(anchors, tuple((1.0,) if end > mark + 1 else () for mark, end in zip(anchors, ends, strict=True)))
 
 
 def to_tables(found: Sequence[Fitted], quality: Tensor, *, steps: int) -> dict[str, Tensor]:

@@ -14,8 +14,10 @@ def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Ste
     """What becomes of n evaluations.
 
     Raises:
-        ValueError: The target cannot be reached.
+        ValueError: The target cannot be reached, or is a quality and these are not the evaluations it was measured at.
     """
+    if policy.min_psnr is not None and "soda.psnr" not in tables:
+        raise ValueError("what quality is left was measured for another number of steps; give speedup or anchors")
     marks: list[int] = []
     found: list[Step] = []
     for i, action in enumerate(step[BODY] for step in policy.network(tables, n).steps):
