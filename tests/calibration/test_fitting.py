@@ -1,5 +1,6 @@
 """Fitting what is served: against coefficients known from linear dynamics, and against a plain solver."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from videoaccel.calibration.anchor_search import best_of, error_left, improved
 from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
-from videoaccel.planning.fitted import QUALITY, choices, evenly, from_tables
+from videoaccel.planning.fitted import QUALITY, RANK, choices, evenly, from_tables, to_tables
+from videoaccel.planning.fitted import held as held_plan
 from videoaccel.sampling.solvers import DPMSolverSchedule
 from videoaccel.session.actions import taylor_weights
 from videoaccel.session.slots import Slot
@@ -185,22 +187,36 @@ def test_tables_of_a_ladder() -> None:
     velocity = torch.full((STEPS, 4, 8), 1.0) * torch.arange(1, 9)
     tables = {"soda.velocity": velocity}
 
-    def quality(latents: Tensor) -> list[float]:
-        return [float(-10 * (one - wanted).square().mean().clamp_min(1e-12).log10())
-                for one, wanted in zip(latents, held.wanted[-1], strict=True)]  # fmt: skip
+    def quality_of(clips: Clips) -> Callable[[Tensor], list[float]]:
+        return lambda latents: [float(-10 * (one - wanted).square().mean().clamp_min(1e-12).log10())
+                                for one, wanted in zip(latents, clips.wanted[-1], strict=True)]  # fmt: skip
 
+    quality = quality_of(fitting), quality_of(held)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("videoaccel.calibration.fitted_steps.forecast", lambda clips, *_: clips.wanted[-1] + 0.1)
         found = fit_steps(fitting, held, tables, quality, counts=[4, 5, 7])
     assert found[QUALITY][3, 0, 0] == pytest.approx(20.0, abs=1e-3)
     assert found[QUALITY][4, 1, 0] > 20 and found[QUALITY][5].isnan().all()
+    assert found[RANK][3, 0] == pytest.approx(20.0, abs=1e-3)
     fitted = from_tables(found, 5)
     assert fitted is not None and len(fitted.anchors) == 5 and from_tables(found, 6) is None
     again = Fit(fitting).along(fitted.anchors)[0]
     for one, other in zip(fitted.weights, again.weights, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
-    means = [one.mean for one in choices(found)]
-    assert means == sorted(means) and all(one.fitted is not None for one in choices(found, taylor=False))
+    ends = [quality[0](Fit(fitting).along(fitted.anchors)[1]), quality[1](follow(held, fitted))]
+    assert found[RANK][4, 1] == pytest.approx(sum(map(sum, ends)) / 8, rel=1e-4), "of all clips"
+    ranks = [one.rank for one in choices(found)]
+    assert ranks == sorted(ranks) and all(one.fitted is not None for one in choices(found, taylor=False))
+
+
+def test_budgets_are_told_apart_by_all_clips_and_kinds_by_those_held_out() -> None:
+    quality = torch.full((4, 2, 3), math.nan)
+    quality[1:, :, 0] = torch.tensor([[50.0, 53.0], [51.0, 52.0], [54.0, 51.0]])
+    rank = torch.tensor([[0.0, 0.0], [40.0, 48.0], [45.0, 49.0], [48.5, 60.0]])
+    every = [held_plan(calls, 4) for calls in (2, 3, 4)]
+    tables = to_tables(every, quality, steps=4, rank=rank)
+    assert [(one.calls, one.mean, one.fitted is None) for one in choices(tables)] == [(2, 53, False), (3, 52, False)]
+    assert [one.calls for one in choices(to_tables(every, quality, steps=4))] == [2, 4], "without it by those held out"
 
 
 def test_the_ladder_has_every_usual_budget_and_every_fourth_clip_is_held_out() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from videoaccel.adapters.methods import schedule_of
 from videoaccel.adapters.curves import for_course
+from videoaccel.adapters.methods import schedule_of
 from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr
 from videoaccel.planning.fitted import Fitted, evenly, held
 from videoaccel.planning.forecast_errors import AGES, ORDERS

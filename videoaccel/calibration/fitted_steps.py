@@ -25,7 +25,7 @@ HELD_OUT = 4
 """Every so many-th clip is not fitted on."""
 
 Quality = Callable[[Tensor], list[float]]
-"""From finished latents [B, ...] of the held-out clips to the PSNR of each, in dB."""
+"""From finished latents [B, ...] to the PSNR of each clip, in dB."""
 
 
 def ladder(steps: int) -> list[int]:
@@ -47,7 +47,7 @@ def calls_of(count: int, steps: int, *, search: int = 0) -> int:
     """Network calls that fitting on so many clips takes, at most."""
     fitted, held = (len(part) for part in parted(count))
     budgets = ladder(steps)
-    tried = 2 * sum(budgets) + search * sum(calls**2 for calls in budgets)
+    tried = 3 * sum(budgets) + search * sum(calls**2 for calls in budgets)
     return (fitted + held) * steps + fitted * tried + 2 * held * sum(budgets)
 
 
@@ -56,7 +56,7 @@ def fit_steps(
     fitting: Clips,
     held: Clips,
     tables: Mapping[str, Tensor],
-    quality: Quality,
+    quality: tuple[Quality, Quality],
     *,
     counts: Sequence[int] | None = None,
     search: int = 0,
@@ -67,23 +67,31 @@ def fit_steps(
         fitting: Clips to fit on.
         held: Clips to measure the quality on.
         tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too.
-        quality: Of the held-out clips.
+        quality: Of the clips to fit on, and of those held out.
         counts: Numbers of network calls; default the ladder's.
         search: Rounds in which anchors are moved, see :func:`improved`.
     """
     steps, fit = fitting.steps, Fit(fitting)
     kept = torch.full((steps, len(KINDS), len(FIGURES)), math.nan)
+    rank = torch.full((steps, len(KINDS)), math.nan)
     found: list[Fitted] = []
+
+    def note(calls: int, kind: int, ends: Tensor, held_out: Tensor) -> None:
+        unseen = quality[1](held_out)
+        every = [*quality[0](ends), *unseen]
+        kept[calls - 1, kind] = _figures(unseen)
+        rank[calls - 1, kind] = sum(every) / len(every)
+
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
         candidates = [evenly(calls, steps)]
         with suppress(UnreachableError):  # so few calls that no forecast reaches from one to the next
             candidates.append(tuple(policy.network(tables, steps).anchors))
-            kept[calls - 1, 0] = _figures(quality(forecast(held, policy, tables)))
-        fitted, _ = fit.along(improved(fit, best_of(fit, candidates), rounds=search))
+            note(calls, 0, forecast(fitting, policy, tables), forecast(held, policy, tables))
+        fitted, ends = fit.along(improved(fit, best_of(fit, candidates), rounds=search))
         found.append(fitted)
-        kept[calls - 1, 1] = _figures(quality(follow(held, fitted)))
-    return to_tables(found, kept, steps=steps)
+        note(calls, 1, ends, follow(held, fitted))
+    return to_tables(found, kept, steps=steps, rank=rank)
 
 
 def forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:

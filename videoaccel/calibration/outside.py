@@ -27,7 +27,6 @@ from videoaccel.common.wording import counted
 from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
 
-
 LEAST_FITTED, MOST_FITTED = 4, 8
 """Generations on which steps are fitted unasked: at least, and at most."""
 

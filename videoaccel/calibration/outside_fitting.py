@@ -94,7 +94,7 @@ class Tape:
         return answers[self._at - 1]
 
 
-class Enough(Exception):
+class Enough(Exception):  # noqa: N818 (nothing went wrong)
     """What is left of a generation is of no account."""
 
 

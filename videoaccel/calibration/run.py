@@ -202,10 +202,10 @@ class Run:
         steps, frames = self.order.settings.steps or 0, int(self.order.settings.frames or 1)
         tick = _counted(self.listener, "fit", fitted_steps.calls_of(len(samples), steps, search=search))
         runs = [self._denoising(sample) for sample in samples]
-        fitting, held = ([runs[k] for k in part] for part in fitted_steps.parted(len(samples)))
-        clips = Clips.of(held, tick=tick)
-        quality = quality_curve.against(self.pipe.vae, clips.wanted[-1], frames)
-        return fitted_steps.fit_steps(Clips.of(fitting, tick=tick), clips, prior.tables, quality, search=search)
+        parts = ([runs[k] for k in part] for part in fitted_steps.parted(len(samples)))
+        fitting, held = (Clips.of(part, tick=tick) for part in parts)
+        of_fitting, of_held = (quality_curve.against(self.pipe.vae, one.wanted[-1], frames) for one in (fitting, held))
+        return fitted_steps.fit_steps(fitting, held, prior.tables, (of_fitting, of_held), search=search)
 
     def finish(self, prior: Prior) -> Prior:
         """Put the prior in its place."""

@@ -21,6 +21,9 @@ MOST = 3
 
 ANCHORS, WEIGHTS, QUALITY = "soda.fitted.anchors", "soda.fitted.weights", "soda.fitted.quality"
 TABLES = (ANCHORS, WEIGHTS, QUALITY)
+RANK = "soda.fitted.rank"
+"""[N, kind], PSNR in dB on all clips, those that were fitted on included: by it budgets are told apart, which takes
+more clips than are held out."""
 HELD = "soda.fitted.held"
 """[N, figures] of plans that hold evenly spaced outputs, where these were measured by themselves; NaN where not."""
 PREFIX = "soda.fitted."
@@ -52,12 +55,14 @@ class Choice(NamedTuple):
         fitted: Coefficients; None for Taylor forecasts.
         mean: PSNR that clips kept on average, in dB.
         worst: That of the worst clip.
+        rank: PSNR by which it is told apart from plans of other numbers of calls, in dB.
     """
 
     calls: int
     fitted: Fitted | None
     mean: float
     worst: float
+    rank: float
 
 
 def evenly(calls: int, steps: int) -> tuple[int, ...]:
@@ -80,13 +85,14 @@ def held(calls: int, steps: int) -> Fitted:
     return Fitted(anchors, tuple((1.0,) if end > mark + 1 else () for mark, end in zip(anchors, ends, strict=True)))
 
 
-def to_tables(found: Sequence[Fitted], quality: Tensor, *, steps: int) -> dict[str, Tensor]:
+def to_tables(found: Sequence[Fitted], quality: Tensor, *, steps: int, rank: Tensor | None = None) -> dict[str, Tensor]:
     """Tables of some fits, by their numbers of calls.
 
     Args:
         found: One a number of calls.
         quality: [N, kinds, figures].
         steps: N.
+        rank: [N, kinds], of all clips; None where all are held out.
     """
     anchors, weights = torch.zeros(steps, steps), torch.zeros(steps, steps, MOST)
     for fit in found:
@@ -94,7 +100,8 @@ def to_tables(found: Sequence[Fitted], quality: Tensor, *, steps: int) -> dict[s
         for mark, coefficients in zip(fit.anchors, fit.weights, strict=True):
             anchors[row, mark] = 1
             weights[row, mark, : len(coefficients)] = torch.tensor(coefficients)
-    return {ANCHORS: anchors, WEIGHTS: weights, QUALITY: quality}
+    more = {} if rank is None else {RANK: rank}
+    return {ANCHORS: anchors, WEIGHTS: weights, QUALITY: quality, **more}
 
 
 def from_tables(tables: Mapping[str, Tensor], calls: int) -> Fitted | None:
@@ -124,15 +131,23 @@ def choices(tables: Mapping[str, Tensor], *, taylor: bool = True, fitted: bool =
     if QUALITY not in tables:
         return []
     found: list[Choice] = []
-    for row, kinds in enumerate(tables[QUALITY].tolist()):
-        for kind, allowed in ((0, taylor), (1, fitted)):
-            mean, worst, _ = kinds[kind]
-            if not allowed or math.isnan(mean) or (found and mean <= found[-1].mean):
-                continue
-            if found and found[-1].calls == row + 1:
-                found.pop()
-            found.append(Choice(row + 1, from_tables(tables, row + 1) if kind else None, mean, worst))
+    for calls in range(1, len(tables[QUALITY]) + 1):
+        one = _better(tables, calls, taylor=taylor, fitted=fitted)
+        if one is not None and (not found or one.rank > found[-1].rank):
+            found.append(one)
     return found
+
+
+def _better(tables: Mapping[str, Tensor], calls: int, *, taylor: bool, fitted: bool) -> Choice | None:
+    """Of the plans of so many calls that which kept more of clips that nothing was fitted on."""
+    row = tables[QUALITY][calls - 1].tolist()
+    kinds = [kind for kind, allowed in enumerate((taylor, fitted)) if allowed and not math.isnan(row[kind][0])]
+    if not kinds:
+        return None
+    best = max(kinds, key=lambda kind: row[kind][0])
+    mean, worst, _ = row[best]
+    rank = float(tables[RANK][calls - 1, best]) if RANK in tables else mean
+    return Choice(calls, from_tables(tables, calls) if best else None, mean, worst, rank)
 
 
 def exactly(tables: Mapping[str, Tensor], calls: int, *, taylor: bool = True, fitted: bool = True) -> Choice | None:
@@ -141,12 +156,8 @@ def exactly(tables: Mapping[str, Tensor], calls: int, *, taylor: bool = True, fi
     Raises:
         UnreachableError: Only fitted ones count, and none was fitted for so many calls.
     """
-    row = tables[QUALITY][calls - 1].tolist() if 1 <= calls <= len(tables[QUALITY]) else [[math.nan] * 3] * 2
-    kinds = [kind for kind, allowed in enumerate((taylor, fitted)) if allowed and not math.isnan(row[kind][0])]
-    if not kinds and not taylor:
+    found = _better(tables, calls, taylor=taylor, fitted=fitted) if 1 <= calls <= len(tables[QUALITY]) else None
+    if found is None and not taylor:
         known = [at + 1 for at, kept in enumerate(tables[QUALITY][:, 1, 0].tolist()) if not math.isnan(kept)]
         raise UnreachableError(f"steps were not fitted for {calls} anchors; they were for {ranges(known)}")
-    if not kinds:
-        return None
-    best = max(kinds, key=lambda kind: row[kind][0])
-    return Choice(calls, from_tables(tables, calls) if best else None, row[best][0], row[best][1])
+    return found

@@ -12,7 +12,8 @@ _AXES: Mapping[str, str] = MappingProxyType(
         "adacache.distance": "N", "magcache.ratio": "N", "teacache.output": "N", "teacache.probe": "N",
         "soda.psnr": "N", "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
         "soda.cache": "NM*", "soda.forecast": "NM*", "soda.prune": "NM**", "soda.fitted.anchors": "NN",
-        "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3",
+        "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3", "soda.fitted.rank": "N2",
+        "soda.fitted.held": "N3",
     }
 )  # fmt: skip
 """Axes of the tables of our own models: N steps, M module sites, * any number, digits so many."""

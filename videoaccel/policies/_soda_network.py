@@ -123,7 +123,7 @@ def by_order(velocity: Tensor, order: int | None, *, up_to: int) -> tuple[Tensor
 
 def within(offered: Sequence[Choice], calls: int) -> Choice | None:
     """The best of so many calls at most; None if there is none."""
-    return max((one for one in offered if one.calls <= calls), key=lambda one: one.mean, default=None)
+    return max((one for one in offered if one.calls <= calls), key=lambda one: one.rank, default=None)
 
 
 def fewest_choice(offered: Sequence[Choice], target: float, *, worst: bool, what: str) -> Choice:
