@@ -42,6 +42,8 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "fora": {"period": (2, 3, 4, 5)},
     "taylorseer": {"period": (2, 3, 4)},
     "easycache": {"threshold": (0.025, 0.05, 0.1, 0.2, 0.3)},
+    "bwcache": {"threshold": (0.03, 0.04, 0.05, 0.1, 0.2)},
+    "seacache": {"threshold": (0.1, 0.2, 0.3, 0.4, 0.6)},
     "first_block": {"threshold": (0.05, 0.08, 0.12, 0.2, 0.3)},
     "duca": {"period": (2, 3, 4, 5)},
     "toca": {"period": (2, 3, 4, 5, 6)},

@@ -203,6 +203,11 @@ class Schedule(Protocol):
     timesteps: Tensor
     sigmas: Tensor
 
+    @property
+    def keeps_variance(self) -> bool:
+        """Whether the squares of signal and noise add up to one; of a rectified flow they do themselves."""
+        ...
+
     def set_timesteps(
         self,
         num_inference_steps: int,

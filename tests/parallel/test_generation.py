@@ -10,7 +10,9 @@ from tests.ranks import RankPools
 from videoaccel.session.registry import policy_names
 
 FIELDS: dict[str, dict[str, Any]] = {
+    "bwcache": {"threshold": 1.0},
     "first_block": {"threshold": 0.6},
+    "seacache": {"threshold": 0.6},
     "elastic": {"decisions": "static"},
     "lemica": {"budget": 3},
     "delta_dit+sada": {"sada": {"threshold": 2.0}, "delta_dit": {"share": 0.5}},

@@ -22,6 +22,7 @@ STEPS = 12
 
 FIRING: dict[str, dict[str, Any]] = {
     "adacache": {},
+    "bwcache": {"threshold": 1.0},
     "delta_dit": {"share": 0.5},
     "duca": {},
     "easycache": {"threshold": 0.5, "warmup": 3},
@@ -34,6 +35,7 @@ FIRING: dict[str, dict[str, Any]] = {
     "magcache": {},
     "pab": {},
     "sada": {"threshold": 2.0},
+    "seacache": {"threshold": 0.6},
     "taylorseer": {},
     "teacache": {"threshold": 1.0},
     "tgate": {},
@@ -41,7 +43,7 @@ FIRING: dict[str, dict[str, Any]] = {
 }
 """Fields with which a method does something on the tiny network, which changes a lot from step to step."""
 
-ONLINE = {"adacache", "easycache", "first_block", "sada", "teacache"}
+ONLINE = {"adacache", "bwcache", "easycache", "first_block", "sada", "seacache", "teacache"}
 """Methods that look at the samples of a batch to decide."""
 
 KEEPS_NOTHING = {"elastic"}

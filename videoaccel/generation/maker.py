@@ -154,6 +154,7 @@ class Maker:
             setting=self._setting(),
             layout=layout,
             graphs=self.graphs,
+            keeps_variance=self.scheduler.keeps_variance,
         )
 
     def stream(self) -> Iterator[Tensor]:

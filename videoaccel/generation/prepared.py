@@ -46,6 +46,7 @@ class Denoising:
         setting: What a prior for this run must have been made for, see :mod:`videoaccel.planning.prior`.
         layout: Which of its tokens and branches are on this rank; ``context`` and ``branches`` are those.
         graphs: Recorded pieces of the network; None runs it as it is.
+        keeps_variance: See :class:`videoaccel.models.protocols.Schedule`.
     """
 
     model: Transformer
@@ -62,6 +63,7 @@ class Denoising:
     setting: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
     graphs: Graphs | None = None
+    keeps_variance: bool = False
 
     def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""
@@ -86,6 +88,7 @@ class Denoising:
             cache_memory=cache_memory,
             patch=self.model.patch,
             fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
+            keeps_variance=self.keeps_variance,
         )
 
     def network(self, run: Run) -> Network:

@@ -26,6 +26,11 @@ class StrictFields:
     unused: ClassVar[frozenset[str]] = frozenset()
     """Fields of released files that concern other schedulers of the same network, and are passed over."""
 
+    @property
+    def keeps_variance(self) -> bool:
+        """See :class:`videoaccel.models.protocols.Schedule`."""
+        return not self.config.get("use_flow_sigmas", False)  # type: ignore[attr-defined]
+
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Diffusers' method, except that an unknown field is an error where diffusers would only log it.

@@ -229,7 +229,7 @@ class RectifiedFlowScheduler(SchedulerMixin, ConfigMixin):
         ValueError: If a field has a value that cannot work, or a config file has a field that is none of these.
     """
 
-    order, init_noise_sigma = 1, 1.0
+    order, init_noise_sigma, keeps_variance = 1, 1.0, False
 
     @register_to_config
     def __init__(

@@ -108,6 +108,8 @@ class Job:
         cache_memory: Bytes that stored values may take; None for any number.
         patch: Latent rows and columns to a place; None if that is not known.
         fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
+        keeps_variance: Whether the squares of signal and noise add up to one (DDIM and its like); of a rectified flow
+            they do themselves.
     """
 
     sigmas: Tensor
@@ -127,6 +129,7 @@ class Job:
     cache_memory: int | None = None
     patch: tuple[int, int] | None = None
     fingerprint: Callable[[], str] | None = None
+    keeps_variance: bool = False
 
     @property
     def steps(self) -> int:
