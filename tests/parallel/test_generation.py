@@ -12,6 +12,7 @@ from videoaccel.session.registry import policy_names
 FIELDS: dict[str, dict[str, Any]] = {
     "bwcache": {"threshold": 1.0},
     "first_block": {"threshold": 0.6},
+    "precisecache": {"factor": 1.5, "pivotal": 0.5},
     "seacache": {"threshold": 0.6},
     "elastic": {"decisions": "static"},
     "lemica": {"budget": 3},

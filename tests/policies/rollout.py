@@ -1,6 +1,8 @@
 """A few steps of a tiny network under a policy, without a pipeline around it."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
 from videoaccel.planning.prior import fingerprint
 from videoaccel.session.costs import Costs, count_flops
-from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, Smaller, Velocities, local_mix
 from videoaccel.session.registry import policy_class
 
 SIZE = (3, 8, 8)
@@ -68,7 +70,14 @@ def rollout(
     inputs = stdit_inputs(tuple(size), batch=batch, given=False, lengths=None)  # type: ignore[arg-type]
     rows = [branch * batch + row for branch in range(len(task.branches)) for row in chosen]
     y = classes(rows) if model.reads_classes else inputs["y"][rows]
-    context = model.prepare(y, fps=torch.tensor([8.0]), height=64.0, width=64.0, latent_size=size)
+    pixels = {"fps": torch.tensor([8.0]), "height": 64.0, "width": 64.0}
+    context = model.prepare(y, **pixels, latent_size=size)
+
+    def smaller(i: int, x: Tensor) -> Velocities:
+        there = model.prepare(y, **pixels, latent_size=x.shape[2:])
+        return Network(model, there, branches=task.branches, run=direct).at(x, timesteps[i], None)()
+
+    task = replace(task, smaller=Smaller(smaller, lambda small: share_of(model, small, size)))
     if policy is None:
         session = Session(task, mix=mix)
     else:
@@ -80,6 +89,14 @@ def rollout(
         noise[chosen], timesteps, network=network, session=session, guidance_scale=guidance, callback=callback
     )
     return out, session
+
+
+def share_of(model: STDiT3, small: Sequence[int], size: Sequence[int]) -> float | None:
+    """Tokens of a smaller latent over those of the whole one; None if the model takes no such size."""
+    try:
+        return math.prod(model.token_grid(small)) / math.prod(model.token_grid(size))
+    except ValueError:
+        return None
 
 
 def classes(rows: Sequence[int]) -> Tensor:

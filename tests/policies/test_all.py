@@ -34,6 +34,7 @@ FIRING: dict[str, dict[str, Any]] = {
     "lemica": {"budget": 5},
     "magcache": {},
     "pab": {},
+    "precisecache": {"factor": 1.5},
     "sada": {"threshold": 2.0},
     "seacache": {"threshold": 0.6},
     "taylorseer": {},
@@ -43,7 +44,7 @@ FIRING: dict[str, dict[str, Any]] = {
 }
 """Fields with which a method does something on the tiny network, which changes a lot from step to step."""
 
-ONLINE = {"adacache", "bwcache", "easycache", "first_block", "sada", "seacache", "teacache"}
+ONLINE = {"adacache", "bwcache", "easycache", "first_block", "precisecache", "sada", "seacache", "teacache"}
 """Methods that look at the samples of a batch to decide."""
 
 KEEPS_NOTHING = {"elastic"}

@@ -134,11 +134,7 @@ class Maker:
         layout = self._layout()
         branches = layout.branches(self.branches)
         with self.clock.stage("prepare"):
-            context = self._context(loop)
-        if branches != self.branches:
-            context = context.rows(
-                [self.branches.index(name) * len(z) + row for name in branches for row in range(len(z))]
-            )
+            context = self._context(loop, branches, self.size)
         return Denoising(
             model=self.transformer,
             context=context,
@@ -155,6 +151,7 @@ class Maker:
             layout=layout,
             graphs=self.graphs,
             keeps_variance=self.scheduler.keeps_variance,
+            context_of=partial(self._context, loop, branches),
         )
 
     def stream(self) -> Iterator[Tensor]:
@@ -209,8 +206,11 @@ class Maker:
         z, mask = apply_mask_strategy(z, references=encoded, strategies=strategies, loop=loop, align=align)
         return (z, None) if bool((mask == 1).all()) else (z, mask)
 
-    def _context(self, loop: int) -> Context:
-        """Text, frame rate and positions of all branches; the null text keeps the prompt's mask, as in the release."""
+    def _context(self, loop: int, branches: Sequence[str], size: Sequence[int]) -> Context:
+        """Text, frame rate and positions of some branches for a latent of T, h, w.
+
+        The null text keeps the prompt's mask, as in the release.
+        """
         request, model, device = self.request, self.transformer, self.device
         y, mask = request.states[loop].states.to(device), request.states[loop].mask.to(device)
         if "uncond" in self.branches and request.negative is not None:
@@ -220,16 +220,20 @@ class Maker:
             assert model.null_text is not None
             null = model.null_text.to(y)
             y = torch.cat((y, null[: y.shape[2]].expand(len(y), 1, -1, -1)))
-        size = {"height": request.height, "width": request.width}
-        told = size_numbers(1, **size, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)
-        return model.prepare(
+        pixels = {"height": request.height, "width": request.width}
+        told = size_numbers(1, **pixels, num_frames=request.num_frames, fps=request.fps, dtype=model.dtype)
+        context = model.prepare(
             y,
             mask=mask,
             fps=told["fps"].to(device),
             height=told["height"],
             width=told["width"],
-            latent_size=self.size,
+            latent_size=size,
         )
+        if tuple(branches) == self.branches:
+            return context
+        rows = len(y) // len(self.branches)
+        return context.rows([self.branches.index(name) * rows + row for name in branches for row in range(rows)])
 
     def _setting(self) -> dict[str, Any]:
         """What a prior must have been made for; only where one is needed, since weights are read for it."""

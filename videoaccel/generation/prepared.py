@@ -4,9 +4,10 @@ Shape legend: B samples, N steps, Z latent channels, T latent frames, h, w laten
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from videoaccel.planning.costs_cache import machine, measured
 from videoaccel.planning.prior import fingerprint
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.policy import Job, Session, Smaller, Velocities
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Denoising:
         layout: Which of its tokens and branches are on this rank; ``context`` and ``branches`` are those.
         graphs: Recorded pieces of the network; None runs it as it is.
         keeps_variance: See :class:`videoaccel.models.protocols.Schedule`.
+        context_of: (T, h, w) -> the context for a latent of that size, likewise; None if there is none.
     """
 
     model: Transformer
@@ -64,6 +66,7 @@ class Denoising:
     layout: Layout = field(default_factory=Layout)
     graphs: Graphs | None = None
     keeps_variance: bool = False
+    context_of: Callable[[Sequence[int]], Context] | None = None
 
     def job(self, *, start: int = 0, prior: Mapping[str, Tensor] | None = None, cache_memory: int | None = None) -> Job:
         """What a session is told, for the steps from ``start`` on."""
@@ -89,7 +92,32 @@ class Denoising:
             patch=self.model.patch,
             fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
             keeps_variance=self.keeps_variance,
+            smaller=None if self.context_of is None else Smaller(partial(self._smaller(), start), self._share),
         )
+
+    def _smaller(self) -> Callable[[int, int, Tensor], Velocities]:
+        """Makes the network's call on a latent [B, Z, t, h, w] in a step counted from another one."""
+        assert self.context_of is not None
+        context_of = cache(self.context_of)
+
+        def call(start: int, i: int, x: Tensor) -> Velocities:
+            context, t = context_of(tuple(x.shape[2:])), self.timesteps[start + i]
+            network = Network(self.model, context, branches=self.branches, run=direct)
+            if self.mask is None:
+                return network.at(x, t, None)()
+            # A frame of several is being made if one of them is.
+            active = active_frames(self.mask, t).float()[:, None]
+            return network.at(x, t, nn.functional.adaptive_max_pool1d(active, x.shape[2])[:, 0] > 0)()
+
+        return call
+
+    def _share(self, size: Sequence[int]) -> float | None:
+        """See :class:`videoaccel.session.policy.Smaller`."""
+        try:
+            grid = self.model.token_grid(size)
+        except ValueError:
+            return None
+        return prod(grid) / prod(self.model.token_grid(self.z.shape[2:]))
 
     def network(self, run: Run) -> Network:
         """The network with this run's context; ``run`` sees this rank's tokens."""

@@ -4,7 +4,7 @@ Shape legend: R generation rows, B samples, T token frames, S places, C channels
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,11 @@ def rehearse(session: Session, job: Job, *, frames: int, channels: int = CHANNEL
         session.run(BODY, body, tokens, None)
         return {name: torch.randn(count, *job.latent_shape, generator=generator) for name in names}
 
+    def smaller(i: int, x: Tensor) -> Velocities:
+        return {name: torch.randn(x.shape, generator=generator) for name in job.branches}
+
+    if session.job.smaller is not None:
+        session.job = replace(session.job, smaller=replace(session.job.smaller, call=smaller))
     for i in range(job.steps):
         session.predict(i, x, call)
 

@@ -85,11 +85,16 @@ class Costs:
 
         Args:
             actions: By place; what is not named is computed.
-            share: Rows that ran over all rows; 0 if the network was not called.
+            share: Rows that ran over all rows; 0 if the network was not called. What is above 1, or is there where the
+                whole network is served, are calls on smaller latents, with the cost of that share of a dense step.
         """
         whole = actions.get(BODY, COMPUTE)
-        if share == 0 or not isinstance(whole, Compute | Partial | Borrow):
+        if share == 0:
             return 0.0
+        if not isinstance(whole, Compute | Partial | Borrow):
+            return share * self.dense
+        if share > 1:
+            return self.step(actions, 1.0) + (share - 1) * self.dense
         whole = COMPUTE if isinstance(whole, Borrow) else whole
         served = {
             number

@@ -87,6 +87,19 @@ def apart(velocities: Velocities) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Smaller:
+    """The network on latents of other sizes than the generation's, whole on every rank and as it is.
+
+    Attributes:
+        call: (step, latent [B, Z, t, h, w]) -> velocities of that latent, of the guidance branches of this rank.
+        share: (t, h, w) -> its tokens over those of the generation's latent; None if the network takes no such size.
+    """
+
+    call: Callable[[int, Tensor], Velocities]
+    share: Callable[[Sequence[int]], float | None]
+
+
+@dataclass(frozen=True)
 class Job:
     """What is known of a generation before its first step.
 
@@ -110,6 +123,7 @@ class Job:
         fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
         keeps_variance: Whether the squares of signal and noise add up to one (DDIM and its like); of a rectified flow
             they do themselves.
+        smaller: Runs the network on smaller latents; None where that cannot be had.
     """
 
     sigmas: Tensor
@@ -130,6 +144,7 @@ class Job:
     patch: tuple[int, int] | None = None
     fingerprint: Callable[[], str] | None = None
     keeps_variance: bool = False
+    smaller: Smaller | None = None
 
     @property
     def steps(self) -> int:
@@ -182,7 +197,7 @@ class Session:
     Attributes:
         rows: Rows of the network call under way; None if all run.
         trace: For every step the action taken at each place that was asked about.
-        shares: For every step the number of rows that ran over all rows.
+        shares: For every step the number of rows that ran over all rows; on smaller latents by their tokens.
         reads: For every step how often a number was brought from the device to the host.
         errors: For every step the relative error that the method expects at places where it did not compute.
         peak_bytes: Most memory that the session held after a step.
