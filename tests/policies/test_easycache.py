@@ -11,7 +11,7 @@ import torch
 from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.policies.easycache import EasyCache, foretold
-from videoaccel.session.policy import Velocities
+from videoaccel.session.policy import Session, Velocities
 
 X = [10.0, 9.0, 8.0, 7.5, 7.0, 6.5, 6.0]
 OUT = [4.0, 5.0, 5.2, 5.3, 5.5, 5.6, 5.9]
@@ -80,6 +80,28 @@ def test_on_a_network() -> None:
     assert session.cache_bytes > 0
 
 
+def test_off_gives_the_bits_of_a_plain_run() -> None:
+    exact, _ = rollout(lambda job, mix: Session(job, mix=mix), steps=8)
+    found, session = rollout(EasyCache(threshold=0.0), steps=8)
+    assert torch.equal(found, exact) and session.idle
+
+
+def test_the_change_is_taken_over_what_the_network_said_last() -> None:
+    """Not over what was served since: by hand, after steps 0, 1 and 3 the output is 5.3, and 4 and 5 are served.
+
+    Step 5 adds .2 * .5 / 5.3 to step 4's, whatever 4.8, which was served in 4, would make of it.
+    """
+    session: Any = EasyCache(threshold=0.25, warmup=2).session(stub_job(7))
+    totals: list[float] = []
+    for i, (x, out) in enumerate(zip(X[:6], OUT[:6], strict=True)):
+        said = {"cond": torch.tensor([[out]])}
+        session.predict(i, torch.tensor([[x]]), lambda rows=None, branches=None, said=said: said)
+        totals += session.total
+    assert totals[4:] == pytest.approx([0.2 * 0.5 / 5.3, 2 * 0.2 * 0.5 / 5.3], rel=1e-6)
+
+
 def test_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="threshold"):
+        EasyCache(threshold=-0.1)
     with pytest.raises(ValueError, match="warm-up of 5 needs at least 7 steps, got 6"):
         EasyCache().session(stub_job(6))

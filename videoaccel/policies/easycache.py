@@ -7,6 +7,9 @@ output and input of the last computed step is put on the present input. The firs
 is the last one. Published for 50 steps of HunyuanVideo (threshold 2.5 %, 5 first steps) and Wan 2.1 (5 %, 10), and for
 Open-Sora 1.2 (10 %, 5 of 30).
 
+The paper writes of the step before (its input, its output, and the rate there), the release takes the last computed
+step's output, and the rate from the last two computed ones; so do we. The release looks at the conditional branch.
+
 Ours: changes are summed over guidance branches, so both are served or neither; a batch is computed where one of its
 samples is due; a number that is none is due.
 
@@ -33,7 +36,7 @@ class EasyCache(Policy):
     knob: ClassVar[str] = "threshold"
     sweep: ClassVar[tuple[float, ...]] = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 
-    threshold: float = Field(0.1, gt=0, description="Sum of foretold relative changes at which the network runs again.")
+    threshold: float = Field(0.1, ge=0, description="Sum of foretold relative changes at which the network runs again.")
     warmup: int = Field(5, ge=2, description="Steps, at the start, that are always computed.")
 
     def session(self, job: Job, *, mix: Mix = local_mix) -> Session:
