@@ -74,6 +74,7 @@ SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
     "fora": {"period": (2, 3)},
     "taylorseer": {"period": (2, 3)},
     "bwcache": {"interval": (0.04, 0.1)},
+    "precisecache": {"factor": (0.7, 1.0, 2.0)},
     "seacache": {"threshold": (0.1, 0.2, 0.3)},
     "first_block": {"threshold": (0.08, 0.2, 0.3)},
     "duca": {"period": (2, 4)},
