@@ -4,7 +4,7 @@
     python -m benchmarks.comparison --out runs/dit --model examples/small_models/dit
     python -m benchmarks.comparison --out runs/pixart --model examples/small_models/pixart
 
-16 prompts x 2 seeds are made with every setting (about 100 of them, for the demo model 2 s each on one core); then 4
+16 prompts x 2 seeds are made with every setting (about 125 of them, for the demo model 2 s each on one core); then 4
 clips are timed three times. Resumes. Writes ``benchmarks/results/comparison.json`` and
 ``docs/images/speed-quality.png`` and ``methods.png``, of a model that is a folder files with its name in theirs, and
 takes the prior ``NAME-prior.safetensors`` beside the folder.

@@ -81,6 +81,9 @@ def test_a_step_costs_what_runs_in_it() -> None:
     one = sum(costs.module(site, COMPUTE) for site in costs.blocks[blocks[0]])
     assert costs.step({blocks[0]: REUSE}, 1.0) == pytest.approx(costs.dense - one)
     assert costs.total([{}, {everything: REUSE}]) == costs.dense + costs.rest
+    assert costs.step({BODY: REUSE}, 0.25) == costs.dense / 4, "a call on a smaller latent, which is never as large"
+    assert costs.step({}, 1.25) == 1.25 * costs.dense
+    assert costs.step({everything: REUSE}, 1.25) == costs.rest + costs.dense / 4
 
 
 def test_times_are_scaled_to_a_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:

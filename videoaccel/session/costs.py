@@ -85,14 +85,15 @@ class Costs:
 
         Args:
             actions: By place; what is not named is computed.
-            share: Rows that ran over all rows; 0 if the network was not called. What is above 1, or is there where the
-                whole network is served, are calls on smaller latents, with the cost of that share of a dense step.
+            share: Rows that ran over all rows; 0 if the network was not called. Calls on smaller latents beside it
+                are what is above 1, or below 1 where the whole network is served: that share of a dense step. Of a
+                plan, whose steps all have 1, a served step costs nothing.
         """
         whole = actions.get(BODY, COMPUTE)
         if share == 0:
             return 0.0
         if not isinstance(whole, Compute | Partial | Borrow):
-            return share * self.dense
+            return share * self.dense if share < 1 else 0.0
         if share > 1:
             return self.step(actions, 1.0) + (share - 1) * self.dense
         whole = COMPUTE if isinstance(whole, Borrow) else whole
