@@ -135,11 +135,12 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 class Networks(Trainer):
     """Both networks in bfloat16 where they run, over float32 masters, which the optimizers move."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, config: dict[str, Any] = TRANSFORMER_CONFIG) -> None:
+        self.config = config
         self.tokenizer = build_tokenizer()
         torch.manual_seed(args.seed)
         self.text: T5EncoderModel = build_text_encoder(self.tokenizer)
-        self.model = STDiT3(**TRANSFORMER_CONFIG)
+        self.model = STDiT3(**config)
         initialise(self.model)
         if args.init is not None:
             start = PACKAGED if str(args.init) == "demo" else args.init
@@ -203,7 +204,7 @@ class Networks(Trainer):
         made = []
         for frames in (FRAMES, 1):
             g = torch.Generator(self.args.device).manual_seed(0)
-            shape = (self.args.batch, TRANSFORMER_CONFIG["in_channels"], frames, SIDE // 4, SIDE // 4)
+            shape = (self.args.batch, self.config["in_channels"], frames, SIDE // 4, SIDE // 4)
             clips = torch.randn(shape, generator=g, device=g.device)
             t, denoised = sample_timesteps(len(clips), frames, g), frame_mask(len(clips), frames, g)
             made.append((clips, ids, mask, torch.zeros_like(ids[:, 0], dtype=torch.bool), t, denoised, clips))
@@ -233,7 +234,7 @@ class Networks(Trainer):
 
     def export(self, weights: dict[str, Tensor]) -> None:
         """Save the averaged networks and the tokenizer as parts of a pipeline folder."""
-        model, text = STDiT3(**TRANSFORMER_CONFIG), build_text_encoder(self.tokenizer)
+        model, text = STDiT3(**self.config), build_text_encoder(self.tokenizer)
         for prefix, network in (("model.", model), ("text.", text)):
             own = {name.removeprefix(prefix): p for name, p in weights.items() if name.startswith(prefix)}
             network.load_state_dict(network.state_dict() | own)
@@ -244,9 +245,9 @@ class Networks(Trainer):
         self.tokenizer.save_pretrained(final / "tokenizer")
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, config: dict[str, Any] = TRANSFORMER_CONFIG) -> None:
     """Train until the budget is spent; clips that have been encoded meanwhile are read when weights are exported."""
-    trainer = Networks(args)
+    trainer = Networks(args, config)
     data = Latents(args.latents, trainer.tokenizer, args.device)
 
     def load() -> None:

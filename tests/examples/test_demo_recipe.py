@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,17 @@ from videoaccel.eval.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Actor, 
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.sampling.rectified_flow import timesteps
+
+TINY = TRANSFORMER_CONFIG | {"hidden_size": 64, "depth": 2}  # bfloat16 is slow on CPUs that do not have it
+
+
+def tiny_vae() -> VideoAutoencoder:
+    """The recipe's VAE with a quarter of its channels and the same strides."""
+    torch.manual_seed(0)
+    spatial = VAE_CONFIG["vae_2d"] | {"block_out_channels": (4, 8, 16)}
+    return VideoAutoencoder(
+        **VAE_CONFIG | {"vae_2d": spatial, "vae_temporal": VAE_CONFIG["vae_temporal"] | {"filters": 8}}
+    )
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
@@ -67,15 +79,12 @@ def test_hard_scenes_are_hard_and_never_held_out() -> None:
     assert orbits[0] < orbits[1] < 40
 
 
-@pytest.mark.parametrize(
-    "stage",  # bfloat16 is slow on CPUs that do not have it
-    [stage if stage == "frames" else pytest.param(stage, marks=pytest.mark.slow) for stage in train_vae.STAGES],
-)
+@pytest.mark.parametrize("stage", train_vae.STAGES)
 def test_vae_stages_learn(stage: str) -> None:
-    torch.manual_seed(0)
-    vae = VideoAutoencoder(**VAE_CONFIG)
+    vae = tiny_vae()
     video = next(train_vae.batches(0, clips=stage != "frames", count=1))
     assert video.shape[2:] == (1 if stage == "frames" else FRAMES, SIDE, SIDE)
+    video = video[..., 16:48, 16:48]
     optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):
@@ -92,8 +101,7 @@ def test_vae_stages_learn(stage: str) -> None:
 
 
 def test_latent_scale_normalises() -> None:
-    torch.manual_seed(0)
-    vae = VideoAutoencoder(**VAE_CONFIG).eval()
+    vae = tiny_vae().eval()
     train_vae.fit_latent_scale(vae, clips=16)
     z = vae.encode(next(train_vae.batches(7, clips=True, count=16)))
     torch.testing.assert_close(z.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
@@ -130,41 +138,31 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         compile=False,
         init=None,
     )
-    train_transformer.train(args)
+    train_transformer.train(args, TINY)
     return folder, args
 
 
-@pytest.mark.slow  # bfloat16 again
-def test_training_resumes_where_it_stopped(trained: tuple[Path, argparse.Namespace]) -> None:
-    _, args = trained
+def test_training_resumes_where_it_stopped_and_ends_where_it_would_have(
+    trained: tuple[Path, argparse.Namespace],
+) -> None:
+    """Two steps and one more, against three, on a rate that does not depend on the end."""
+    folder, args = trained
     before = torch.load(args.out / "checkpoint.pt", weights_only=True)
-    trainer = train_transformer.Networks(args)
+    trainer = train_transformer.Networks(args, TINY)
     fresh = [p.clone() for p in trainer.parameters]
     trainer.resume()
     assert trainer.step == before["step"] == 2
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before["weights"], strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(trainer.parameters, fresh, strict=True))
-    args.steps = 3
-    train_transformer.train(args)
-    assert torch.load(args.out / "checkpoint.pt", weights_only=True)["step"] == 3
-
-
-@pytest.mark.slow  # the small models' recipe has the same test, and this one goes on from a checkpoint above
-@pytest.mark.slow
-def test_interrupted_training_ends_where_it_would_have(trained: tuple[Path, argparse.Namespace]) -> None:
-    """On a rate that does not depend on the end; two steps and one more, against three."""
-    folder, args = trained
-    ends = []
-    for name, stops in (("whole", (3,)), ("halves", (2, 3))):
-        for steps in stops:
-            train_transformer.train(argparse.Namespace(**{**vars(args), "out": folder / name, "steps": steps}))
-        ends.append(torch.load(folder / name / "checkpoint.pt", weights_only=True))
-    assert ends[0]["step"] == ends[1]["step"] == 3
+    shutil.copytree(args.out, folder / "halves")
+    for name in ("whole", "halves"):
+        train_transformer.train(argparse.Namespace(**{**vars(args), "out": folder / name, "steps": 3}), TINY)
+    whole, halves = (torch.load(folder / name / "checkpoint.pt", weights_only=True) for name in ("whole", "halves"))
+    assert whole["step"] == halves["step"] == 3
     for part in ("weights", "average"):
-        assert all(torch.equal(a, b) for a, b in zip(ends[0][part], ends[1][part], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(whole[part], halves[part], strict=True))
 
 
-@pytest.mark.slow
 def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespace]) -> None:
     """A network that says nothing errs by the noise's variance, and on a last frame of tens by a hundred more."""
     _, args = trained
@@ -174,17 +172,16 @@ def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespac
     words = torch.ones(8, train_transformer.TOKENS, dtype=torch.long)
     denoised = torch.ones(8, 5, dtype=torch.bool)
     for weight in (1.0, 3.0):
-        trainer = train_transformer.Networks(argparse.Namespace(**{**vars(args), "last_weight": weight}))
+        trainer = train_transformer.Networks(argparse.Namespace(**{**vars(args), "last_weight": weight}), TINY)
         trainer.networks = lambda x, *_, **__: torch.cat([x, x], 1) * 0
         loss = trainer.flow_loss(clips, words, words, denoised[:, 0], torch.full((8,), 500.0), denoised, noise)
         assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
 
 
-@pytest.mark.slow
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
-    trainer = train_transformer.Networks(again)
+    trainer = train_transformer.Networks(again, TINY)
     start = dict(zip([name for name, _ in trainer.named()], trainer.parameters, strict=True))
     weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
     assert torch.equal(start["model.final_layer.linear.weight"], weights["final_layer.linear.weight"])
@@ -210,15 +207,14 @@ def test_scores_look_at_pairs_and_at_the_last_frames_alone() -> None:
         assert float(last.compute()) == 1.0
 
 
-@pytest.mark.slow
 def test_trained_parts_become_a_pipeline(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
-    VideoAutoencoder(**VAE_CONFIG).save_pretrained(folder / "vae")
+    tiny_vae().save_pretrained(folder / "vae")
     pipe = build.assemble(folder / "vae", args.out / "final")
     pipe.set_progress_bar_config(disable=True)
     frames = pipe("a red circle moves left on a black background", num_inference_steps=1, output_type="np").frames
     assert frames.shape == (1, FRAMES, SIDE, SIDE, 3)
     weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
-    assert TRANSFORMER_CONFIG["hidden_size"] == weights["final_layer.linear.weight"].shape[1]
+    assert TINY["hidden_size"] == weights["final_layer.linear.weight"].shape[1]
     words = pipe.tokenizer
     assert len(words) == build_text_encoder(words).config.vocab_size
