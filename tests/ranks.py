@@ -1,6 +1,7 @@
 """A pool of CPU ranks (gloo, one thread each) that lives as long as the test session."""
 
 import contextlib
+import gc
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,12 +13,19 @@ import torch.multiprocessing as mp
 
 TIMEOUT_S = 600
 
-LARGE = ("torch", "torch.distributed.device_mesh", "diffusers.pipelines.pipeline_utils", "transformers.models.t5")
+LARGE = (
+    "torch",
+    "torch.distributed.device_mesh",
+    "diffusers.pipelines.pipeline_utils",
+    "transformers.models.t5",
+    "videoaccel.generation.pipeline",
+)
 """What takes long to import: done once, in the process that ranks are forked from."""
 
 
 def _serve(rank: int, size: int, store: str, pipe: Any) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # as tests/conftest.py does
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     while (work := pipe.recv()) is not None:
         function, arguments = work

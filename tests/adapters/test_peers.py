@@ -2,7 +2,6 @@
 
 import copy
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,12 +43,11 @@ def tool(put_on: Any, **fields: Any) -> Tool:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[dict[str, tuple[Case, Reference]]]:
+def plain() -> dict[str, tuple[Case, Reference]]:
     torch.set_num_threads(1)
     found = {case.name: (case, reference(case)) for case in SMALL}
     gc.freeze()  # counting what is alive need not look through all that other tests have left
-    yield found
-    gc.unfreeze()
+    return found
 
 
 def test_own_answers_are_right_and_another_branchs_are_not(plain: dict[str, tuple[Case, Reference]]) -> None:

@@ -46,6 +46,16 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_text(tmp_path / "noise")
 
 
+def test_what_is_read_again_is_as_it_was(tmp_path: Path) -> None:
+    """Equal texts are parsed once, and who changes what came of one changes nobody else's."""
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("scheduler: {base_size: 3}\n")
+    read_yaml(tmp_path / "a.yaml")["scheduler"]["base_size"] = 4
+    assert read_yaml(tmp_path / "a.yaml") == read_yaml(tmp_path / "b.yaml") == {"scheduler": {"base_size": 3}}
+    (tmp_path / "a.yaml").write_text("steps: 5\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"steps": 5}
+
+
 def test_true_is_no_number_in_a_configuration() -> None:
     with pytest.raises(ValueError, match=r"model\.yaml: steps = True: true is for switches only"):
         validate(Defaults, {"steps": True}, source="model.yaml")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from videoaccel.common.package import packaged
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.planning.prior import find_prior, setting_of
 
 FOLDER = packaged("assets", "demo")
 PROMPT = "a red circle moves left on a dark blue background"
@@ -72,11 +74,16 @@ def test_the_prior_in_the_box_belongs_to_these_weights(
 ) -> None:
     """`--speedup 2` works at once; a prior is found by the weights, so new ones need a new one."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    exact = demo(PROMPT, seed=1, output_type="latent").frames
-    demo.accelerate("soda", speedup=2.0)
+    d = demo.defaults
+    size: Any = {"size": (d.height, d.width), "frames": d.num_frames, "guidance": d.guidance}
+    assert find_prior(setting_of(demo.transformer, demo.scheduler, steps=d.steps, **size)) is not None
+    # Tables are by step and module: a clip of two latents, which takes a fraction of the time, they serve as well.
+    short = {"seed": 1, "num_frames": 5, "output_type": "latent"}
+    exact = demo(PROMPT, **short).frames
+    demo.accelerate("soda", speedup=2.0, foreign_prior=True)
     try:
-        fast = demo(PROMPT, seed=1, output_type="latent").frames
+        fast = demo(PROMPT, **short).frames
     finally:
         demo.accelerate(None)
     error = (fast - exact).square().mean() / exact.square().mean()
-    assert 0 < error < 0.01
+    assert 0 < error < 1e-3

@@ -1,5 +1,6 @@
 """Whole generations by several ranks against one: latents within 1e-4, frames within a grey level, equal decisions."""
 
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -31,8 +32,19 @@ APART = {"fastercache", "sada", "tgate", "toca", "delta_dit+sada"}
 SHARED = [(1, 1, 2), (1, 2, 1), (1, 1, 3)]
 
 
+ALONE: dict[str, Any] = {}
+
+
+def alone(options: dict[str, Any]) -> Any:
+    """What one rank makes, for whatever number of ranks it is compared with."""
+    key = repr(sorted(options.items()))
+    if key not in ALONE:
+        ALONE[key] = pipelines.made(None, **options)
+    return ALONE[key]
+
+
 def check(ranks: RankPools, degrees: tuple[int, int, int], options: dict[str, Any]) -> None:
-    expected, digests, actions = pipelines.made(None, **options)
+    expected, digests, actions = alone(options)
     pool = ranks(degrees[0] * degrees[1] * degrees[2])
     for out, found, decided in pool.run(pipelines.run_made, degrees, options):
         assert decided == actions and found == digests
@@ -61,6 +73,9 @@ def test_replayed_calls_keep_the_bits_of_ranks(ranks: RankPools, method: str | N
         assert torch.equal(out, wanted)
 
 
+one_image = cache(partial(pipelines.image, None))
+
+
 @pytest.mark.parametrize("degrees", SHARED)
 @pytest.mark.parametrize("kind", ["dit", "pixart"])
 @pytest.mark.parametrize("method", [None, "duca"])
@@ -68,7 +83,7 @@ def test_images_are_those_of_one_rank(
     ranks: RankPools, degrees: tuple[int, int, int], kind: str, method: str | None
 ) -> None:
     """With noise in every step, and a solver that looks back."""
-    expected, digest = pipelines.image(None, kind, method)
+    expected, digest = one_image(kind, method)
     for out, found in ranks(degrees[1] * degrees[2]).run(pipelines.image, degrees, kind, method):
         assert found == digest
         torch.testing.assert_close(out, expected, atol=1e-6 * float(expected.abs().max()), rtol=1e-4)
@@ -93,7 +108,7 @@ def test_every_method_decides_and_computes_as_on_one_rank(
 def test_sada_computes_the_same_columns(ranks: RankPools, degrees: tuple[int, int, int]) -> None:
     fields = {"threshold": 1e-6, "keep": 0.5, "start": 0.1}
     options = {"method": "sada", "fields": fields, "num_inference_steps": 12}
-    _, _, actions = pipelines.made(None, **options)
+    _, _, actions = alone(options)
     assert any("partial" in action for step in actions for action in step.values()), "some columns only were computed"
     check(ranks, degrees, options)
 
@@ -102,7 +117,7 @@ def test_sada_computes_the_same_columns(ranks: RankPools, degrees: tuple[int, in
 def test_frames_are_those_of_one_rank(ranks: RankPools, degrees: tuple[int, int, int]) -> None:
     """Decoded in turn, and the second loop goes on from what was decoded."""
     options = {"num_frames": 34, "loops": 2, "latents": False, "num_inference_steps": 2}
-    expected, _, _ = pipelines.made(None, **options)
+    expected, _, _ = alone(options)
     for out, _, _ in ranks(degrees[2]).run(pipelines.run_made, degrees, options):
         assert out.shape == expected.shape
         assert ((out - expected).abs().max() * 127.5).item() < 1
@@ -117,7 +132,7 @@ def test_clips_side_by_side_wait_for_nobody(ranks: RankPools) -> None:
 def test_few_chunks_are_cut_into_frames(ranks: RankPools) -> None:
     """One chunk of 9 frames on 2 ranks: each decodes some of them."""
     options = {"latents": False, "num_inference_steps": 2}
-    expected, _, _ = pipelines.made(None, **options)
+    expected, _, _ = alone(options)
     for out, _, _ in ranks(2).run(pipelines.run_made, (1, 1, 2), options):
         assert ((out - expected).abs().max() * 127.5).item() < 1
 

@@ -24,7 +24,7 @@ SIZE = (2, 4, 4)
 def settings_of(folder: Path, out: Path, **fields: Any) -> RouterSettings:
     """A training of the tiny pipeline that takes seconds."""
     small: dict[str, Any] = {
-        "model": str(folder), "size": "64x64", "frames": 17, "steps": 4, "clips": 2, "states": 2, "hidden": 8,
+        "model": str(folder), "size": "32x32", "frames": 5, "steps": 4, "clips": 2, "states": 2, "hidden": 8,
         "iterations": 6, "save_every": 2, "device": "cpu", "prompts": ("a red circle", "a blue square"),
     }  # fmt: skip
     return RouterSettings(**{**small, "output": str(out), **fields})

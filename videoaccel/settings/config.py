@@ -1,6 +1,8 @@
 """Configurations as typed values: models by name, and the defaults of a generation. YAML in, frozen values out."""
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -144,12 +146,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     text = read_text(path, name=f"configuration file {path}")
     try:
-        data = parse_yaml(text)
+        data = deepcopy(_parsed(text))
     except ValueError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise ValueError(f"{path} must hold names with values, found a {type(data).__name__}")
     return data or {}
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """Of a text once: one command looks at every model's configuration several times, and YAML is read slowly."""
+    return parse_yaml(text)
 
 
 def validate(model: type[Loaded], data: Mapping[str, Any], *, source: str) -> Loaded:
