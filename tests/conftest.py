@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,26 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is imported;
 
 if TYPE_CHECKING:
     from tests.workshop import Workshop
+
+LONG = {
+    "test_calibration.py", "test_gpu_check.py", "test_interrupts.py", "test_packaging.py", "test_demo_recipe.py",
+    "test_small_models.py", "test_demo_model.py", "test_training.py",
+}  # fmt: skip
+"""Files of few tests that take long."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go to workers in the order below, not by their numbers of tests alone."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For workers, long files first: one that begins last would keep a single worker busy at the end."""
+    if hasattr(config, "workerinput"):
+        count = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.name not in LONG, -count[item.path], str(item.path)))
+
 
 _MANY = 200  # modules; fewer new ones are not worth a pass over everything there is
 _frozen_at = 0
