@@ -51,7 +51,7 @@ def pytest_runtest_setup() -> None:
     transformers. What a test makes is looked at as ever.
     """
     global _frozen_at
-    if len(sys.modules) >= _frozen_at + _MANY or gc.get_freeze_count() == 0:
+    if len(sys.modules) >= _frozen_at + _MANY:
         _frozen_at = len(sys.modules)
         gc.collect()
         gc.freeze()
