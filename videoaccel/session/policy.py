@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from torch import Tensor
 
 from videoaccel.models.seam import Attend, Branch, Site, Work
@@ -21,6 +21,7 @@ from videoaccel.session.actions import COMPUTE, Action, Place, Span, precisely
 from videoaccel.session.columns import Columns
 from videoaccel.session.costs import Costs, Unit
 from videoaccel.session.stretches import Stretches
+from videoaccel.settings.config import no_switch
 
 Velocities = Mapping[str, Tensor]
 """Raw network output by guidance branch (``cond``, ``uncond``), [B, Z, T, h, w] each."""
@@ -354,7 +355,12 @@ class Policy(BaseModel):
     read. All fields have defaults.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return no_switch(value, cls.model_fields[str(info.field_name)].annotation)
 
     knob: ClassVar[str] = ""
     """The field that trades quality for speed."""

@@ -16,18 +16,37 @@ Kind = Literal["models", "accel", "runs", "suites"]
 Loaded = TypeVar("Loaded", bound=BaseModel)
 
 
+def no_switch(value: Any, kind: Any) -> Any:
+    """A value as it is, unless it is true or false, or a list with one in it, where no switch is meant.
+
+    Left to itself pydantic reads true as 1, and YAML reads yes, no, on and off as true and false.
+
+    Args:
+        value: Of a field.
+        kind: The field's annotation.
+
+    Raises:
+        ValueError: It is.
+    """
+    if "bool" in str(kind) or "Any" in str(kind):
+        return value
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is for switches only; a text needs quotes")
+    if isinstance(value, list | tuple) and any(isinstance(one, bool) for one in value):
+        wanted = "texts" if "str" in str(kind) else "numbers"
+        raise ValueError(f"{wanted} are wanted, not true or false; got {value}")
+    return value
+
+
 class Config(BaseModel):
     """Base of all configurations: frozen, and an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Left to itself pydantic reads true as 1, and YAML reads yes, no, on and off as true and false.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"{str(value).lower()} is for switches only; a text needs quotes")
-        return value
+        return no_switch(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Defaults(Config):

@@ -33,10 +33,7 @@ def _listed(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    numbers = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
-    if isinstance(numbers, list | tuple) and any(isinstance(number, bool) for number in numbers):
-        raise ValueError(f"numbers are wanted, not true or false; got {numbers}")
-    return numbers
+    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
 
 
 def _frames(value: Any) -> Any:
