@@ -360,5 +360,5 @@ def _has_cache(network: Any) -> bool:
 def _say(report: Report) -> None:
     """Warn of a generation in which nothing was forecast."""
     if report.evaluations and report.calls == report.calls_computed and not report.failed:
-        reasons = ", ".join(report.reasons) or "it allowed no forecast"
+        reasons = ", ".join(f"{count} calls: {reason}" for reason, count in (report.reasons or report.due).items())
         warn_user(f"{report.method} computed all of {report.pipeline}: {reasons}")

@@ -20,10 +20,12 @@ from videoaccel.adapters.observer import Observer
 from videoaccel.adapters.outputs import Output, finite, taken_apart
 from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.report import Report, Tally
-from videoaccel.adapters.rule import Ask, Evaluation, Refused, Serve, Space, Stepped, StepRule
+from videoaccel.adapters.rule import Ask, Due, Evaluation, Refused, Serve, Space, Stepped, StepRule
 from videoaccel.adapters.sides import STALE, Sides
 from videoaccel.adapters.streams import Stream, Streams, latent_of, time_of
 from videoaccel.adapters.tracker import Tracker
+
+BEFORE = Due("it runs before the network that decides")
 
 
 class Generation:
@@ -62,6 +64,7 @@ class Generation:
         self._now: Evaluation | None = None
         self._serve: Serve | None = None
         self._reason: str | None = None
+        self._due: Due | None = None
         self._asks = self._idle = False
         self._space: Space | None = None
         self._steps: list[Stepped] = []
@@ -116,7 +119,7 @@ class Generation:
             self.tally.served(stream)
             return held
         output = call()
-        self.tally.ran(stream, None)
+        self.tally.ran(stream, self._reason, self._due or (BEFORE if self._asks else None))
         if self.forecasts:
             self.sides.keep(stream, output)
         return output
@@ -154,6 +157,7 @@ class Generation:
             segments=self.tracker.segment + 1,
             streams=self.tally.streams(),
             passed=dict(self.tally.passed),
+            due=dict(self.tally.due),
             seconds_in_networks=self.clock.seconds,
             seconds=time.perf_counter() - self._began,
             stored_bytes=self.history.peak_bytes + self.sides.peak_bytes,
@@ -189,7 +193,7 @@ class Generation:
         self.streams.begin()
         self._now, self._steps = now, []
         self._ran = self._served = 0
-        self._serve, self._reason, self._asks = None, None, False
+        self._serve, self._reason, self._due, self._asks = None, None, None, False
         if not self.forecasts:
             return
         self._reason = self._standing or forbidden(now, apart=self.tracker.apart)
@@ -201,6 +205,8 @@ class Generation:
         self.history.keeps = self._rule.keeps
         if isinstance(wanted, Refused):
             self._reason = wanted.reason
+        elif isinstance(wanted, Due):
+            self._due = wanted
         elif wanted is not None and self.history.least < self._rule.least:
             self._reason = "too few outputs computed in a row"
         elif isinstance(wanted, Ask):
@@ -262,7 +268,7 @@ class Generation:
         reason = self._reason
         if self.forecasts:
             reason = self._keep(now, stream, output if added is None else added, x) or reason
-        self.tally.ran(stream, reason)
+        self.tally.ran(stream, reason, self._due)
         for observer in self._observers:
             observer.called(now, stream, x, output, computed=True)
         return output
@@ -298,7 +304,11 @@ class Generation:
             return False
         self._rule.felt(now, stream, signals[wanted])
         asks, self._asks = self._asks, False
-        if not asks or (serve := self._rule.judge(now)) is None:
+        if not asks:
+            return False
+        serve = self._rule.judge(now)
+        if isinstance(serve, Due):
+            self._due = serve
             return False
         if self.history.count(stream) < self._rule.least:
             self._reason = "no history of this call"

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from videoaccel.adapters.rule import Evaluation, Refused, Serve, StepRule
+from videoaccel.adapters.rule import Due, Evaluation, Serve, StepRule
+
+PERIOD = Due("its period and warm-up")
 
 
 class Periodic(StepRule):
@@ -17,6 +19,6 @@ class Periodic(StepRule):
         self._due, self._order = due, order
         self.keeps = order + 1
 
-    def decide(self, now: Evaluation) -> Serve | Refused | None:
+    def decide(self, now: Evaluation) -> Serve | Due:
         """See :meth:`StepRule.decide`."""
-        return None if self._due(now.i, now.n) else Serve(self._order)
+        return PERIOD if self._due(now.i, now.n) else Serve(self._order)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from videoaccel.adapters.rule import Evaluation, Refused, Serve, StepRule
+from videoaccel.adapters.rule import Due, Evaluation, Refused, Serve, StepRule
 
 Step = int | Mapping[int, float] | None
 """Of an evaluation: None if it is computed, the order of its forecast, or the share of each output by its number."""
@@ -94,6 +94,9 @@ Planner = Callable[[Evaluation], OutputPlan | Refused]
 """Makes the plan of a segment in its second evaluation, when the number of evaluations is known for certain."""
 
 
+PLAN = Due("its plan")
+
+
 class Planned(StepRule):
     """One segment by plan.
 
@@ -109,12 +112,12 @@ class Planned(StepRule):
         self.keeps = plan.keeps if isinstance(plan, OutputPlan) else keeps
         self._places: dict[str, list[int]] = {}
 
-    def decide(self, now: Evaluation) -> Serve | Refused | None:
+    def decide(self, now: Evaluation) -> Serve | Refused | Due:
         """See :meth:`StepRule.decide`."""
         places = self._places.setdefault(now.component, [])
         places.append(now.i)
         if not now.course.certain:
-            return None
+            return PLAN
         if not isinstance(self._plan, OutputPlan | Refused):
             self._plan = self._plan(now)
             self.keeps = self._plan.keeps if isinstance(self._plan, OutputPlan) else self.keeps
@@ -127,7 +130,7 @@ class Planned(StepRule):
             return Refused(f"the plan has {len(steps)} evaluations of {now.component}")
         step = steps[now.nth]
         if step is None:
-            return None
+            return PLAN
         if isinstance(step, Mapping):
             return Serve(weights={places[nth]: share for nth, share in step.items()})
         return Serve(step, along=now.course.times if plan.axis == "time" else None)

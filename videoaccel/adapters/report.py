@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from videoaccel.adapters.rule import Due
 from videoaccel.adapters.streams import Stream, shape_of
 from videoaccel.common.wording import counted
 
@@ -45,6 +46,7 @@ class Report:
         segments: How often the course began anew, and the first time.
         streams: What became of each stream of calls, in order of their first call.
         passed: By reason, calls that were handed on unseen.
+        due: By reason, calls that were computed as the method wants it.
         seconds_in_networks: Time of the calls that were computed, and of those that were left early.
         seconds: Time of the whole call of the pipeline.
         stored_bytes: Most memory that kept outputs took.
@@ -67,6 +69,7 @@ class Report:
     failed: bool = False
     note: str | None = None
     residual: str | None = None
+    due: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def calls(self) -> int:
@@ -112,6 +115,9 @@ class Report:
             refused.update(stream.refused)
         for reason, count in refused.most_common(1):
             head += f"; {counted(count, 'call')} computed against the method: {reason}"
+        if self.calls == self.calls_computed and not refused:
+            for reason, count in Counter(self.due).most_common(1):
+                head += f"; {counted(count, 'call')} computed by the method: {reason}"
         return head + (f"; {self.segments} segments" if self.segments > 1 else "")
 
     def __str__(self) -> str:
@@ -123,7 +129,8 @@ class Report:
             rows.append((stream.component, name.strip(), shape, str(stream.computed), str(stream.forecast), refused))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        tail = [f"{count} calls handed on: {reason}" for reason, count in self.passed.items()]
+        tail = [f"{counted(count, 'call')} computed by the method: {reason}" for reason, count in self.due.items()]
+        tail += [f"{counted(count, 'call')} handed on: {reason}" for reason, count in self.passed.items()]
         if not self.streams:
             lines = []
         return "\n".join([self.summary, *lines, *tail, *(["the pipeline raised an error"] if self.failed else [])])
@@ -145,6 +152,7 @@ class Tally:
 
     Attributes:
         passed: By reason, calls that were handed on unseen.
+        due: By reason, calls that were computed as the method wants it.
     """
 
     passed: Counter[str] = field(default_factory=Counter)
@@ -152,13 +160,16 @@ class Tally:
     forecast: Counter[Stream] = field(default_factory=Counter)
     refused: dict[Stream, Counter[str]] = field(default_factory=dict)
     left: Counter[Stream] = field(default_factory=Counter)
+    due: Counter[str] = field(default_factory=Counter)
 
-    def ran(self, stream: Stream, reason: str | None) -> None:
-        """A call was computed, with the reason if that was against the method."""
+    def ran(self, stream: Stream, reason: str | None, due: Due | None = None) -> None:
+        """A call was computed, with the reason if that was against the method, or else the method's own."""
         self.computed[stream] += 1
         told = self.refused.setdefault(stream, Counter())
         if reason is not None:
             told[reason] += 1
+        elif due is not None:
+            self.due[due.reason] += 1
 
     def served(self, stream: Stream) -> None:
         """A call was answered without the network."""

@@ -97,6 +97,20 @@ class Refused:
     reason: str
 
 
+@dataclass(frozen=True)
+class Due:
+    """An evaluation is computed, as the method wants it.
+
+    Attributes:
+        reason: Why, in a few words.
+    """
+
+    reason: str
+
+
+NOTHING_BEFORE = Due("nothing to compare with yet")
+
+
 class Ask:
     """An evaluation begins with its first block; :meth:`StepRule.judge` says then whether it ends there."""
 
@@ -191,16 +205,20 @@ class StepRule:
     listens: bool = False
     watches: str | None = None
 
-    def decide(self, now: Evaluation) -> Serve | Refused | Ask | None:
-        """How to serve an evaluation; None to compute it. Asked once, when it begins."""
+    def decide(self, now: Evaluation) -> Serve | Refused | Ask | Due | None:
+        """How to serve an evaluation, or why it is computed. Asked once, when it begins.
+
+        Returns:
+            None from a rule that never forecasts; any other says why it computes.
+        """
         return None
 
     def felt(self, now: Evaluation, stream: Stream, signal: Tensor) -> None:
         """Told what a block does in the first call of an evaluation that is not served from the beginning, [G, P]."""
 
-    def judge(self, now: Evaluation) -> Serve | None:
-        """How to serve an evaluation of which :meth:`decide` said ``Ask``, after :meth:`felt`; None to compute it."""
-        return None
+    def judge(self, now: Evaluation) -> Serve | Due:
+        """How to serve an evaluation of which :meth:`decide` said ``Ask``, after :meth:`felt`, or why not."""
+        return Due("it does not judge")
 
     def ended(self, now: Evaluation, *, computed: bool, steps: Sequence[Stepped]) -> None:
         """An evaluation is over.

@@ -84,7 +84,7 @@ def ran(record: Mapping[str, Any]) -> str:
     """How often the network ran.
 
     >>> network = {"calls": 20, "computed": 12, "evaluations": 10, "evaluations_computed": [0, 1, 2, 4, 6, 9],
-    ...            "stored_bytes": 1024, "refused": {}}
+    ...            "stored_bytes": 1024, "refused": {}, "due": {"its period and warm-up": 12}}
     >>> ran({"network": network, "acceleration": {"method": "fora", "note": None}})
     'fora: 12 of 20 network calls, in 6 of 10 evaluations, stored 1 KiB'
     """
@@ -100,6 +100,8 @@ def ran(record: Mapping[str, Any]) -> str:
         text += (
             f"; against the method: {', '.join(f'{count} {reason}' for reason, count in network['refused'].items())}"
         )
+    elif done and network["computed"] == network["calls"] and network["due"]:
+        text += f"; by the method: {', '.join(f'{count} {reason}' for reason, count in network['due'].items())}"
     return text
 
 

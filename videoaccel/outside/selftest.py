@@ -246,7 +246,7 @@ def _methods(pipe: Any, arguments: Arguments, forecast: Report) -> tuple[dict[st
     said: dict[str, str] = {}
     refused = []
     nothing = forecast.calls == forecast.calls_computed
-    why = ", ".join(forecast.reasons) or "no forecast was made"
+    why = ", ".join(forecast.reasons or forecast.due)
     for name in policy_names():
         if name not in available():
             said[name] = "has to look into the network"

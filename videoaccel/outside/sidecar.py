@@ -98,7 +98,7 @@ def network(fast: Attachment | None) -> dict[str, Any] | None:
         return None
     report = fast.report()
     data = dataclasses.asdict(report)
-    kept = ("evaluations", "segments", "streams", "passed", "stored_bytes")
+    kept = ("evaluations", "segments", "streams", "passed", "due", "stored_bytes")
     return {
         "calls": report.calls,
         "computed": report.calls_computed,

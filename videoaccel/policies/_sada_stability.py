@@ -202,11 +202,18 @@ class Track:
 
     def may_skip(self, at: float) -> bool:
         """Whether the prediction at ``at`` may be forecast."""
-        if self.run >= self.rules.max_run or not self.within_reach(at):
-            return False
+        return self.obstacle(at) is None
+
+    def obstacle(self, at: float) -> str | None:
+        """Why the prediction at ``at`` may not be forecast, in a few words; None if it may."""
+        if self.run >= self.rules.max_run:
+            return "so many in a row were left out as may be"
+        if not self.within_reach(at):
+            return "it is too far from what was computed"
         if self.rules.criterion != "posterior":
-            return self._stable
-        return self._error is not None and self.predicted_error(at) < self.rules.threshold
+            return None if self._stable else f"unstable by the criterion {self.rules.criterion}"
+        known = self._error is not None and self.predicted_error(at) < self.rules.threshold
+        return None if known else "the error that is foretold is above its threshold"
 
     def predicted_error(self, at: float) -> float:
         """Relative error that a forecast will have, from that of the last one that could be checked."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videoaccel.adapters.blocks import MIDDLE
 from videoaccel.adapters.methods import RuleFrom
-from videoaccel.adapters.rule import Evaluation, Serve, StepRule
+from videoaccel.adapters.rule import Due, Evaluation, Serve, StepRule
 from videoaccel.adapters.signals import agreed, change
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies._trunk import quotients
@@ -19,6 +19,8 @@ from videoaccel.policies.adacache import AdaCache, fitted_thresholds, interval, 
 
 WATCHES = frozenset({MIDDLE})
 TABLES = AdaCache.needs
+
+CHANGED = Due("its block changed too much to hold longer")
 
 
 def rule_from(policy: AdaCache) -> RuleFrom:
@@ -57,10 +59,10 @@ class AdaCacheRule(StepRule):
         self._before: tuple[Stream, Tensor] | None = None
         self._sums: Tensor | None = None
 
-    def decide(self, now: Evaluation) -> Serve | None:
+    def decide(self, now: Evaluation) -> Serve | Due:
         """See :meth:`StepRule.decide`."""
         if now.i == 0 or now.i >= now.n - 2:
-            return None
+            return Due("the first and the last two")
         if self._sums is not None:
             apart = self.gap * self.measured / now.n
             changes = [one / apart for one in quotients(self._sums.flatten().tolist())]
@@ -68,7 +70,7 @@ class AdaCacheRule(StepRule):
             own = min(interval(one, self.thresholds, lengths) for one in changes)
             self.interval = int(agreed(own, self._sums, self.agree))
             self._sums = None
-        return Serve() if now.i < self.last + self.interval else None
+        return Serve() if now.i < self.last + self.interval else CHANGED
 
     def felt(self, now: Evaluation, stream: Stream, signal: Tensor) -> None:
         """See :meth:`StepRule.felt`."""

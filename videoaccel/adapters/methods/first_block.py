@@ -4,12 +4,14 @@ from torch import Tensor
 
 from videoaccel.adapters.blocks import ADDED
 from videoaccel.adapters.methods import Rules
-from videoaccel.adapters.rule import ASK, Ask, Evaluation, RuleMaker, Serve, StepRule
+from videoaccel.adapters.rule import ASK, NOTHING_BEFORE, Ask, Due, Evaluation, RuleMaker, Serve, StepRule
 from videoaccel.adapters.signals import agreed, relative
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies.first_block import FirstBlock
 
 WATCHES = frozenset({ADDED})
+
+CHANGED = Due("the first block changed more than its threshold")
 
 
 def rules(policy: FirstBlock) -> Rules:
@@ -32,21 +34,21 @@ class FirstBlockRule(StepRule):
         self._now: tuple[Stream, Tensor] | None = None
         self._before: tuple[Stream, Tensor] | None = None
 
-    def decide(self, now: Evaluation) -> Ask | None:
+    def decide(self, now: Evaluation) -> Ask | Due:
         """See :meth:`StepRule.decide`."""
-        return None if now.i < self.policy.warmup else ASK
+        return Due("its warm-up") if now.i < self.policy.warmup else ASK
 
     def felt(self, now: Evaluation, stream: Stream, signal: Tensor) -> None:
         """See :meth:`StepRule.felt`."""
         self._now = stream, signal
 
-    def judge(self, now: Evaluation) -> Serve | None:
+    def judge(self, now: Evaluation) -> Serve | Due:
         """See :meth:`StepRule.judge`. NaN is too much of a change."""
         if self._now is None or self._before is None or self._now[0] != self._before[0]:
-            return None
+            return NOTHING_BEFORE
         changes = relative(self._now[1], self._before[1])
         serves = all(change <= self.policy.threshold for change in changes)
-        return Serve() if agreed(serves, self._now[1], self.agree) else None
+        return Serve() if agreed(serves, self._now[1], self.agree) else CHANGED
 
     def ended(self, now: Evaluation, *, computed: bool, steps: object) -> None:
         """See :meth:`StepRule.ended`."""

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from videoaccel.adapters.methods import Rules
-from videoaccel.adapters.rule import Course, Evaluation, Refused, Serve, Stepped, StepRule
+from videoaccel.adapters.rule import NOTHING_BEFORE, Course, Due, Evaluation, Refused, Serve, Stepped, StepRule
 from videoaccel.adapters.solvers import Preserving, is_flow, preserving
 from videoaccel.policies._sada_stability import Rules as Judgement
 from videoaccel.policies._sada_stability import Track, make_track
 from videoaccel.policies.sada import Sada
+
+WINDOW = Due("the first, the last, or its late period")
 
 
 def rules(policy: Sada) -> Rules:
@@ -55,7 +57,7 @@ class SadaRule(StepRule):
         self._follow(course)
         return self._solver
 
-    def decide(self, now: Evaluation) -> Serve | Refused | None:
+    def decide(self, now: Evaluation) -> Serve | Refused | Due:
         """See :meth:`StepRule.decide`."""
         self._follow(now.course)
         if now.component != self._component:
@@ -70,8 +72,10 @@ class SadaRule(StepRule):
         windows = policy.windows(now.n)
         told = windows.told(now.i)
         known = bool(self.tracks) and all(len(track.nodes) >= policy.terms for track in self.tracks)
-        if not known or told is True or (told is None and not self._may_skip(self._along[now.i])):
-            return None
+        if not known or told is True:
+            return WINDOW if told is True else NOTHING_BEFORE
+        if told is None and (obstacle := self._obstacle(self._along[now.i])) is not None:
+            return Due(obstacle)
         terms = policy.multistep_terms if now.i >= windows.late else policy.terms
         return Serve(terms - 1, along=self._along)
 
@@ -127,13 +131,14 @@ class SadaRule(StepRule):
                 if moved is not None:
                     track.moved(solver.time(place + 1), solver.latent(place + 1, moved[b]))
 
-    def _may_skip(self, at: float) -> bool:
+    def _obstacle(self, at: float) -> str | None:
+        """Why an evaluation may not be left out; None if it may."""
         waiting = [(track, track.pending) for track in self.tracks if track.pending is not None]
         if waiting:
             numbers = self.agree(torch.stack([pending for _, pending in waiting])).tolist()
             for (track, _), sums in zip(waiting, numbers, strict=True):
                 track.judge(sums)
-        return all(track.may_skip(at) for track in self.tracks)
+        return next((found for track in self.tracks if (found := track.obstacle(at)) is not None), None)
 
 
 class _GradientTrack(Track):

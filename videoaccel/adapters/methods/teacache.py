@@ -10,13 +10,15 @@ from torch import Tensor
 
 from videoaccel.adapters.blocks import MODULATED
 from videoaccel.adapters.methods import RuleFrom
-from videoaccel.adapters.rule import ASK, Ask, Evaluation, Refused, Serve, StepRule
+from videoaccel.adapters.rule import ASK, NOTHING_BEFORE, Ask, Due, Evaluation, Serve, StepRule
 from videoaccel.adapters.signals import agreed, relative
 from videoaccel.adapters.streams import Stream
 from videoaccel.policies.teacache import TeaCache, fit
 
 WATCHES = frozenset({MODULATED})
 TABLES = TeaCache.needs
+
+CHANGED = Due("the change that was foretold reached its threshold")
 
 
 def rule_from(policy: TeaCache) -> RuleFrom:
@@ -53,24 +55,24 @@ class TeaCacheRule(StepRule):
         self._before: tuple[Stream, Tensor] | None = None
         self._now: tuple[Stream, Tensor] | None = None
 
-    def decide(self, now: Evaluation) -> Ask | Refused | None:
+    def decide(self, now: Evaluation) -> Ask | Due:
         """See :meth:`StepRule.decide`."""
-        return None if now.i in (0, now.n - 1) else ASK
+        return Due("the first and the last") if now.i in (0, now.n - 1) else ASK
 
     def felt(self, now: Evaluation, stream: Stream, signal: Tensor) -> None:
         """See :meth:`StepRule.felt`."""
         self._before, self._now = self._now, (stream, signal)
 
-    def judge(self, now: Evaluation) -> Serve | None:
+    def judge(self, now: Evaluation) -> Serve | Due:
         """See :meth:`StepRule.judge`. A number that is none is change enough."""
         if self._now is None or self._before is None or self._now[0] != self._before[0]:
-            return None
+            return NOTHING_BEFORE
         changes = relative(self._now[1], self._before[1])
         expected = [self.expected(change) if math.isfinite(change) else math.inf for change in changes]
         before = self.total if len(self.total) == len(expected) else [0.0] * len(expected)
         self.total = [total + more for total, more in zip(before, expected, strict=True)]
         serves = all(total < self.threshold for total in self.total)
-        return Serve() if agreed(serves, self._now[1], self.agree) else None
+        return Serve() if agreed(serves, self._now[1], self.agree) else CHANGED
 
     def ended(self, now: Evaluation, *, computed: bool, steps: object) -> None:
         """See :meth:`StepRule.ended`."""
