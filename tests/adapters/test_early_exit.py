@@ -268,11 +268,8 @@ def test_a_prior_without_the_table_is_measured_anew_and_keeps_what_else_it_knew(
     short = Prior(prior.setting, kept, {name: 1 for name in kept}, prior.info)
     assert prior.path is not None
     short.save(prior.path)
-    with (
-        accelerate(tiny.pipe, "teacache", prior=short),
-        pytest.raises(ValueError, match=r"the prior has no table teacache\.probe"),
-    ):
-        tiny()
+    with pytest.raises(ValueError, match=r"the prior has no table teacache\.probe"):
+        accelerate(tiny.pipe, "teacache", prior=short)
     with accelerate(tiny.pipe, "teacache", calibrate=1):
         tiny()
     found, _ = find(prior.setting, needs=("teacache.probe",))

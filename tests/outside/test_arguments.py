@@ -6,9 +6,10 @@ from typing import Any
 import diffusers
 import pytest
 
+from tests.adapters.image_pipes import pixart
 from videoaccel.outside.arguments import CLASSES, File, arguments_of, label
 from videoaccel.outside.order import fps_of
-from videoaccel.outside.signature import Signature, signature_of
+from videoaccel.outside.signature import Signature, check_calls, signature_of
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -88,3 +89,20 @@ def test_frames_per_second_are_those_of_the_pipelines_example() -> None:
     assert fps_of(GenerateSettings(), wan) == 16 and fps_of(GenerateSettings(fps=5), wan) == 5
     assert fps_of(GenerateSettings(), signature_of(diffusers.LTX2Pipeline)) == 24
     assert fps_of(GenerateSettings(args={"frame_rate": 12}), Signature("A", {"frame_rate": 25})) == 12
+
+
+def test_a_call_that_swallows_any_argument_is_still_told_of_slips() -> None:
+    assert signature_of(diffusers.PixArtAlphaPipeline).swallows and not signature_of(diffusers.WanPipeline).swallows
+    with pytest.raises(ValueError, match="PixArtAlphaPipeline takes no argument 'nmae'; did you mean name"):
+        Signature("PixArtAlphaPipeline", {"name": None}, swallows=True).check("nmae")
+    with pytest.raises(ValueError, match="takes no argument 'guidence_scale'; did you mean guidance_scale"):
+        told("PixArtAlphaPipeline", args={"guidence_scale": 3})
+    with pytest.warns(UserWarning, match="names no argument 'zzz' but takes any: nobody can tell whether it reads"):
+        assert told("PixArtAlphaPipeline", args={"zzz": 3}) == {"prompt": "a cat", "zzz": 3}
+
+
+def test_calls_of_a_loaded_pipeline_are_looked_through() -> None:
+    pipe = pixart().pipe
+    check_calls(pipe, {"call": {"prompt": "a cat", "guidance_scale": 3}})
+    with pytest.raises(ValueError, match="calls 2: PixArtSigmaPipeline takes no argument 'promt'; did you mean prompt"):
+        check_calls(pipe, {"calls 1": {"prompt": "a cat"}, "calls 2": {"promt": "a cat"}})

@@ -19,7 +19,10 @@ def test_of_a_pipeline_with_two_branches(wan_folder: Path) -> None:
     assert found.arguments == {"num_inference_steps": 10, "height": 32, "width": 32, "num_frames": 5,
                                "guidance_scale": 3.0}  # fmt: skip
     assert (found.report.calls, found.forecast.calls_computed) == (20, 12)
-    assert found.methods["soda"].startswith("can be had; errors") and found.methods["fora"] == "can be had"
+    assert found.methods["soda"].startswith("can be had; errors")
+    assert found.methods["fora"] == found.methods["taylorseer"] == "can be had; residual: body"
+    assert found.forecast.method == "fora" and found.methods["sada"] == "can be had"
+    assert found.methods["uncalibrated (fixed_linear)"] == "can be had" and "soda-published (soda)" not in found.methods
     assert "pab" in found.refused and "fora" not in found.refused
 
 

@@ -26,6 +26,7 @@ from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.parallel.mesh import rank_here
+from videoaccel.planning.fitted import QUALITY
 from videoaccel.planning.prior import KINDS, PIPELINE, Prior, priors_on_shelf
 
 MeasuredRule = Callable[[float | None, Mapping[str, Tensor], Sequence[str], Plans], StepRule]
@@ -104,6 +105,7 @@ class Lessons(RuleMaker):
         self._now: Lesson | None = None
         self._identities = Identities()
         self.meter = Meter(self._measured)
+        check_tables(self._given, self._needs)
 
     def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`RuleMaker.begins`.
@@ -165,17 +167,12 @@ class Lessons(RuleMaker):
 
     def _looked_up(self, setting: Mapping[str, Any]) -> Lesson:
         if self._given is not None:
-            if missing := [name for name in self._needs if name not in self._given.tables]:
-                raise ValueError(f"the prior has no table {missing[0]}; videoaccel.calibrate(pipe, ...) measures one")
             return Lesson(setting, fitting(self._given, setting, foreign=self._foreign))
         found, near = find(setting, foreign=self._foreign, needs=self._needs)
         if found is not None:
             return Lesson(setting, found)
-        if "soda.psnr" in self._needs:
-            raise ValueError(
-                "min_psnr goes by a curve that watching generations does not give: videoaccel.calibrate(pipe, "
-                "calls=[...]), or videoaccel calibrate, measures it, and there is no such prior for this call"
-            )
+        if CURVES & {*self._needs}:
+            raise ValueError(NO_CURVE)
         if not self._clips:
             advice = "measures one, and accelerate with calibrate=True measures the first generations"
             raise NoPriorError(near, f"videoaccel.calibrate(pipe, calls=[...]) {advice}")
@@ -197,6 +194,34 @@ class Lessons(RuleMaker):
             averaged(lesson.tables)
         except ValueError:  # another number of steps: begin anew with that
             lesson.tables, lesson.shares = found[:1], []
+
+
+CURVES = {"soda.psnr", QUALITY}
+"""Tables of the quality that is left, which calibration alone measures."""
+
+NO_CURVE = (
+    "a quality is kept by a curve that watching generations does not give: videoaccel.calibrate(pipe, calls=[...]), or "
+    "videoaccel calibrate, measures it, and there is no such prior for this call"
+)
+
+
+def check_tables(prior: Prior | None, needs: Sequence[str]) -> None:
+    """Refuse what cannot be planned whatever the call, before anything is loaded or generated.
+
+    Args:
+        prior: The one that was given; None for those on the shelf.
+        needs: Tables that a method needs beside those that any measured generation gives.
+
+    Raises:
+        ValueError: The prior that was given has not got one, or a curve is needed and no pipeline's prior here has one.
+    """
+    if prior is not None:
+        if missing := [name for name in needs if name not in prior.tables]:
+            raise ValueError(f"the prior has no table {missing[0]}; videoaccel calibrate measures it")
+        return
+    curves = CURVES & {*needs}
+    if curves and not any(one.info.get(KINDS) == PIPELINE and curves <= one.tables.keys() for one in priors_on_shelf()):
+        raise ValueError(NO_CURVE)
 
 
 def made(

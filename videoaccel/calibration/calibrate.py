@@ -46,8 +46,8 @@ that are held out, and so many take half of what replays of two samples do."""
 
 def calibrate(
     settings: CalibrateSettings | Any,
-    *,
     calls: Sequence[Mapping[str, Any]] | None = None,
+    *,
     out: str | Path | None = None,
     curve: int = 2,
     fit: int | None = None,

@@ -3,8 +3,6 @@
 Shape legend: N evaluations.
 """
 
-import difflib
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from videoaccel.calibration.outside_curve import Known, drawn, fits, kept_tables
 from videoaccel.common.files import check_creatable
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
+from videoaccel.outside.signature import check_calls
 from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
 
@@ -129,7 +128,7 @@ def calibrate_pipeline(
         raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
     if attachment_of(pipe) is not None:
         raise ValueError("the pipeline is accelerated; remove() that first")
-    _check_names(pipe, calls)
+    check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
     if out is not None:
         check_creatable(out)
     tell = listener or (lambda stage, done, total: None)
@@ -159,22 +158,6 @@ def calibrate_pipeline(
 def _wanted(fit: int | None, others: int) -> int:
     """On how many generations steps are fitted."""
     return (min(others, MOST_FITTED) if others >= LEAST_FITTED else 0) if fit is None else fit
-
-
-def _check_names(pipe: Any, calls: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure, before the first call, that the last one has no slip in it.
-
-    Raises:
-        ValueError: A call has an argument that the pipeline does not take.
-    """
-    known = inspect.signature(type(pipe).__call__).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
-        return
-    for number, call in enumerate(calls):
-        if wrong := [name for name in call if name not in known or name == "self"]:
-            close = difflib.get_close_matches(wrong[0], known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"calls[{number}]: {type(pipe).__name__} takes no argument {wrong[0]!r}{hint}")
 
 
 def _written(prior: Prior, out: str | Path | None, ranks: Comm) -> Prior:

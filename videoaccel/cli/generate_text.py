@@ -93,7 +93,8 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
     shares = [loop.get("explained", {}).get("flops_share") for loop in loops]
     if None not in shares:  # counts of actions are of modules of all sizes; operations say what they come to
         what = f"{1 - sum(shares) / len(shares):.0%} of all FLOPs saved"
-    text = f"{done['method']}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
+    title = done.get("title", done["method"])
+    text = f"{title}: {calls:g} of {counted(steps * len(loops), 'network call')}{f' ({what})' if what else ''}"
     stored = max(loop["cache_peak_bytes"] for loop in loops)
     text += f", stored {as_bytes(stored)}" if stored else ""
     changed = ", ".join(f"{name} {value}" for name, value in done.get("coarser_for_cache_memory", {}).items())

@@ -89,7 +89,7 @@ def ran(record: Mapping[str, Any]) -> str:
     'fora: 12 of 20 network calls, in 6 of 10 evaluations, stored 1 KiB'
     """
     network, done = record["network"], record["acceleration"]
-    head = f"{done['method']}: " if done else ""
+    head = f"{done.get('title', done['method'])}: " if done else ""
     text = f"{head}{network['computed']} of {counted(network['calls'], 'network call')}"
     text += f", in {len(network['evaluations_computed'])} of {counted(network['evaluations'], 'evaluation')}"
     if done and network["stored_bytes"]:

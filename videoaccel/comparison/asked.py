@@ -84,7 +84,8 @@ class Asked:
             raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(known)}")
         if "out" not in given:
             raise ValueError("a comparison needs a folder for its results, such as out='compared'")
-        return cls(**{name: value for name, value in given.items() if name in own}, options=options)
+        told = {name: value for name, value in given.items() if name in own}
+        return cls(**{**told, "prior": Prior.given(told.get("prior"))}, options=options)
 
     def check(self, prompts: Sequence[str]) -> tuple[tuple[Setting, ...], list[Clip]]:
         """Settings and clips, as far as can be told without a model that they can be made.

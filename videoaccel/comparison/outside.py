@@ -275,8 +275,7 @@ def arguments_by_name(pipe: Any, options: Mapping[str, Any]) -> Arguments:
     for name in options:
         if name in RESERVED or name == prompt:
             raise ValueError(f"{name} is no option of a comparison; prompts, seeds and what is compared say it")
-        if name not in signature.defaults:
-            raise ValueError(signature.missing(name))
+        signature.check(name)
     config = getattr(pipe, "config", None) or {}
     return Arguments(dict(options), prompt, signature, labels_of(config))
 

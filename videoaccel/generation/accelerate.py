@@ -16,7 +16,7 @@ from videoaccel.common.reading import parse_bytes
 from videoaccel.common.user_warning import warn_user
 from videoaccel.planning.prior import Prior, find_prior, setting_of
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
+from videoaccel.session.registry import beside_file, make_policy, named_method, titled, told_by
 
 CLIPS = 4
 """Generations that are measured where there is no prior."""
@@ -29,6 +29,7 @@ class Outside(NamedTuple):
     foreign_prior: bool
     calibrate: bool | int
     of: Of
+    title: str
 
 
 class Accelerated(Protocol):
@@ -76,9 +77,10 @@ def accelerate(
     """
     if isinstance(pipe, str | Path):
         raise ValueError(f"a pipeline that is loaded is accelerated, got the text {str(pipe)!r}; load it first")
-    policy = None
+    policy, title = None, ""
     if method is not None:
         name, of_file = named_method(method)
+        title = titled(str(method), name)
         with told_by(method):
             policy = make_policy(name, **beside_file(of_file, fields))
     if policy is None and (fields or foreign_prior or prior is not None or cache_memory is not None):
@@ -89,7 +91,7 @@ def accelerate(
             raise ValueError(f"{what} takes no acceleration; give a loaded VideoPipeline or pipeline of diffusers")
         if cache_memory is not None:
             raise ValueError("cache_memory is for VideoPipeline; here a few outputs of the network are kept")
-        return _attached(pipe, policy, Outside(prior, foreign_prior, calibrate, of))
+        return _attached(pipe, policy, Outside(prior, foreign_prior, calibrate, of, title))
     if of != "denoiser" or calibrate is not True:
         raise ValueError("of and calibrate are for pipelines of diffusers; here videoaccel.calibrate measures, once")
     loaded = Prior.given(prior)
@@ -127,7 +129,7 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
             raise ValueError(f"{policy.name} uses no prior on a pipeline that is not ours")
         if asked.of != "denoiser":
             raise ValueError(f"{policy.name} has no target whose time could be of anything")
-        return attach(pipe, rules_of(policy), method=policy.name)
+        return attach(pipe, rules_of(policy), method=asked.title)
     if asked.of not in get_args(Of):
         raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={asked.of!r}")
     if not isinstance(asked.calibrate, int):
@@ -148,7 +150,7 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
         watches=watches_of(policy),
         needs=tables_of(policy),
     )
-    return attach(pipe, lessons, method=policy.name, observers=[lessons.meter])
+    return attach(pipe, lessons, method=asked.title, observers=[lessons.meter])
 
 
 def _check_blocks(pipe: Any, policy: Policy) -> None:

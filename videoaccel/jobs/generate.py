@@ -41,7 +41,7 @@ from videoaccel.jobs.memory_advice import memory_advice
 from videoaccel.jobs.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.jobs.ranks import started, told_of_ranks
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
-from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash
+from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash, titles
 from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
@@ -374,6 +374,7 @@ def _acceleration(
         return None
     return {
         "method": order.policy.name,
+        **titles(order.settings, order.policy),
         "fields": (sessions[0].made_by or order.policy).model_dump(mode="json"),
         **_coarser(order.policy, sessions[0].made_by),
         "loops": [

@@ -20,6 +20,8 @@ from videoaccel.common.home import expand
 from videoaccel.common.plain_json import read_json
 from videoaccel.generation.loading import Source
 from videoaccel.jobs.resolve import Sample, WorkOrder
+from videoaccel.session.policy import Policy
+from videoaccel.session.registry import titled
 from videoaccel.settings.config import Part, validate
 from videoaccel.settings.generate import GenerateSettings
 
@@ -30,6 +32,12 @@ _MODEL_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model")
 _BLOCK = 1 << 20  # bytes
 _TAKES = "--from takes the .json that was written beside a clip"
 _NEEDED = ("settings", "model", "inputs", "versions", "machine", "output")
+
+
+def titles(settings: GenerateSettings, policy: Policy) -> dict[str, str]:
+    """What a method was asked for by, for a sidecar, if that was a configuration."""
+    title = titled(settings.accel or policy.name, policy.name)
+    return {} if title == policy.name else {"title": title}
 
 
 class _Part(BaseModel):

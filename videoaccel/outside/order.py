@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of
+from videoaccel.adapters.lessons import check_tables
+from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
 from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
@@ -26,6 +27,7 @@ from videoaccel.outside.signature import Signature, signature_of
 from videoaccel.outside.spreading import require_plans
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.mesh import ranks_here
+from videoaccel.planning.prior import Prior
 from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.policy import Policy
 from videoaccel.settings.generate import GenerateSettings
@@ -154,7 +156,7 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, ranks: Ranks = 
     arguments = None if signature is None else arguments_of(s, signature, index=found.index)
     policy = policy_of(s)
     if policy is not None:
-        check_method(policy)
+        check_method(policy, s.prior)
     if policy is None and (s.measure_first is not None or s.speedup_of is not None):
         raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
     if arguments is not None:
@@ -193,16 +195,22 @@ def check_batch(s: GenerateSettings, arguments: Arguments) -> None:
         raise ValueError(f"`batch_size` needs a list of {what}s, and {signature.kind} takes no {what}")
 
 
-def check_method(policy: Policy) -> None:
+def check_method(policy: Policy, prior: str | None = None) -> None:
     """Make sure that a method can be had where the insides of networks are not seen.
 
+    Args:
+        policy: The method.
+        prior: File of measured errors; None for those on the shelf.
+
     Raises:
-        ValueError: It cannot, or not with a field of it.
+        ValueError: It cannot, or not with a field of it, or what was measured tells nothing of what it wants to keep.
     """
     if not plans(policy):
         rules_of(policy)
-    elif rule_from(policy) is None:
+        return
+    if rule_from(policy) is None:
         schedule_of(policy)
+    check_tables(Prior.given(prior), tables_of(policy))
 
 
 def with_prompt(settings: GenerateSettings, found: Found) -> GenerateSettings:

@@ -30,7 +30,9 @@ from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside, with_prompt
 from videoaccel.outside.outputs import numbers_in
+from videoaccel.session.policy import Policy
 from videoaccel.session.registry import make_policy, policy_names
+from videoaccel.settings.config import config_names
 from videoaccel.settings.generate import GenerateSettings
 
 STEPS = 10
@@ -39,8 +41,8 @@ STEPS = 10
 LADDER = ((64, 5), (128, 9), (256, 17), (512, None), (None, None))
 """Sides in pixels and frames that are tried one after the other; the last are the pipeline's own."""
 
-TRIED = "fixed_linear"
-"""The method of the run with forecasts: it needs nothing measured."""
+TRIED = "fora"
+"""The method of the run with forecasts: it needs nothing measured, and tries whether blocks' residual can be held."""
 
 
 @dataclass(frozen=True)
@@ -260,11 +262,29 @@ def _methods(pipe: Any, arguments: Arguments, forecast: Report) -> tuple[dict[st
             except ValueError as error:
                 said[name] = str(error)
             else:
-                planned = plans(make_policy(name))
-                said[name] = "can be had; errors are measured first" if planned else "can be had"
+                said[name] = _had(make_policy(name), forecast)
                 continue
         refused.append(name)
-    return said, tuple(refused)
+    return said | ({} if nothing else _boxed(pipe)), tuple(refused)
+
+
+def _had(policy: Policy, forecast: Report) -> str:
+    """What to say of a method that can be had: of one that serves a residual, of which."""
+    if plans(policy):
+        return "can be had; errors are measured first"
+    return f"can be had; residual: {forecast.residual}" if hasattr(policy, "residual") else "can be had"
+
+
+def _boxed(pipe: Any) -> dict[str, str]:
+    """Configurations in the box that can be had, by what they are called in reports."""
+    found = {}
+    for name in config_names("accel"):
+        try:
+            with accelerate(pipe, name) as fast:
+                found[fast.method] = "can be had"
+        except ValueError:  # said of the method itself
+            continue
+    return found
 
 
 def _parameters(network: nn.Module) -> int:

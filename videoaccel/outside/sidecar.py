@@ -13,9 +13,10 @@ import torch
 
 from videoaccel.adapters.attach import Attachment
 from videoaccel.adapters.methods import plans
-from videoaccel.jobs.sidecar import FORMAT, device_name, file_hash, model_hash, versions
+from videoaccel.jobs.sidecar import FORMAT, device_name, file_hash, model_hash, titles, versions
 from videoaccel.outside.find import WEIGHTS, Found
 from videoaccel.outside.order import OutsideOrder, Sample
+from videoaccel.settings.generate import TARGETS
 
 SUFFIXES = (*WEIGHTS, ".json", ".model", ".txt", ".jinja", ".py")
 """Files of a pipeline's folder that decide what comes out."""
@@ -70,7 +71,7 @@ def recipe(order: OutsideOrder, batch: Sequence[Sample], row: int, fast: Attachm
     }
     if order.policy is not None and fast is not None and plans(order.policy):
         if fast.prior is None:
-            update |= dict.fromkeys(("accel", "speedup", "flops_ratio", "anchors", "min_psnr", "max_lpips", "prior"))
+            update |= dict.fromkeys(("accel", *TARGETS, "prior"))
             update |= {"accel_options": {}, "allow_foreign_prior": False, "measure_first": None, "speedup_of": None}
         elif fast.prior.path is not None:
             update["prior"] = str(Path(fast.prior.path).absolute())
@@ -84,6 +85,7 @@ def acceleration(order: OutsideOrder, fast: Attachment | None) -> dict[str, Any]
     planned = plans(order.policy)
     return {
         "method": order.policy.name,
+        **titles(order.settings, order.policy),
         "fields": order.policy.model_dump(mode="json"),
         "measured": planned and fast.prior is None,
         "prior": None if fast.prior is None or fast.prior.path is None else str(fast.prior.path),

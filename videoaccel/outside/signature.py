@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from videoaccel.adapters.swap import original
+from videoaccel.common.user_warning import warn_user
 from videoaccel.settings.generate import nearest
 
 SHOWN = 8
@@ -23,16 +25,34 @@ class Signature:
         defaults: By name; None also where there is no default.
         required: Names of those that must be given.
         fps: Frames per second of the clip in the example that its documentation gives; None if there is none.
+        swallows: Whether it takes arguments of any other name, without saying which it reads.
     """
 
     kind: str
     defaults: Mapping[str, Any]
     required: tuple[str, ...] = ()
     fps: float | None = None
+    swallows: bool = False
 
     def first(self, names: Sequence[str]) -> str | None:
         """The first of these that it takes."""
         return next((name for name in names if name in self.defaults), None)
+
+    def check(self, name: str, *, known: Collection[str] = ()) -> None:
+        """Refuse a name that it does not take; one of which that cannot be told is said.
+
+        Args:
+            name: Of an argument.
+            known: Further names that are fine.
+
+        Raises:
+            ValueError: It takes no such argument, or it takes any and this is nearly one that it names.
+        """
+        if name in self.defaults or name in known:
+            return
+        if not self.swallows or nearest(name, list(self.defaults)):
+            raise ValueError(self.missing(name))
+        warn_user(f"{self.kind} names no argument {name!r} but takes any: nobody can tell whether it reads this one")
 
     def missing(self, name: str) -> str:
         """What to say about a name that it does not take."""
@@ -47,16 +67,17 @@ class Signature:
 def signature_of(kind: type) -> Signature:
     """Of a class whose call has arguments by name."""
     call: Any = kind.__call__
-    defaults, required = {}, []
+    defaults, required, swallows = {}, [], False
     for name, parameter in list(inspect.signature(call).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            swallows = swallows or parameter.kind == parameter.VAR_KEYWORD
             continue
         empty = parameter.default is parameter.empty
         defaults[name] = None if empty else parameter.default
         if empty:
             required.append(name)
     found = re.search(r"\bfps=(\d+(?:\.\d+)?)", call.__doc__ or "")
-    return Signature(kind.__name__, defaults, tuple(required), float(found[1]) if found else None)
+    return Signature(kind.__name__, defaults, tuple(required), float(found[1]) if found else None, swallows)
 
 
 def signature_of_blocks(pipe: Any) -> Signature:
@@ -64,3 +85,27 @@ def signature_of_blocks(pipe: Any) -> Signature:
     inputs = [one for one in pipe.blocks.inputs if one.name is not None]
     kind = type(pipe).__name__
     return Signature(kind, {one.name: one.default for one in inputs}, tuple(one.name for one in inputs if one.required))
+
+
+OF_BLOCKS = ("state", "output")
+"""What the call of a modular pipeline takes beside what its blocks read."""
+
+
+def check_calls(pipe: Any, calls: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make sure, before anything runs, that arguments of a loaded pipeline's calls have no slip in them.
+
+    Args:
+        pipe: The pipeline.
+        calls: Arguments by name, by what the call is named in messages.
+
+    Raises:
+        ValueError: A call has an argument that the pipeline does not take.
+    """
+    modular = hasattr(pipe, "load_components")
+    signature = signature_of_blocks(pipe) if modular else signature_of(original(type(pipe)))
+    for where, call in calls.items():
+        for name in call:
+            try:
+                signature.check(name, known=OF_BLOCKS if modular else ())
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None

@@ -28,7 +28,7 @@ def accelerated(pipe: Any, order: OutsideOrder, observer: Any) -> Iterator[Attac
     if policy is not None:
         fast = accelerate(
             pipe,
-            policy.name,
+            s.accel or policy.name,
             prior=s.prior,
             foreign_prior=s.allow_foreign_prior,
             calibrate=True if s.measure_first is None else s.measure_first,

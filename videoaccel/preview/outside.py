@@ -17,7 +17,7 @@ from torch import Tensor
 from videoaccel.adapters.attach import attach, networks_of
 from videoaccel.adapters.call_setting import setting_of_call
 from videoaccel.adapters.curves import for_course, rule_of
-from videoaccel.adapters.lessons import NoPriorError, Of, find, fitting
+from videoaccel.adapters.lessons import NoPriorError, Of, check_tables, find, fitting
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
@@ -30,6 +30,7 @@ from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
+from videoaccel.outside.signature import check_calls
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method
@@ -217,12 +218,13 @@ def plan_pipeline(
     """
     if not isinstance(call, Mapping):
         raise ValueError(f"call is the arguments of a call by name, such as {{'prompt': 'a cat'}}, got {call!r:.60}")
+    check_calls(pipe, {"call": call})
     name, of_file = named_method(method)
     policy = make_policy(name, **beside_file(of_file, fields))
     if of not in get_args(Of):
         raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={of!r}")
     accelerate(pipe, name, **beside_file(of_file, fields)).remove()  # whether it can be had is said as there
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad(), seeded(0), worded(original(type(pipe)).__name__):
         return _foretold(pipe, Wanted(policy, prior, foreign_prior, of), _seen(pipe, call))
 
 
@@ -264,8 +266,7 @@ def _planned(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
     assert course is not None
     prior = _prior(wanted, seen.setting)
     share = prior.info.get("share")
-    if missing := [name for name in tables_of(policy) if name not in prior.tables]:
-        raise ValueError(f"the prior has no table {missing[0]}; videoaccel calibrate measures it")
+    check_tables(prior, tables_of(policy))
     if rule_from(policy) is not None:
         return OutsidePlan(
             pipeline=original(type(pipe)).__name__,

@@ -76,6 +76,17 @@ def named_method(name: str) -> tuple[str, dict[str, Any]]:
     return method, fields
 
 
+def titled(asked: str, method: str) -> str:
+    """What a method is called in reports: as it was asked for, if by the name of a configuration, and what that is.
+
+    >>> titled("fora", "fora"), titled("uncalibrated", "fixed_linear"), titled("runs/mine.yaml", "soda")
+    ('fora', 'uncalibrated (fixed_linear)', 'mine (soda)')
+    """
+    if asked in policy_names() or SIGN in asked:
+        return method
+    return f"{Path(asked).stem} ({method})"
+
+
 @contextmanager
 def told_by(name: str) -> Iterator[None]:
     """Name the file that a method's fields come from where they do not fit; a name that is no file adds nothing."""

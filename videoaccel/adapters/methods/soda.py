@@ -6,6 +6,7 @@ from torch import Tensor
 
 from videoaccel.adapters.planned import Step
 from videoaccel.models.seam import BODY
+from videoaccel.planning.fitted import QUALITY
 from videoaccel.policies.soda import Soda
 from videoaccel.session.actions import Combine, Forecast
 
@@ -33,7 +34,9 @@ def schedule(policy: Soda, tables: Mapping[str, Tensor], n: int) -> Sequence[Ste
 
 
 def tables(policy: Soda) -> tuple[str, ...]:
-    """The curve, where a quality is asked for."""
+    """The curve, where a quality is asked for; that of the worst clip came later."""
+    if policy.min_worst_psnr is not None:
+        return (QUALITY,)
     return ("soda.psnr",) if policy.min_psnr is not None else ()
 
 
@@ -45,7 +48,10 @@ def check(policy: Soda) -> None:
     """
     if policy.schedule != "network":
         raise ValueError(f"soda with `schedule={policy.schedule}` has to look into the network; leave it out")
-    if policy.min_worst_psnr is not None or policy.max_lpips is not None:
-        raise ValueError("of pipelines that are not ours the mean PSNR is measured: give min_psnr, speedup or anchors")
+    if policy.max_lpips is not None:
+        raise ValueError(
+            "of pipelines that are not ours PSNR is measured, and no LPIPS: give min_psnr, min_worst_psnr, speedup or "
+            "anchors"
+        )
     if policy.influence:
         raise ValueError("soda with `influence` has to replay generations of this project's networks; leave it out")
