@@ -9,7 +9,7 @@ import torch
 
 from tests.adapters import image_pipes as images
 from tests.adapters.tiny import Tiny
-from videoaccel import Prior, accelerate, calibrate
+from videoaccel import Prior, accelerate, calibrate, compare, compare_settings, generate, make_policy
 from videoaccel.calibration.outside_curve import pixels, psnr
 from videoaccel.planning.fitted import choices
 
@@ -92,3 +92,34 @@ def test_every_stage_of_learning_is_a_line(tiny: Tiny, cache: Path, monkeypatch:
     with accelerate(tiny.pipe, "soda", speedup=2, calibrate=2) as again:
         tiny.pipe(**call(tiny, 3))
         assert again.report().note == notes[2], "found in the user's cache"
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda pipe: calibrate(pipe, [{}], curve="x"), "curve is a number of calls, 0 for no curve, got 'x'"),
+        (lambda pipe: calibrate(pipe, [{}], curve=-1), "curve is a number of calls"),
+        (lambda pipe: calibrate(pipe, [{}], out=3), "out is the name of a file, got 3"),
+        (lambda pipe: calibrate(pipe, [{}], out="."), "it is a folder; name a file in it"),
+        (lambda pipe: accelerate(pipe, "fora", calibrate=3), "fora measures nothing first; leave calibrate=3 out"),
+        (lambda pipe: accelerate(pipe, "soda", speedup=True), "speedup: true is for switches only"),
+        (lambda pipe: make_policy(3), "a method is a name such as 'soda', got 3"),
+        (
+            lambda pipe: generate("a cat"),
+            r"generate takes settings, such as videoaccel.GenerateSettings\(...\), got 'a c",
+        ),
+        (lambda pipe: compare_settings("demo"), "compare_settings takes settings, such as videoaccel.GenerateSettings"),
+        (lambda pipe: compare(pipe, ["a"], out="x", methods="fora"), "methods is a list, such as methods="),
+        (lambda pipe: compare(pipe, ["a"], out="x", seeds=3), r"seeds is a list, such as seeds=\[0, 1\], got 3"),
+        (lambda pipe: compare(pipe, ["a"], out="x", speedups=[True]), "speedups are numbers, got True"),
+        (lambda pipe: compare(pipe, ["a"], out="x", repeats="x"), "repeats is a whole number, got 'x'"),
+        (lambda pipe: compare(pipe, ["a"], out="x", values={"fora.period": 3}), "values are lists by field by method"),
+        (lambda pipe: compare(pipe, ["a"], out="x", values={"fora": {"period": 3}}), "values are lists by field by"),
+        (lambda pipe: compare(pipe, ["a"], out="x", prior=3), "a prior is a videoaccel.Prior or the name of its file"),
+    ],
+)
+def test_what_is_of_another_kind_is_a_sentence(run: Any, message: str, tiny: Tiny) -> None:
+    before = tiny.calls.total()
+    with pytest.raises((ValueError, OSError), match=message):
+        run(tiny.pipe)
+    assert tiny.calls.total() == before

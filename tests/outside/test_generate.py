@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 import videoaccel
+from tests.adapters.image_pipes import pixart
 from videoaccel import CalibrateSettings, GenerateSettings, generate
+from videoaccel.cli.outside import ran
 from videoaccel.jobs.sidecar import Sidecar
 from videoaccel.media.reader import read_video
+from videoaccel.outside.calls import worded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.order import resolve_outside
 from videoaccel.preview.outside import OutsidePlan
@@ -72,6 +75,25 @@ def test_a_run_without_a_prior_measures_first(dit_folder: Path) -> None:
     Path(prior).write_bytes(b"other")
     with pytest.raises(ValueError, match=r"made with other inputs: .*\.safetensors has changed"):
         again("a-3.json", "e.png")
+
+
+def test_a_configuration_in_the_box_keeps_its_name(dit_folder: Path) -> None:
+    generate(GenerateSettings(model=str(dit_folder), prompt="1", steps=10, accel="uncalibrated"))
+    told = record("out.json")
+    assert told["acceleration"]["method"] == "fixed_linear"
+    assert told["acceleration"]["title"] == "uncalibrated (fixed_linear)"
+    assert ran(told).startswith("uncalibrated (fixed_linear): 6 of 10 network calls, in 6 of 10 evaluations")
+    assert told["network"]["due"] == {"its period and warm-up": 6} and again("out.json", "b.png")
+
+
+def test_what_a_pipeline_says_to_a_size_is_said_as_its_own() -> None:
+    with (
+        pytest.raises(
+            ValueError, match="a PixArtAlphaPipeline does not take this call: Invalid sample size; `args=use_"
+        ),
+        worded("PixArtAlphaPipeline"),
+    ):
+        pixart()(use_resolution_binning=True)
 
 
 def test_a_clip_of_a_prompt(wan_folder: Path) -> None:

@@ -46,6 +46,18 @@ def test_mistakes_are_one_sentence(cli: Cli, dit_folder: Path, wan_folder: Path)
             "--sp and --gpus have no place here: the transformer of a DiTPipeline",
         ),
         (("--model", wan_folder, "a", "--guidance", 1, "--negative-prompt", "b"), "raise it, such as --guidance 4"),
+        (
+            ("--model", dit_folder, "1", "--accel", "fora", "--measure-first", 2),
+            "--measure-first changes nothing: fora measures nothing first",
+        ),
+        (
+            ("--model", dit_folder, "1", "--min-worst-psnr", 30),
+            "a quality is kept by a curve that watching generations",
+        ),
+        (
+            ("--model", dit_folder, "1", "--speedup", "2", "--set", "accel_options.keep_base=true"),
+            "true is for switches",
+        ),
         (("a", "--arg", "x=1"), "--arg is for pipelines of diffusers, and demo is one of our own models"),
         (("--model", dit_folder, "1", "--offload", "--group-offload"), "give --offload or --group-offload, not both"),
     ):
@@ -116,7 +128,8 @@ def test_doctor_tests_a_pipeline(cli: Cli, dit_folder: Path) -> None:
     done = cli("doctor", "--model", dit_folder)
     assert done.code == 0, done.err
     assert "everything computed, watched: the bits of a plain run, the same random numbers" in done.out
-    assert "can be had: fewer_steps, first_block, fixed_linear, fora, off, sada, taylorseer" in done.out
+    assert "can be had: fewer_steps, first_block, fixed_linear, off, sada, uncalibrated (fixed_linear)" in done.out
+    assert "can be had; residual: body: fora, taylorseer" in done.out
     data = json.loads(cli("doctor", "--model", dit_folder, "--json", "--quiet", "--steps", 8).out)
     assert data["exact"] and data["report"]["evaluations"] == 8 and data["arguments"] == {"num_inference_steps": 8}
 

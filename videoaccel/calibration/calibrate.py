@@ -20,7 +20,7 @@ from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run
 from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads, free_memory
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
@@ -119,7 +119,7 @@ def calibrate_settings(
     with started(order) as mesh, cpu_threads(order.settings.threads), torch.inference_mode():
         clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
         if settings.output is not None and mesh.first:
-            check_creatable(settings.output)
+            check_file(settings.output)
             check_alone(expand(settings.output))
         with clock.stage("text"):
             states = mesh.everyone.same(encode_texts(order) if mesh.first else None)

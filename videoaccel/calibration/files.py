@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.calibration import replay
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.home import expand, kept_nowhere
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import PART, Prior, merge, shelf
@@ -52,7 +52,7 @@ def merge_files(paths: Sequence[str | Path], out: str | Path) -> Prior:
     """
     if len(paths) < 2:
         raise ValueError(f"there must be two priors or more to merge, got {len(paths)}")
-    check_creatable(out)
+    check_file(out)
     priors = [Prior.load(path) for path in paths]
     seen: dict[str, int] = {}
     for number, prior in enumerate(priors):

@@ -19,7 +19,7 @@ from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.outside_curve import Known, drawn, fits, kept_tables, pixels
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.outside.signature import check_calls
@@ -129,8 +129,12 @@ def calibrate_pipeline(
     if attachment_of(pipe) is not None:
         raise ValueError("the pipeline is accelerated; remove() that first")
     check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
+    if not isinstance(curve, int) or isinstance(curve, bool) or curve < 0:
+        raise ValueError(f"curve is a number of calls, 0 for no curve, got {curve!r}")
     if out is not None:
-        check_creatable(out)
+        if not isinstance(out, str | Path):
+            raise ValueError(f"out is the name of a file, got {out!r}")
+        check_file(out)
     tell = listener or (lambda stage, done, total: None)
     takes = {number: _Take(call) for number, call in enumerate(calls) if number % ranks.size == ranks.rank}
     own, results = _measure(pipe, takes, {*range(curve)}, tell)

@@ -9,7 +9,7 @@ import torch
 
 from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.jobs.ranks import started
 from videoaccel.outside.calls import called_with, worded
@@ -76,7 +76,7 @@ def calibrate_model(
     s = order.settings
     with started(replace(order, degrees=Degrees(data=ranks_here()))) as mesh, cpu_threads(s.threads), torch.no_grad():
         if out is not None and mesh.first:
-            check_creatable(out)
+            check_file(out)
         told = listener if mesh.first else None
         with StageClock(told, device=str(s.device)).stage("load"):
             pipe = load(found, order.kind, s)

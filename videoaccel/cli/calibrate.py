@@ -15,7 +15,7 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, start_again
 from videoaccel.cli.terminal import say
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted
@@ -87,7 +87,7 @@ def _check_early(options: Mapping[str, Any]) -> None:
         if name.strip():
             check_method_name(name.strip())
     if options["output"] is not None:
-        check_creatable(expand(options["output"]))
+        check_file(expand(options["output"]))
 
 
 def _found(options: Mapping[str, Any]) -> Found | None:

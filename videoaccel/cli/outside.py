@@ -107,7 +107,7 @@ def ran(record: Mapping[str, Any]) -> str:
 
 def tested(found: SelfTest) -> str:
     """What a self-test showed."""
-    told = ", ".join(f"{name} {value:g}" for name, value in found.arguments.items())
+    told = ", ".join(f"{name} {_plain(value)}" for name, value in found.arguments.items())
     exact = "the bits of a plain run" if found.exact else "OTHER BITS than a plain run"
     draws = "the same random numbers" if found.draws else "OTHER random numbers"
     forecast = found.forecast
@@ -135,6 +135,15 @@ def tested(found: SelfTest) -> str:
     if not found.holds:
         lines += ["", "methods must not be used on this pipeline: what is computed whole is not what it makes alone"]
     return "\n".join(lines)
+
+
+def _plain(value: bool | float) -> str:
+    """A number, or a switch.
+
+    >>> _plain(2.0), _plain(False)
+    ('2', 'false')
+    """
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def _short(value: Any) -> str:

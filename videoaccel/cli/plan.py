@@ -17,7 +17,7 @@ from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
 from videoaccel.common.extras import need
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.wording import as_bytes
@@ -60,7 +60,7 @@ def _plan(options: Mapping[str, Any]) -> None:
         raise ValueError("there is nothing to plan without a method; name one, such as `accel=soda`")
     if options["png"] is not None:
         need("--png", "matplotlib", "report")
-        check_creatable(expand(options["png"]))
+        check_file(expand(options["png"]))
     if (found := found_by(settings, command="plan")) is not None:
         _outside(settings, found, options)
         return

@@ -149,6 +149,17 @@ def check_creatable(path: str | Path) -> None:
             path.lstat()  # the temporary name is short; this one may be too long
 
 
+def check_file(path: str | Path) -> None:
+    """Make sure that a file, and no folder, can be made at ``path``, before what goes into it is worked out.
+
+    Raises:
+        OSError: It cannot.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    check_creatable(path)
+
+
 def make_folder(path: str | Path) -> None:
     """Make the folder of ``path`` if it is all that is missing: where its own folder is not there, a slip is likelier.
 

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from videoaccel.common.alone import check_alone
 from videoaccel.common.extras import need
+from videoaccel.common.wording import short
 from videoaccel.comparison.clip import Clip
 from videoaccel.comparison.log import ROWS, check_folder
 from videoaccel.comparison.settings import Setting, Values, choose_settings
@@ -84,6 +85,7 @@ class Asked:
             raise ValueError(f"{other[0]} is no option of a comparison; there are {', '.join(known)}")
         if "out" not in given:
             raise ValueError("a comparison needs a folder for its results, such as out='compared'")
+        _check_kinds(given)
         told = {name: value for name, value in given.items() if name in own}
         return cls(**{**told, "prior": Prior.given(told.get("prior"))}, options=options)
 
@@ -119,6 +121,33 @@ class Asked:
         if not self.picture or _there("matplotlib"):
             return None
         return _MISSING.format("the picture", "matplotlib", "report")
+
+
+_LISTS = {"methods": "['fora', 'sada']", "seeds": "[0, 1]", "speedups": "[1.5, 2]", "settings": "[Setting('fora')]"}
+"""What has to be a list, with an example."""
+
+
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    """Refuse what is no list, number or mapping where one is wanted.
+
+    Raises:
+        ValueError: Says which, and what it looks like.
+    """
+    for name, example in _LISTS.items():
+        if name in given and (isinstance(given[name], str) or not isinstance(given[name], Sequence)):
+            raise ValueError(f"{name} is a list, such as {name}={example}, got {given[name]!r}")
+    for name in ("seeds", "speedups"):
+        if wrong := [one for one in given.get(name, ()) if isinstance(one, bool) or not isinstance(one, int | float)]:
+            raise ValueError(f"{name} are numbers, got {wrong[0]!r}")
+    for name in ("timed_clips", "repeats"):
+        if name in given and (isinstance(given[name], bool) or not isinstance(given[name], int)):
+            raise ValueError(f"{name} is a whole number, got {given[name]!r}")
+    values = given.get("values") or {}
+    told = isinstance(values, Mapping) and all(isinstance(fields, Mapping) for fields in values.values())
+    every = [one for fields in values.values() for one in fields.values()] if told else [None]
+    if any(isinstance(one, str) or not isinstance(one, Sequence) for one in every):
+        example = {"fora": {"period": [2, 3]}}
+        raise ValueError(f"values are lists by field by method, such as {example}, got {short(values)}")
 
 
 def _there(package: str) -> bool:

@@ -35,6 +35,7 @@ from videoaccel.jobs.sidecar import versions
 from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside
+from videoaccel.settings.config import require
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -166,6 +167,7 @@ def compare_settings(asked: GenerateSettings, /, *, listener: Listener | None = 
         ValueError: As :func:`compare`, or a setting does not fit the model.
         FileNotFoundError: A file is not there.
     """
+    require(asked, GenerateSettings, who="compare_settings")
     if (found := find_outside(asked)) is not None:
         return _compare_outside(asked, found, listener, options)
     Asked.of(options).check(asked.prompt)  # what is wrong is said before anything is loaded

@@ -129,6 +129,8 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
             raise ValueError(f"{policy.name} uses no prior on a pipeline that is not ours")
         if asked.of != "denoiser":
             raise ValueError(f"{policy.name} has no target whose time could be of anything")
+        if not isinstance(asked.calibrate, bool):
+            raise ValueError(f"{policy.name} measures nothing first; leave calibrate={asked.calibrate!r} out")
         return attach(pipe, rules_of(policy), method=asked.title)
     if asked.of not in get_args(Of):
         raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={asked.of!r}")

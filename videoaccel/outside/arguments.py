@@ -48,6 +48,9 @@ RESERVED: Mapping[str, str] = MappingProxyType(
 """Arguments of calls that are not for users here, each with what is."""
 
 CLASSES = "class_labels"
+BINS = "use_resolution_binning"
+"""Of some pipelines: whether pictures are made at the next of the sizes that were trained on, where these are known."""
+
 TRUE, SCALE = "true_cfg_scale", "guidance_scale"
 
 

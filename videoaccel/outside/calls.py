@@ -13,7 +13,7 @@ from PIL import Image
 from videoaccel.adapters.lessons import NoPriorError
 from videoaccel.common.versions import device_errors
 from videoaccel.media.reader import read_image, read_video
-from videoaccel.outside.arguments import CLASSES, Arguments, File
+from videoaccel.outside.arguments import BINS, CLASSES, Arguments, File
 
 
 def called_with(arguments: Arguments, prompt: str | None, *, seed: int) -> dict[str, Any]:
@@ -69,6 +69,12 @@ def worded(kind: str, *, ranks: int = 1) -> Iterator[None]:
         raise
     except NotImplementedError:
         raise
+    except ValueError as error:
+        if _ours(error):
+            raise
+        binned = "Invalid sample size" in str(error)
+        hint = f"; `args={BINS}=false` takes sizes that it has no bins for" if binned else ""
+        raise ValueError(f"a {kind} does not take this call: {' '.join(str(error).split())[:300]}{hint}") from error
     except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
         if _ours(error):
             raise

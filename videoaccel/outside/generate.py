@@ -44,6 +44,7 @@ from videoaccel.outside.sidecar import acceleration, describe, identity, network
 from videoaccel.outside.spreading import spread
 from videoaccel.outside.watching import StepTeller, accelerated
 from videoaccel.planning.prior import Prior
+from videoaccel.settings.config import require
 from videoaccel.settings.generate import GenerateSettings
 
 Done = Callable[[Clip], None]
@@ -79,6 +80,7 @@ def generate(
         FloatingPointError: The clip came out as not-a-number.
         OutOfMemoryError: Memory ran out.
     """
+    require(settings, GenerateSettings, who="generate")
     found = find_outside(settings)
     if found is None:
         return ours.generate(settings, listener=listener, done=done, origin=origin)

@@ -159,6 +159,9 @@ def resolve_outside(settings: GenerateSettings, found: Found, *, ranks: Ranks = 
         check_method(policy, s.prior)
     if policy is None and (s.measure_first is not None or s.speedup_of is not None):
         raise ValueError("`measure_first` and `speedup_of` change nothing without `accel` or `speedup`")
+    if policy is not None and not plans(policy) and (s.measure_first is not None or s.speedup_of is not None):
+        name = "speedup_of" if s.measure_first is None else "measure_first"
+        raise ValueError(f"`{name}` changes nothing: {policy.name} measures nothing first")
     if arguments is not None:
         check_batch(s, arguments)
     degrees = ALONE
@@ -210,7 +213,8 @@ def check_method(policy: Policy, prior: str | None = None) -> None:
         return
     if rule_from(policy) is None:
         schedule_of(policy)
-    check_tables(Prior.given(prior), tables_of(policy))
+    if needs := tables_of(policy):
+        check_tables(Prior.given(prior), needs)
 
 
 def with_prompt(settings: GenerateSettings, found: Found) -> GenerateSettings:

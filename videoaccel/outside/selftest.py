@@ -24,7 +24,7 @@ from videoaccel.common.stages import Listener, StageClock
 from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.loading import find_model
-from videoaccel.outside.arguments import NAMES, Arguments
+from videoaccel.outside.arguments import BINS, NAMES, Arguments
 from videoaccel.outside.calls import called_with, seeded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.loading import load
@@ -154,6 +154,8 @@ def _smallest(pipe: Any, told: Arguments, s: GenerateSettings) -> tuple[Argument
         more: dict[str, Any] = {"num_inference_steps": STEPS} if "num_inference_steps" in names else {}
         if side is not None and {"height", "width"} <= names.keys():
             more |= {"height": side, "width": side}
+            if BINS in names:  # which would make a large picture of any small one
+                more[BINS] = False
         if count is not None and frames is not None:
             more[frames] = count
         if told.signature.defaults.get("output_type") == "pil":  # whose bytes round small differences away

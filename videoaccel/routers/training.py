@@ -20,7 +20,7 @@ from videoaccel import __version__
 from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import check_creatable
+from videoaccel.common.files import check_file
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.stages import Listener, StageClock
@@ -153,7 +153,7 @@ def train_router(
     clock = StageClock(listener, device=str(order.settings.device))
     with cpu_threads(order.settings.threads):
         if settings.output is not None:
-            check_creatable(expand(settings.output))
+            check_file(expand(settings.output))
             check_alone(expand(settings.output))
         with clock.stage("text"):
             states = encode_texts(order)

@@ -42,6 +42,8 @@ def make_policy(name: str, **fields: Any) -> Policy:
     >>> make_policy("delta_dit+sada", sada={"threshold": 0.1}).name
     'delta_dit+sada'
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a method is a name such as 'soda', got {name!r}")
     if SIGN in name:
         return _chain(name, fields)
     found = policy_class(name)

@@ -144,6 +144,25 @@ def config_names(kind: Kind) -> list[str]:
     return sorted(path.stem for path in config_folder(kind).glob("*.yaml"))
 
 
+def require(value: Any, kind: type[Loaded], *, who: str) -> None:
+    """Make sure that a function was given its settings, not something else that it might have been thought to take.
+
+    Args:
+        value: What was given.
+        kind: The settings.
+        who: The function, for the message.
+
+    Raises:
+        ValueError: It is something else.
+
+    >>> require("a cat", Defaults, who="generate")
+    Traceback (most recent call last):
+    ValueError: generate takes settings, such as videoaccel.Defaults(...), got 'a cat'
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{who} takes settings, such as videoaccel.{kind.__name__}(...), got {short(value)}")
+
+
 def load_named(kind: Kind, name: str, model: type[Loaded]) -> Loaded:
     """Load a configuration by name.
 
