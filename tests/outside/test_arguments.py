@@ -48,6 +48,8 @@ def test_arguments_of_the_pipelines_own() -> None:
         ("DiTPipeline", {"size": "8x8", "prompt": "1"}, "`size` has no place here: DiTPipeline takes no"),
         ("WanPipeline", {"images": "a.png"}, "`images` has no place here: WanPipeline takes no argument 'image'"),
         ("WanPipeline", {"args": {"guidence_scale": 3}}, "no argument 'guidence_scale'; did you mean guidance_scale"),
+        ("WanPipeline", {"args": {"guidance_scale": True}}, "guidance_scale of a WanPipeline is a number, such as"),
+        ("WanPipeline", {"args": {"guidance_scale": float("inf")}}, "is a number, such as 5, got inf"),
         ("WanPipeline", {"args": {"zzz": 3}}, "takes no argument 'zzz'; it takes prompt, negative_prompt, "),
         ("WanPipeline", {"args": {"generator": 3}}, "generator cannot be told by `args`: it is made of `seed`"),
         ("WanPipeline", {"args": {"num_videos_per_prompt": 3}}, "`samples` makes several"),
@@ -94,7 +96,7 @@ def test_frames_per_second_are_those_of_the_pipelines_example() -> None:
 def test_a_call_that_swallows_any_argument_is_still_told_of_slips() -> None:
     assert signature_of(diffusers.PixArtAlphaPipeline).swallows and not signature_of(diffusers.WanPipeline).swallows
     with pytest.raises(ValueError, match="PixArtAlphaPipeline takes no argument 'nmae'; did you mean name"):
-        Signature("PixArtAlphaPipeline", {"name": None}, swallows=True).check("nmae")
+        Signature("PixArtAlphaPipeline", {"name": None}, swallows=True).check("nmae", 1)
     with pytest.raises(ValueError, match="takes no argument 'guidence_scale'; did you mean guidance_scale"):
         told("PixArtAlphaPipeline", args={"guidence_scale": 3})
     with pytest.warns(UserWarning, match="names no argument 'zzz' but takes any: nobody can tell whether it reads"):

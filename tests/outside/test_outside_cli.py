@@ -1,6 +1,7 @@
 """Command lines on pipelines of diffusers."""
 
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ def test_generate_and_make_again(cli: Cli, wan_folder: Path) -> None:
     assert done.code == 0, done.err
     assert "a.mp4  5 frames, 32x32, 16 fps, seed 0" in done.out
     assert "fora: 10 of 16 network calls, in 5 of 8 evaluations, stored " in done.out
+    assert ", residual: body" in done.out
     assert sidecar("a.json")["settings"]["args"] == {"max_sequence_length": 16}
     same = cli("generate", "--from", "a.json")
     assert same.code == 0 and "the same bytes as the clip of a.json" in same.out
@@ -77,6 +79,9 @@ def test_calibrate_plan_generate(cli: Cli, dit_folder: Path) -> None:
     asked = ("--speedup", 2, "--prior", "dit.safetensors")
     plan = cli("plan", *model, *asked)
     assert plan.code == 0 and "soda (speedup 2) on DiTPipeline" in plan.out and "(2 generations)" in plan.out
+    assert re.search(
+        r"expected quality: [\d.]+ dB PSNR to the plain clip, calibration clips' mean, [\d.]+ the worst", plan.out
+    )
     data = json.loads(cli("plan", *model, *asked, "--json", "--quiet").out)
     assert data["speedup"] == 2 and len(data["computed"]) == 6 and 0 < data["share"] < 1
     assert all((one["order"] is None) == (one["error"] is None) for one in data["evaluations"])

@@ -94,6 +94,8 @@ def ran(record: Mapping[str, Any]) -> str:
     text += f", in {len(network['evaluations_computed'])} of {counted(network['evaluations'], 'evaluation')}"
     if done and network["stored_bytes"]:
         text += f", stored {as_bytes(network['stored_bytes'])}"
+    if done and done.get("residual"):
+        text += f", residual: {done['residual']}"
     if done and done["note"]:
         text += f"; {done['note']}"
     if done and network["refused"]:
@@ -179,7 +181,8 @@ def foretold(plan: OutsidePlan) -> str:
     whole = "" if plan.whole is None else f", {plan.whole:.2f}x of a whole call ({plan.share:.0%} is the networks')"
     lines.append(f"  predicted: {plan.speedup:.2f}x fewer evaluations of the networks{whole}")
     if plan.psnr is not None:
-        lines.append(f"  expected quality: {plan.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean")
+        worst = "" if plan.worst is None else f", {plan.worst:.1f} the worst"
+        lines.append(f"  expected quality: {plan.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}")
     lines.append(f"  computed: {len(plan.computed)} of {len(plan.evaluations)}: {ranges(plan.computed)}")
     for order in sorted({one.order for one in plan.evaluations if one.order is not None}):
         at = [number for number, one in enumerate(plan.evaluations) if one.order == order]

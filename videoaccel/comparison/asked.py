@@ -146,8 +146,8 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     told = isinstance(values, Mapping) and all(isinstance(fields, Mapping) for fields in values.values())
     every = [one for fields in values.values() for one in fields.values()] if told else [None]
     if any(isinstance(one, str) or not isinstance(one, Sequence) for one in every):
-        example = {"fora": {"period": [2, 3]}}
-        raise ValueError(f"values are lists by field by method, such as {example}, got {short(values)}")
+        such = {"fora": {"period": [2, 3]}}
+        raise ValueError(f"values are lists by field by method, such as {such}, got {short(values)}")
 
 
 def _there(package: str) -> bool:

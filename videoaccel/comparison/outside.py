@@ -272,10 +272,10 @@ def arguments_by_name(pipe: Any, options: Mapping[str, Any]) -> Arguments:
     modular = hasattr(pipe, "load_components")
     signature = signature_of_blocks(pipe) if modular else signature_of(original(type(pipe)))
     prompt = signature.first(("prompt", CLASSES))
-    for name in options:
+    for name, value in options.items():
         if name in RESERVED or name == prompt:
             raise ValueError(f"{name} is no option of a comparison; prompts, seeds and what is compared say it")
-        signature.check(name)
+        signature.check(name, value)
     config = getattr(pipe, "config", None) or {}
     return Arguments(dict(options), prompt, signature, labels_of(config))
 

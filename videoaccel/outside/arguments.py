@@ -119,7 +119,7 @@ def arguments_of(s: GenerateSettings, signature: Signature, *, index: Mapping[st
     for name, value in s.args.items():
         if name in RESERVED:
             raise ValueError(f"{name} cannot be told by `args`: {RESERVED[name]}")
-        signature.check(name)
+        signature.check(name, value)
         if name in values:
             raise ValueError(f"{name} is given twice, by `args` and by a setting of its own")
         values[name] = read_later(value)

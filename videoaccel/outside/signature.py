@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,17 +39,23 @@ class Signature:
         """The first of these that it takes."""
         return next((name for name in names if name in self.defaults), None)
 
-    def check(self, name: str, *, known: Collection[str] = ()) -> None:
-        """Refuse a name that it does not take; one of which that cannot be told is said.
+    def check(self, name: str, value: Any, *, known: Collection[str] = ()) -> None:
+        """Refuse a name that it does not take, and what is no number for one; a name that nobody can judge is said.
 
         Args:
             name: Of an argument.
+            value: Of it.
             known: Further names that are fine.
 
         Raises:
-            ValueError: It takes no such argument, or it takes any and this is nearly one that it names.
+            ValueError: It takes no such argument, or it takes any and this is nearly one that it names; or its default
+                is a number, and the value is a switch, infinite or NaN.
         """
         if name in self.defaults or name in known:
+            usual = self.defaults.get(name)
+            number = isinstance(usual, int | float) and not isinstance(usual, bool)
+            if number and (isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))):
+                raise ValueError(f"{name} of a {self.kind} is a number, such as {usual:g}, got {str(value).lower()}")
             return
         if not self.swallows or nearest(name, list(self.defaults)):
             raise ValueError(self.missing(name))
@@ -104,8 +111,8 @@ def check_calls(pipe: Any, calls: Mapping[str, Mapping[str, Any]]) -> None:
     modular = hasattr(pipe, "load_components")
     signature = signature_of_blocks(pipe) if modular else signature_of(original(type(pipe)))
     for where, call in calls.items():
-        for name in call:
+        for name, value in call.items():
             try:
-                signature.check(name, known=OF_BLOCKS if modular else ())
+                signature.check(name, value, known=OF_BLOCKS if modular else ())
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None

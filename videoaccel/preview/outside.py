@@ -31,6 +31,7 @@ from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.outside.signature import check_calls
+from videoaccel.planning.fitted import QUALITY
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method
@@ -65,6 +66,7 @@ class OutsidePlan:
         generations: How many were measured for that.
         share: The networks' share of the time when they were; None if it is not known.
         psnr: Expected, where that was measured.
+        worst: Likewise, of the worst clip.
         note: What the method says.
     """
 
@@ -76,6 +78,7 @@ class OutsidePlan:
     generations: int = 0
     share: float | None = None
     psnr: float | None = None
+    worst: float | None = None
     note: str | None = None
 
     @property
@@ -299,6 +302,7 @@ def _planned(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
         generations=max(prior.samples.values(), default=0),
         share=share,
         psnr=_psnr(prior, course.n, orders.count(None)),
+        worst=_worst(prior, course.n, orders.count(None)),
     )
 
 
@@ -384,3 +388,12 @@ def _psnr(prior: Prior, count: int, computed: int) -> float | None:
     if curve is None or len(curve) != count or math.isnan(float(curve[computed - 1])):
         return None
     return float(curve[computed - 1])
+
+
+def _worst(prior: Prior, count: int, computed: int) -> float | None:
+    """PSNR of the worst clip, by the plan of so many evaluations that kept most on average."""
+    quality = prior.tables.get(QUALITY)
+    if quality is None or len(quality) != count or bool(quality[computed - 1, :, 0].isnan().all()):
+        return None
+    mean, worst, _ = quality[computed - 1].unbind(1)
+    return float(worst[mean.nan_to_num(-math.inf).argmax()])
