@@ -233,7 +233,7 @@ def test_a_second_method_is_refused_and_the_first_stays_as_it_was() -> None:
 def test_warnings_name_the_users_line() -> None:
     tiny = videos.wan()
     accelerate(tiny.pipe, "fora")
-    with pytest.warns(UserWarning, match="fora computed all of WanPipeline: fewer than 8 evaluations") as told:
+    with pytest.warns(UserWarning, match="fora computed all of WanPipeline: 8 calls: fewer than 8 evaluations") as told:
         tiny.pipe(num_inference_steps=4, **tiny.options)
     assert [one.filename for one in told if issubclass(one.category, Told)] == [__file__]
 

@@ -18,7 +18,7 @@ from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.blocks import ADDED, LEFT, MIDDLE, MODULATED, Blocks, main_lists, why_not
 from videoaccel.adapters.lessons import find
 from videoaccel.adapters.methods.teacache import TeaCacheRule
-from videoaccel.adapters.rule import Course, Evaluation
+from videoaccel.adapters.rule import ASK, NOTHING_BEFORE, Course, Due, Evaluation, Serve
 from videoaccel.adapters.signals import Sampler, added
 from videoaccel.adapters.streams import Stream
 from videoaccel.adapters.swap import listeners_of
@@ -126,15 +126,15 @@ def test_teacache_adds_up_what_is_to_be_expected() -> None:
     served = []
     for i, value in enumerate(values):
         now = Evaluation(i, "transformer", i, i, course)
-        asks = rule.decide(now) is not None
+        asks = rule.decide(now) is ASK
         rule.felt(now, stream, torch.full((1, 4), value))
         serve = rule.judge(now) if asks else None
-        served.append(serve is not None)
-        rule.ended(now, computed=serve is None, steps=())
+        served.append(isinstance(serve, Serve))
+        rule.ended(now, computed=not served[-1], steps=())
     assert served == [False, True, True, False, True]
-    assert rule.decide(Evaluation(5, "transformer", 5, 5, course)) is None
+    assert rule.decide(Evaluation(5, "transformer", 5, 5, course)) == Due("the first and the last")
     rule.felt(now, Stream("transformer_2", None, (), 0), torch.ones(1, 4))
-    assert rule.judge(now) is None, "another network has nothing to be compared with"
+    assert rule.judge(now) is NOTHING_BEFORE, "another network has nothing to be compared with"
 
 
 @pytest.mark.parametrize(

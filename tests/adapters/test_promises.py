@@ -97,8 +97,9 @@ def test_every_stage_of_learning_is_a_line(tiny: Tiny, cache: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda pipe: calibrate(pipe, [{}], curve="x"), "curve is a number of calls, 0 for no curve, got 'x'"),
+        (lambda pipe: calibrate(pipe, [{}], curve="x"), "curve is a number of calls, 0 for none, got 'x'"),
         (lambda pipe: calibrate(pipe, [{}], curve=-1), "curve is a number of calls"),
+        (lambda pipe: calibrate(pipe, [{}], fit=True), "fit is a number of calls, 0 for none, got True"),
         (lambda pipe: calibrate(pipe, [{}], out=3), "out is the name of a file, got 3"),
         (lambda pipe: calibrate(pipe, [{}], out="."), "it is a folder; name a file in it"),
         (lambda pipe: accelerate(pipe, "fora", calibrate=3), "fora measures nothing first; leave calibrate=3 out"),

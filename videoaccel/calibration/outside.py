@@ -129,8 +129,9 @@ def calibrate_pipeline(
     if attachment_of(pipe) is not None:
         raise ValueError("the pipeline is accelerated; remove() that first")
     check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
-    if not isinstance(curve, int) or isinstance(curve, bool) or curve < 0:
-        raise ValueError(f"curve is a number of calls, 0 for no curve, got {curve!r}")
+    for name, count in (("curve", curve), ("fit", 0 if fit is None else fit)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"{name} is a number of calls, 0 for none, got {count!r}")
     if out is not None:
         if not isinstance(out, str | Path):
             raise ValueError(f"out is the name of a file, got {out!r}")
