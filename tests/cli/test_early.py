@@ -37,6 +37,15 @@ GENERATE = {
     ("--accel", "none.yaml"): "configuration file none.yaml does not exist",
     ("--attention", "nope"): "unknown attention backend 'nope'",
     ("--mask-strategy", "0,0,0,0,0", "--reference", "none.png"): "length must be at least 1",
+    ("--mask-strategy", "0,0,0,7", "--reference", "a.png"): "target_start must lie in -5..4, the latent frames there",
+    ("--mask-strategy", "0,0,0,-6", "--reference", "a.png"): "target_start must lie in -5..4",
+    ("--mask-strategy", "0,0,0,1", "--reference", "a.png", "--frames", "1", "-o", "a.png"): "must lie in -1..0",
+    ("--mask-strategy", "0,0,1", "--reference", "a.png"): "reference_start in a.png must lie in -1..0",
+    ("--mask-strategy", "0;2", "--reference", "a.png"): "group 1 (2) of the mask strategy is for loop 2",
+    ("--mask-strategy", "0,3", "--reference", "a.png"): "there is no reference 3; loop 0 has 1",
+    ("--mask-strategy", "0", "--reference", "a.png", "--reference", "p.txt"): "does not use reference 1 (p.txt)",
+    ("--loops", "2", "--condition-latents", "6"): "frames must be above the 18 frames that a clip takes over",
+    ("--resolution", "999p"): "no resolution '999p'; there are 144p",
     ("--speedup", "2", "--prior", "none.safetensors"): "there is no prior",
     ("--config", "none.yaml"): "none.yaml does not exist",
     ("--from", "none.json"): "--from takes the .json that was written beside a clip",
@@ -71,6 +80,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tupl
     """Exit code, what was imported, and what was said, of all of them in one fresh process."""
     folder: Path = tmp_path_factory.mktemp("mistakes")
     (folder / "p.txt").write_text("a red circle\n")
+    (folder / "a.png").touch()
     for name, lines in {
         "good": [{}],
         "field": [{"framez": 3}],

@@ -38,6 +38,8 @@ def refused(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("0;3,0", 3, r"group 1 \(3,0\) of the mask strategy is for loop 3, but the last one is 2"),
         ("0,1", 1, r"group 0 \(0,1\) of the mask strategy: there is no reference 1; loop 0 has 1, counted from 0"),
         ("0;1,2", 2, r"group 1 \(1,2\) of the mask strategy: there is no reference 2; loop 1 has 2"),
+        ("0,0,0,5", 1, r"group 0 \(0,0,0,5\) of the mask strategy: target_start must lie in -5..4"),
+        ("0,0,-2", 1, r"group 0 \(0,0,-2\) of the mask strategy: reference_start in .*a.png must lie in -1..0"),
         ("0,0,0,0,1,0.01", 1, r"the mask strategy: edit 0.01 changes nothing in 3 steps"),
     ],
 )  # fmt: skip
@@ -110,6 +112,8 @@ def test_lengths_are_checked_before_loading(
             make(video=clip, edit=0.9, frames=34)
         with pytest.raises(ValueError, match=r"clip.mp4 is a clip of 20 frames; `video` takes one"):
             make(images=[clip])
+        with pytest.raises(ValueError, match=r"reference_start in .*clip.mp4 must lie in -6..5, .*; got 6"):
+            make(references=[clip], mask_strategy="0,0,6")
     with pytest.warns(UserWarning, match=r"only the first 17 frames of .* will be edited; more `frames` edit"):
         make("cut.gif", video=clip, edit=0.9)
     make("all.gif", video=clip, edit=0.9, frames=20)

@@ -16,11 +16,11 @@ from tests.clips import render, write
 from tests.media.odd_files import near
 from tests.workshop import Workshop
 from videoaccel.common.package import packaged
+from videoaccel.common.picture_names import is_image
 from videoaccel.eval.world import Scene
 from videoaccel.eval.world import render as draw
 from videoaccel.generation.references import References
 from videoaccel.jobs.resolve import resolve
-from videoaccel.media.pictures import is_image
 from videoaccel.media.reader import read_image, read_video, to_uint8
 from videoaccel.media.second_reader import read_like_players
 from videoaccel.models.video_vae import VideoAutoencoder

@@ -18,10 +18,11 @@ from PIL import Image
 
 from tests.clips import render, write
 from tests.media.odd_files import film, near, quarters, shown_through
+from videoaccel.common.picture_names import is_image
 from videoaccel.generation.references import read_clip
 from videoaccel.media import second_reader
 from videoaccel.media.encoders import Frames
-from videoaccel.media.pictures import is_image, picture_format
+from videoaccel.media.pictures import picture_format
 from videoaccel.media.reader import fit, read_image, read_video
 from videoaccel.media.second_reader import read_like_players
 from videoaccel.media.upright import upright

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tests import golden_values
 from tests.golden_values import Case
-from videoaccel.generation.references import frames_of
 from videoaccel.sampling.conditioning import (
     Group,
     append_generated,
@@ -22,6 +21,7 @@ from videoaccel.sampling.conditioning import (
     parse_mask_strategy,
     size_numbers,
 )
+from videoaccel.settings.latent_frames import frames_of
 
 
 def counting(frames: int, first: float) -> Tensor:

@@ -17,12 +17,12 @@ from torch import Tensor
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.loading import Source, load_scheduler, torch_dtype
-from videoaccel.generation.references import frames_of
 from videoaccel.media.reader import is_image
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import GenerateSettings
-from videoaccel.settings.mask_strategy import parse_mask_strategy
+from videoaccel.settings.latent_frames import check_overlap, clip_of
+from videoaccel.settings.mask_strategy import check_places, last_loop
 from videoaccel.text.prompts import cut_options, split_segments
 
 
@@ -51,11 +51,12 @@ def check_given(s: GenerateSettings, source: Source, *, height: int, width: int)
         FileNotFoundError: A file is not there.
     """
     timesteps = _timesteps(s, source, height=height, width=width)
-    _check_overlap(s)
+    assert s.frames is not None
+    check_overlap(s.frames, s.condition_latents)
     for name, edit in (("edit", s.edit), ("condition_edit", s.condition_edit)):
         _check_edit(edit or 0.0, f"`{name}`", timesteps)
     if s.mask_strategy is not None:
-        _check_strategy(s.mask_strategy, _references(s), s.loops, timesteps)
+        _check_strategy(s.mask_strategy, _references(s), s, timesteps)
     for prompt in s.prompt:
         _check_prompt(prompt, s, timesteps)
     _check_files(s)
@@ -78,15 +79,6 @@ def _timesteps(s: GenerateSettings, source: Source, *, height: int, width: int) 
     return scheduler.timesteps
 
 
-def _check_overlap(s: GenerateSettings) -> None:
-    assert s.frames is not None
-    if s.condition_latents and s.frames <= (over := frames_of(s.condition_latents)):
-        raise ValueError(
-            f"`frames` must be above the {counted(over, 'frame')} that a clip takes over from the one before "
-            f"(`condition_latents` {s.condition_latents}), got {s.frames}"
-        )
-
-
 def _check_edit(edit: float, what: str, timesteps: Tensor) -> None:
     mask = torch.tensor([[edit]])
     if 0 < edit < 1 and not bool(active_frames(mask, timesteps).any()):
@@ -97,24 +89,11 @@ def _check_edit(edit: float, what: str, timesteps: Tensor) -> None:
         )
 
 
-def _check_strategy(strategy: str, references: Sequence[str], loops: int, timesteps: Tensor) -> None:
-    groups = parse_mask_strategy(strategy)
+def _check_strategy(strategy: str, references: Sequence[str], s: GenerateSettings, timesteps: Tensor) -> None:
+    _, chunks = clip_of(s.model, vae=s.vae) or (None, None)
+    groups = check_places(strategy, references, loops=s.loops, frames=s.frames, chunks=chunks)
     for number, (group, text) in enumerate(zip(groups, strategy.split(";"), strict=True)):
-        where = f"group {number} ({text}) of the mask strategy"
-        if group.loop >= loops:
-            raise ValueError(f"{where} is for loop {group.loop}, but {_last_loop(loops)}")
-        # Every loop adds the clip before it.
-        known = len(references) + group.loop
-        if group.reference >= known:
-            raise ValueError(
-                f"{where}: there is no reference {group.reference}; loop {group.loop} has {known}, counted from 0"
-            )
-        _check_edit(group.edit, f"{where}: edit", timesteps)
-    used = {group.reference for group in groups}
-    if unused := [f"{number} ({path})" for number, path in enumerate(references) if number not in used]:
-        raise ValueError(
-            f"the mask strategy {strategy!r} does not use reference {unused[0]}; leave it out or add a group"
-        )
+        _check_edit(group.edit, f"group {number} ({text}) of the mask strategy: edit", timesteps)
 
 
 def _check_prompt(prompt: str, s: GenerateSettings, timesteps: Tensor) -> None:
@@ -126,7 +105,7 @@ def _check_prompt(prompt: str, s: GenerateSettings, timesteps: Tensor) -> None:
         raise ValueError(f"the prompt {prompt!r} brings references of its own; give these or files, not both")
     if not strategy:
         raise ValueError(f"the prompt {prompt!r} has a reference_path, but no mask_strategy that says where it goes")
-    _check_strategy(strategy, list(_own_references(prompt)), s.loops, timesteps)
+    _check_strategy(strategy, list(_own_references(prompt)), s, timesteps)
 
 
 def _check_texts(text: str, loops: int) -> None:
@@ -140,12 +119,8 @@ def _check_texts(text: str, loops: int) -> None:
         return
     if late := [segment for segment in segments if (segment.start or 0) >= loops]:
         raise ValueError(
-            f"|{late[0].start}|{late[0].text} in the prompt is for loop {late[0].start}, but {_last_loop(loops)}"
+            f"|{late[0].start}|{late[0].text} in the prompt is for loop {late[0].start}, but {last_loop(loops)}"
         )
-
-
-def _last_loop(loops: int) -> str:
-    return f"the last one is {loops - 1}, counted from 0; raise `loops` (now {loops}), or give an earlier one"
 
 
 def _check_files(s: GenerateSettings) -> None:

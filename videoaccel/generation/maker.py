@@ -19,7 +19,7 @@ from videoaccel.generation.cache_memory import fit, free_bytes, spare
 from videoaccel.generation.denoise import StepCallback
 from videoaccel.generation.graphs import Graphs
 from videoaccel.generation.prepared import Denoising
-from videoaccel.generation.references import References, frames_of, with_tail
+from videoaccel.generation.references import References, with_tail
 from videoaccel.generation.request import Request
 from videoaccel.models.compiled import is_compiled
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here
@@ -36,6 +36,7 @@ from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
 from videoaccel.session.done import Done
 from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Session
+from videoaccel.settings.latent_frames import frames_of
 
 
 @contextmanager

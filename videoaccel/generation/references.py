@@ -20,6 +20,7 @@ from videoaccel.media.limits import holding
 from videoaccel.media.reader import fit, is_image, open_clip, read_image, taken
 from videoaccel.models.protocols import Autoencoder, Each, here
 from videoaccel.models.video_vae import Noise
+from videoaccel.settings.latent_frames import frames_of
 from videoaccel.settings.mask_strategy import Group, format_mask_strategy
 from videoaccel.text.prompts import cut_options
 
@@ -245,16 +246,6 @@ def edit_clip(clip: Tensor, *, frames: int, edit: float) -> References:
         raise ValueError(f"edit must be between 0 (keep the video) and 1 (ignore it), got {edit}")
     clip = clip[:, :frames]
     return References((clip,), format_mask_strategy([Group(0, 0, 0, 0, clip.shape[1], edit)]))
-
-
-def frames_of(latents: int) -> int:
-    """Frames that the first ``latents`` latent frames of a clip stand for: 17 to 5, the first of each 5 for one frame.
-
-    >>> [frames_of(latents) for latents in (1, 2, 5, 6, 10)]
-    [1, 5, 17, 18, 34]
-    """
-    whole, rest = divmod(latents, 5)
-    return 17 * whole + (4 * rest - 3 if rest else 0)
 
 
 def with_tail(

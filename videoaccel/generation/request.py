@@ -16,12 +16,13 @@ from torch import Tensor
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.generation.denoise import StepCallback
-from videoaccel.generation.references import References, frames_of
+from videoaccel.generation.references import References
 from videoaccel.models.protocols import Transformer
 from videoaccel.planning.prior import Prior
 from videoaccel.sampling.noise import SampleNoise, sample_seeds
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import Defaults
+from videoaccel.settings.latent_frames import frames_of
 from videoaccel.settings.mask_strategy import parse_mask_strategy
 from videoaccel.text.encoder import PromptStates
 from videoaccel.text.prompts import clean_text, empty_segments, lost_words, plain_text, prepare

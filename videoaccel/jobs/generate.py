@@ -34,7 +34,6 @@ from videoaccel.common.files import (
 from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.generation.references import frames_of
 from videoaccel.generation.request import Request
 from videoaccel.jobs.explanation import Explanation, explain, gained_nothing
 from videoaccel.jobs.memory_advice import memory_advice
@@ -51,6 +50,7 @@ from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.latent_frames import frames_of
 from videoaccel.text.encoder import PromptStates
 
 SHEET_FRAMES = 16

@@ -26,7 +26,6 @@ from videoaccel.generation.references import (
     first_and_last_frame,
     first_frame,
     frames_before,
-    frames_of,
     lead_to_clip,
     read_clip,
     read_references,
@@ -38,6 +37,8 @@ from videoaccel.sampling.kinds import with_fields
 from videoaccel.settings.config import Part
 from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.latent_frames import clip_of, frames_of
+from videoaccel.settings.mask_strategy import check_places
 from videoaccel.text.cache import TextCache, TextKey, encode_cached, encoder_identity
 from videoaccel.text.classes import ClassNames
 from videoaccel.text.encoder import PromptStates, encode, load_text_encoder
@@ -146,6 +147,11 @@ def read_given(order: WorkOrder) -> list[Tensor]:
     given = [*map(read, s.images), *video, *map(read, s.references)]
     if s.mask_strategy is None:
         _check_lengths(given, s)
+        return given
+    _, chunks = clip_of(s.model, vae=s.vae) or (None, None)
+    files = [*s.images, *([s.video] if s.video else []), *s.references]
+    lengths = [clip.shape[1] for clip in given]
+    check_places(s.mask_strategy, files, loops=s.loops, frames=s.frames, chunks=chunks, lengths=lengths)
     return given
 
 

@@ -16,12 +16,6 @@ from videoaccel.media.colour import WHITE, UnknownWhiteError, picture_pixels
 from videoaccel.media.encoders import Frames
 from videoaccel.media.limits import check_pixels
 
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif",
-    ".tga", ".ppm", ".pgm", ".jp2",
-)  # fmt: skip
-"""Names that end so are pictures; .gif is a clip."""
-
 _FORMATS = (
     "PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "TGA", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI",
 )  # fmt: skip
@@ -35,15 +29,6 @@ _HELP = MappingProxyType(
     }
 )
 _STARTS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"))
-
-
-def is_image(path: str | Path) -> bool:
-    """Whether a name is a picture's, by its ending alone.
-
-    >>> is_image("cat.JPG"), is_image("cat.gif"), is_image("frames/")
-    (True, False, False)
-    """
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def picture_format(path: Path) -> str | None:

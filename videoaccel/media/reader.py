@@ -22,15 +22,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from videoaccel.common.picture_names import IMAGE_SUFFIXES, is_image
 from videoaccel.common.reading import Colour
 from videoaccel.media.colour import WHITE
 from videoaccel.media.encoders import Frames
 from videoaccel.media.films import FOLDER_FPS, Film, open_film
 from videoaccel.media.limits import check_pixels, holding
 from videoaccel.media.pictures import (
-    IMAGE_SUFFIXES,
     existing_file,
-    is_image,
     picture_format,
     read_image,
     read_pictures,

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from videoaccel.generation.references import frames_of
 from videoaccel.outside.order import OutsideOrder
 from videoaccel.preview.preview import plan as plan_method
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.plan import Group, Plan, Planned
 from videoaccel.rendering.run import Render
 from videoaccel.rendering.said import mapping, number
+from videoaccel.settings.latent_frames import frames_of
 from videoaccel.settings.sizes import resolve_size
 
 MEASURED, PREDICTED, UNKNOWN = "measured", "predicted", "unknown"

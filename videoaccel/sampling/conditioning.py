@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from videoaccel.settings.mask_strategy import Group, check_group, format_mask_strategy, parse_mask_strategy
+from videoaccel.settings.mask_strategy import Group, check_group, check_start, format_mask_strategy, parse_mask_strategy
 
 LATENTS_PER_CHUNK = 5  # the VAE turns 17 frames into 5 latent ones
 IMAGE_FPS = 120.0  # what the network is told for a single frame
@@ -163,7 +163,6 @@ def _spans(
 
 
 def _start(start: int, frames: int, align: int | None, what: str) -> int:
-    if not -frames <= start < frames:
-        raise ValueError(f"{what} must lie in {-frames}..{frames - 1}, the latent frames there are; got {start}")
+    check_start(start, frames, what)
     start += frames if start < 0 else 0
     return start if align is None else nearest_point(start, point=align, max_value=frames)

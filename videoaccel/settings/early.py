@@ -17,7 +17,9 @@ from videoaccel.common.home import expand
 from videoaccel.common.plugins import names_in
 from videoaccel.settings.config import ModelSpec, config_names, load_named
 from videoaccel.settings.generate import TARGETS, GenerateSettings
-from videoaccel.settings.mask_strategy import parse_mask_strategy
+from videoaccel.settings.latent_frames import check_overlap, clip_of
+from videoaccel.settings.mask_strategy import check_places, parse_mask_strategy
+from videoaccel.settings.sizes import resolve_size
 
 METHODS = "videoaccel.policies"
 SIGN = "+"
@@ -60,12 +62,33 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
         need("`explain`", "matplotlib", "report")
     parse_mask_strategy(s.mask_strategy)
     check_files([*(parse_lora(text)[0] for text in s.lora), *s.images, *([s.video] if s.video else []), *s.references])
+    check_clip(s)
     if s.prior is not None:
         check_prior(s.prior)
     if writes and s.output and s.vbench is None:
         if ours:  # other pipelines write other things, sound for one
             output_kind(s.output)
         check_folder(expand(s.output))
+
+
+def check_clip(s: GenerateSettings) -> None:
+    """Check sizes and what is placed where in a clip, of a model that says so without being loaded.
+
+    Raises:
+        ValueError: There is no such size, or something lies outside of the clip or what is given.
+    """
+    if s.resolution is not None:
+        resolve_size(resolution=s.resolution, aspect=s.aspect)
+    if (known := clip_of(s.model, vae=s.vae)) is None:
+        return
+    defaults, chunks = known
+    frames = s.frames or defaults.num_frames
+    extends = s.video is not None and s.edit is None and s.mask_strategy is None
+    if extends or s.loops > 1:
+        check_overlap(frames, s.condition_latents or defaults.condition_latents)
+    if s.mask_strategy is not None:
+        references = [*s.images, *([s.video] if s.video else []), *s.references]
+        check_places(s.mask_strategy, references, loops=s.loops, frames=frames, chunks=chunks)
 
 
 def check_model_name(name: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from videoaccel.common.picture_names import is_image
+from videoaccel.settings.latent_frames import Chunks
+
 
 class Group(NamedTuple):
     """One group of a mask strategy; starts and length in latent frames."""
@@ -80,3 +83,69 @@ def check_group(group: Group, where: str) -> None:
     for name, (fits, expected) in ranges.items():
         if not fits:
             raise ValueError(f"{where}: {name} must be {expected}; got {getattr(group, name)}")
+
+
+def check_places(
+    strategy: str | None,
+    references: Sequence[str],
+    *,
+    loops: int,
+    frames: int | None = None,
+    chunks: Chunks | None = None,
+    lengths: Sequence[int] | None = None,
+) -> list[Group]:
+    """Make sure that a mask strategy takes and puts what there is to take and to put to, as far as is known.
+
+    Args:
+        strategy: As given.
+        references: Names of the files.
+        loops: How many run.
+        frames: Of a clip; None if it is not known.
+        chunks: How the model's VAE takes clips apart; None if it is not known.
+        lengths: Frames of each reference; by default only those of pictures are known.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ValueError: A loop, a reference or a start is out of range, or a reference is not used.
+    """
+    groups, texts = parse_mask_strategy(strategy), (strategy or "").split(";")
+    for number, (group, text) in enumerate(zip(groups, texts, strict=False)):
+        where = f"group {number} ({text}) of the mask strategy"
+        if group.loop >= loops:
+            raise ValueError(f"{where} is for loop {group.loop}, but {last_loop(loops)}")
+        # Every loop adds the clip before it.
+        known = len(references) + group.loop
+        if group.reference >= known:
+            raise ValueError(
+                f"{where}: there is no reference {group.reference}; loop {group.loop} has {known}, counted from 0"
+            )
+        if chunks is not None and frames is not None:
+            check_start(group.target_start, chunks.latents(frames), f"{where}: target_start")
+        if chunks is not None and group.reference < len(references):
+            file = references[group.reference]
+            length = lengths[group.reference] if lengths is not None else 1 if is_image(file) else None
+            if length is not None:
+                check_start(group.reference_start, chunks.latents(length), f"{where}: reference_start in {file}")
+    used = {group.reference for group in groups}
+    if unused := [f"{number} ({path})" for number, path in enumerate(references) if number not in used]:
+        raise ValueError(
+            f"the mask strategy {strategy!r} does not use reference {unused[0]}; leave it out or add a group"
+        )
+    return groups
+
+
+def check_start(start: int, latents: int, what: str) -> None:
+    """Make sure that a start lies in a clip of so many latent frames; a negative one counts from the end.
+
+    Raises:
+        ValueError: It does not; says where it may lie.
+    """
+    if not -latents <= start < latents:
+        raise ValueError(f"{what} must lie in {-latents}..{latents - 1}, the latent frames there are; got {start}")
+
+
+def last_loop(loops: int) -> str:
+    """Which loop is the last one, for errors."""
+    return f"the last one is {loops - 1}, counted from 0; raise `loops` (now {loops}), or give an earlier one"
