@@ -109,6 +109,10 @@ WITHOUT = {
     ("plan", "--accel", "fora", "--png", "plan.png"): ("--png", "matplotlib", "report"),
     ("compare", "--prompts", "p.txt", "-o", "out"): ("measuring quality", "torchmetrics", "eval"),
     ("evaluate", ".", "-o", "out"): ("evaluating", "torchmetrics", "eval"),
+    ("evaluate", ".", "-o", "out", "--reader", "decord"): ("--reader decord", "decord", "decord"),
+    ("calibrate", "--fit-samples", "8"): ("--fit-samples", "torchmetrics", "eval"),
+    ("calibrate", "--backbones", "."): ("--backbones", "torchmetrics", "eval"),
+    ("render", "p.txt", "-o", "out", "--engine", "ray"): ("--engine ray", "ray", "ray"),
 }
 
 

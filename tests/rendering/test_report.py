@@ -1,9 +1,11 @@
 """Reports: what is in them is what was measured, on one page that needs nothing else."""
 
 import csv
+import html
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.rendering.studio import FakeRenderer, Studio
+from videoaccel.cli.app import run
 from videoaccel.comparison.worst import Worst, file_name, strip
 from videoaccel.eval.metric import Score
 from videoaccel.evaluation.rows import Row
@@ -99,6 +102,8 @@ def test_one_page_with_everything_in_it(compared: Path, studio: Studio, tmp_path
     addresses = set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", text))
     assert all(address.startswith(("data:", "#")) for address in addresses), "no network, no other file"
     assert text.count("<svg") == text.count("</svg>") >= 10
+    drawn = text.partition("</style>")[2]
+    assert "var(--blue)" in drawn and "var(--soft)" in drawn and ": #000000" not in drawn, "as the page is dark, too"
     identities = re.findall(r'\bid="([^"]+)"', text)
     clips = [one for one in identities if one.startswith("p") and len(one) > 9]
     assert len(clips) == len(set(clips)), "the pictures' inner names do not meet"
@@ -108,6 +113,19 @@ def test_one_page_with_everything_in_it(compared: Path, studio: Studio, tmp_path
     lines = list(csv.DictReader(io.StringIO(table.read_text())))
     assert {"source": str(compared), "what": "soda speedup=2", "quantity": "psnr", "value": "33.0"} in lines
     assert {"source": str(evaluated), "what": "score", "quantity": "psnr", "value": "27.0"} in lines
+
+
+def test_without_matplotlib_everything_but_the_curves_is_there(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(["report", str(compared), "-o", str(tmp_path / "report"), "-q"]) == 0
+    missing = "a report with curves needs matplotlib; pip install 'videoaccel[report]' brings it"
+    assert capfd.readouterr().err == f"videoaccel: {missing}\n"
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert html.escape(missing) in page and "<svg" not in page and page.count('class="card"') == 3
+    assert "<td>soda</td><td>speedup=2</td>" in page and "Step by site" not in page
+    assert (tmp_path / "report" / "report.csv").stat().st_size > 500
 
 
 def test_what_was_not_measured_is_not_there(compared: Path) -> None:

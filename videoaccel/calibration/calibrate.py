@@ -116,6 +116,8 @@ def calibrate_settings(
     order = resolve(generation)
     if (order.settings.steps or 0) < 3:
         raise ValueError(f"`steps` must be at least 3 to calibrate, got {order.settings.steps}")
+    if "soda" in methods and not quality_curve.available():
+        note("no step is fitted, and no speed-quality curve measured: " + quality_curve.LACKING)
     with started(order) as mesh, cpu_threads(order.settings.threads), torch.inference_mode():
         clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
         if settings.output is not None and mesh.first:

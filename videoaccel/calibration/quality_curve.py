@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # it needs torchmetrics, an extra
     from videoaccel.eval.perceptual import Lpips
 
 RATIOS = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+LACKING = "that takes torchmetrics; pip install 'videoaccel[eval]' brings it"
 PSNR, LPIPS = (table for table, _ in CURVES.values())
 
 

@@ -168,8 +168,7 @@ class Run:
             return prior
         known, ranks = prior.info.get("curved", []), self.mesh.degrees.ranks
         work = [s for s in samples[self.mesh.rank :: ranks] if [s.seed, s.prompt] not in known]
-        if work and not quality_curve.available():
-            self.note("no speed-quality curve: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
+        if not quality_curve.available():  # which was said before anything was loaded
             return prior
         steps, curves = self.order.settings.steps or 0, []
         tick = _counted(self.listener, "curve", len(work) * (steps + sum(quality_curve.counts(steps))))
@@ -191,7 +190,6 @@ class Run:
             self.note(f"nothing is fitted: of {counted(len(samples), 'sample')} none is held out, {HELD_OUT} would do")
             return prior
         if not quality_curve.available():
-            self.note("nothing is fitted: it needs torchmetrics; pip install 'videoaccel[eval]' brings it")
             return prior
         found = self.mesh.everyone.same(self._fitted(prior, samples, search) if self.mesh.first else None)
         info = {**prior.info, "fitted": keys}

@@ -15,6 +15,7 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, start_again
 from videoaccel.cli.terminal import say
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
@@ -86,6 +87,9 @@ def _check_early(options: Mapping[str, Any]) -> None:
     for name in (options["methods"] or "").split(","):
         if name.strip():
             check_method_name(name.strip())
+    for name in ("fit_samples", "fit_search", "backbones"):
+        if options[name]:
+            need(f"--{name.replace('_', '-')}", "torchmetrics", "eval")
     if options["output"] is not None:
         check_file(expand(options["output"]))
 
@@ -191,7 +195,7 @@ def _summary(prior: Prior, path: str) -> str:
 def _own(name: str) -> inspect.Parameter:
     """An option of calibrate's own."""
     field = CalibrateSettings.model_fields[name]
-    texts = {"memory": "SIZE", "methods": "NAME,NAME,...", "output": "FILE"}
+    texts = {"memory": "SIZE", "methods": "NAME,NAME,...", "output": "FILE", "backbones": "DIR"}
     kind: Any = str | None if name in texts else int | None
     flags = ["--output", "-o"] if name == "output" else [f"--{name.replace('_', '-')}"]
     default = f" Default: {field.default}." if isinstance(field.default, int) else ""

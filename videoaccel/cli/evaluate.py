@@ -65,6 +65,8 @@ def evaluate(
             raise FileNotFoundError(f"{path} does not exist")
     need("evaluating", "torchmetrics", "eval")
     check_reader_name(reader)
+    if reader == "decord":
+        need("--reader decord", "decord", "decord")
     parse_colour(ground)
     check_folder(expand(out))
     with shown_progress(quiet=quiet) as display:

@@ -22,6 +22,7 @@ from videoaccel.cli.render_options import Options
 from videoaccel.cli.render_progress import Board, plain
 from videoaccel.cli.render_text import plan_text
 from videoaccel.cli.terminal import say
+from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
@@ -101,6 +102,8 @@ def _check(options: Options) -> None:
                     "--timeout": o.timeout, "--pause": o.pause})  # fmt: skip
     if o.engine not in ("local", "ray"):
         raise ValueError(f"--engine is local or ray, got {o.engine!r}")
+    if o.engine == "ray":
+        need("--engine ray", "ray", "ray")
     if (o.jobs is None) == (o.vbench is None):
         both = "" if o.jobs is None else ", not both"
         raise ValueError(f"give a job file, or --vbench VBench_full_info.json{both}")

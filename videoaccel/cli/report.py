@@ -23,9 +23,12 @@ def report(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Write one self-contained page from results, with JSON and CSV beside it."""
+    from videoaccel.reporting.report import no_curves
     from videoaccel.reporting.report import report as write
 
     with shown_progress(quiet=quiet) as display:
         written = write(results, out, title=title, quality=quality, listener=display)
     for path in written:
         say(f"wrote {path}")
+    if (missing := no_curves()) is not None:
+        say(f"videoaccel: {missing}", err=True)

@@ -68,10 +68,10 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 def fill(template: str, values: Mapping[str, str]) -> str:
     """A page with ``@NAME@`` replaced, once: what a value holds is not replaced again. The values are escaped already.
 
-    Its policy (``@POLICY@``) lets the scripts of the template run and nothing else, and nothing is fetched but pictures
-    and clips.
+    Its policy (``@POLICY@``) lets the scripts of the template run and nothing else unless another is given, and nothing
+    is fetched but pictures and clips.
     """
-    filled: dict[str, Any] = {**values, "POLICY": policy(template)}
+    filled: dict[str, Any] = {"POLICY": policy(template), **values}
     return _MARK.sub(lambda found: filled.get(found[1], found[0]), template)
 
 

@@ -7,13 +7,14 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from videoaccel.common.borders import fill, for_script, policy
 from videoaccel.common.borders import for_page as escape
-from videoaccel.common.borders import for_script, policy
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC, normalised
 from videoaccel.evaluation.clips import ClipFile, Reading
@@ -29,13 +30,6 @@ _RULE = (
     f"At most {_WORST}: clips that the table names as a metric's worst, those that it names most often first; then "
     "those that come off worst over all metrics."
 )
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a00}.strip img{margin:1px;image-rendering:auto}
-.strip div{display:flex;align-items:center}.strip span{width:6em;color:#666}.ab{display:flex;gap:1em}
-.ab figure{margin:0}.ab img{width:320px;image-rendering:pixelated;background:#eee}button{font:inherit;padding:.3em 1em}
-"""
 _PLAYER = """
 const pairs = JSON.parse(document.getElementById('pairs').textContent);
 const [left, right, said] = ['a', 'b', 'said'].map(id => document.getElementById(id));
@@ -99,11 +93,8 @@ def report_page(
         *(_strips(clip, frames, reference) for clip, frames, reference in sets if frames is not None),
         _player(sets),
     ]  # fmt: skip
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">{policy(f"<script>{_PLAYER}</script>")}'
-        f"<title>VideoAccel evaluation</title>"
-        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
-    )
+    template = (files("videoaccel") / "assets" / "pages" / "evaluation.html").read_text(encoding="utf-8")
+    return fill(template, {"BODY": "".join(parts), "POLICY": policy(f"<script>{_PLAYER}</script>")})
 
 
 def radar(results: Sequence[MetricResult]) -> str:
@@ -116,22 +107,27 @@ def radar(results: Sequence[MetricResult]) -> str:
     angles = [2 * math.pi * i / len(axes) - math.pi / 2 for i in range(len(axes))]
 
     def at(angle: float, share: float) -> str:
-        return f"{260 + 150 * share * math.cos(angle):.1f},{200 + 150 * share * math.sin(angle):.1f}"
+        return f"{300 + 150 * share * math.cos(angle):.1f},{200 + 150 * share * math.sin(angle):.1f}"
 
     rings = "".join(
-        f'<polygon points="{" ".join(at(angle, ring) for angle in angles)}" fill="none" stroke="#ccc"/>'
+        f'<polygon points="{" ".join(at(angle, ring) for angle in angles)}" class="ring"/>'
         for ring in (0.25, 0.5, 0.75, 1.0)
     )
     shape = " ".join(at(angle, share) for angle, (_, share) in zip(angles, axes, strict=True))
     labels = "".join(
-        f'<text x="{at(angle, 1.15).split(",")[0]}" y="{at(angle, 1.15).split(",")[1]}" font-size="12" '
-        f'text-anchor="middle">{escape(title)}</text>'
+        f'<text x="{at(angle, 1.1).split(",")[0]}" y="{at(angle, 1.1).split(",")[1]}" font-size="12" '
+        f'text-anchor="{_anchor(math.cos(angle))}">{escape(title)}</text>'
         for angle, (title, _) in zip(angles, axes, strict=True)
     )
     return (
-        f'<h2>Dimensions</h2><svg viewBox="0 0 520 400" width="640" role="img" aria-label="radar plot">{rings}'
-        f'<polygon points="{shape}" fill="#36c8" stroke="#36c"/>{labels}</svg>'
+        f'<h2>Dimensions</h2><svg viewBox="0 0 600 400" width="700" role="img" aria-label="radar plot">{rings}'
+        f'<polygon points="{shape}" class="share"/>{labels}</svg>'
     )
+
+
+def _anchor(right: float) -> str:
+    """At which end a label stands, by how far it is to the right of the middle."""
+    return "middle" if abs(right) < 0.1 else "start" if right > 0 else "end"
 
 
 def _share(result: MetricResult) -> float:
@@ -144,11 +140,13 @@ def _table(results: Sequence[MetricResult]) -> str:
     lines = "".join(
         f"<tr><td>{escape(r.title)}</td><td class=n>{_score(r)}</td><td>{escape(r.unit)}</td>"
         f"<td class=n>{r.measured}</td><td class=n>{r.failed}</td><td class=n>{r.not_applicable}</td>"
-        f"<td class=n>{r.identical}</td><td>{escape(r.worst or '')}</td><td class=n>{_number(r.worst_value)}</td></tr>"
+        f"<td class=n>{r.identical}</td><td class=clip>{escape(r.worst or '')}</td>"
+        f"<td class=n>{_number(r.worst_value)}</td></tr>"
         for r in results
     )
     heads = ("metric", "score", "", "clips", "failed", "n/a", "identical", "worst clip", "its value")
-    return f"<h2>Scores</h2><table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{lines}</table>"
+    head = "".join(f"<th>{title}</th>" for title in heads)
+    return f"<h2>Scores</h2><div class=scroll><table><tr>{head}</tr>{lines}</table></div>"
 
 
 def _score(result: MetricResult) -> str:

@@ -47,8 +47,10 @@ def both(draw: Callable[[Any, float], None], *, salt: str, heights: tuple[float,
 
 
 def _in_the_pages_colours(svg: str) -> str:
-    """Black is the page's ink and a grid's light grey its lines, so that a picture can be read on a dark page, too."""
-    return re.sub(r": #(e[0-9a-f])\1\1\b", ": var(--line)", svg.replace(": #000000", ": currentColor"))
+    """Black is the page's ink and greys its lines and notes, so that a picture can be read on a dark page, too."""
+    for colour, own in (("#000000", "currentColor"), ("#666666", "var(--soft)"), ("#0072b2", "var(--blue)")):
+        svg = svg.replace(f": {colour}", f": {own}")
+    return re.sub(r": #(e[0-9a-f])\1\1\b", ": var(--line)", svg)
 
 
 def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[str, str] | None:

@@ -49,14 +49,13 @@ def report(
         listener: Hears of what is measured.
 
     Returns:
-        The files.
+        The files. Without matplotlib the page has tables and cards, but no curves, see `no_curves`.
 
     Raises:
         FileNotFoundError: A result is not there.
-        ValueError: Something is no result, or matplotlib is not installed.
+        ValueError: Something is no result.
         OSError: The folder cannot be written.
     """
-    need("drawing a report", "matplotlib", "report")
     folder = expand(out)
     check_creatable(folder / PAGE if folder.is_dir() else folder)
     sources = [read_source(expand(path)) for path in results]
@@ -71,6 +70,15 @@ def report(
     return found
 
 
+def no_curves() -> str | None:
+    """Why a report has no curves; None if it has."""
+    try:
+        need("a report with curves", "matplotlib", "report")
+    except ValueError as missing:
+        return str(missing)
+    return None
+
+
 def _title(data: Mapping[str, Any]) -> str:
     if data["comparisons"]:
         return "Speed and quality"
@@ -83,36 +91,53 @@ def make_page(data: Mapping[str, Any]) -> str:
     Args:
         data: Of `videoaccel.reporting.data.gather`, with a title.
     """
-    from videoaccel.reporting.plots import heat_map, memory, scaling, speed_quality, stages
-
     parts: list[str] = []
+    missing = no_curves()
+    drawn = {} if missing else _drawn(data)
+    if missing:
+        parts.append(f"<p>{_text(missing)}</p>")
     for number, one in enumerate(data["comparisons"]):
-        figures = [speed_quality(one, by=by, salt=f"speed{number}{by}") for by in ("latency", "flops")]
-        parts.append(_section("Speed and quality", _subtitle(one), *map(_figure, figures), _methods(one)))
+        figures = [drawn.get(f"speed{number}{by}", "") for by in ("latency", "flops")]
+        parts.append(_section("Speed and quality", _subtitle(one), *figures, _methods(one)))
         if one["worst"]:
             cards = "".join(_worst(item) for item in one["worst"])
             parts.append(_section("Worst clips", _WORST, f'<div class="cards">{cards}</div>'))
     for one in data["evaluations"]:
         parts.append(_section("Scores", _text(one["path"]), _scores(one)))
     if data["renders"]:
-        figure = _figure(stages(data["renders"], salt="stages"))
         for one in data["renders"]:
             if one["quality"] is not None:
                 parts.append(_section("Quality against exact twins", _text(one["path"]), *_twins(one["quality"])))
-        parts.append(_section("Where the time goes", "", figure, *map(_render, data["renders"])))
-    parts.append(_section("Memory", "", _figure(memory(data, salt="memory"))))
-    maps = [heat_map(one, salt=f"heat{number}") for number, one in enumerate(data["heat_maps"][:_HEAT_MAPS])]
-    if maps:
+        parts.append(_section("Where the time goes", "", drawn.get("stages", ""), *map(_render, data["renders"])))
+    parts.append(_section("Memory", "", drawn.get("memory", "")))
+    if maps := [picture for salt, picture in drawn.items() if salt.startswith("heat")]:
         more = len(data["heat_maps"]) - len(maps)
         note = f"; {more} more are in {DATA}" if more else ""
-        parts.append(_section("Step by site", f"What each method did on the first clip, or calibrated errors{note}.",
-                              *map(_figure, maps)))  # fmt: skip
-    parts.append(_section("Scaling", "", _figure(scaling(data["scaling"], salt="scaling"))))
+        told = f"What each method did on the first clip, or calibrated errors{note}."
+        parts.append(_section("Step by site", told, *maps))
+    parts.append(_section("Scaling", "", drawn.get("scaling", "")))
     parts.append(_section("How it was measured", "", _list(data["how"])))
     parts.append(_section("Hardware and versions", "", *map(_machine, data["machines"])))
     parts.append(_section("Made from", "", _list([f"{one['kind']}: {one['path']}" for one in data["sources"]])))
     template = (files("videoaccel") / "assets" / "pages" / "report.html").read_text(encoding="utf-8")
     return fill(template, {"TITLE": _text(data["title"]), "BODY": "\n".join(filter(None, parts))})
+
+
+def _drawn(data: Mapping[str, Any]) -> dict[str, str]:
+    """Every curve as a part of the page, by the salt of its names; empty texts for what has no numbers."""
+    from videoaccel.reporting.plots import heat_map, memory, scaling, speed_quality, stages
+
+    found: dict[str, Mapping[str, str] | None] = {}
+    for number, one in enumerate(data["comparisons"]):
+        for by in ("latency", "flops"):
+            found[f"speed{number}{by}"] = speed_quality(one, by=by, salt=f"speed{number}{by}")
+    if data["renders"]:
+        found["stages"] = stages(data["renders"], salt="stages")
+    found["memory"] = memory(data, salt="memory")
+    for number, one in enumerate(data["heat_maps"][:_HEAT_MAPS]):
+        found[f"heat{number}"] = heat_map(one, salt=f"heat{number}")
+    found["scaling"] = scaling(data["scaling"], salt="scaling")
+    return {salt: _figure(picture) for salt, picture in found.items()}
 
 
 def to_csv(data: Mapping[str, Any]) -> str:
