@@ -43,6 +43,14 @@ def test_a_dry_run_says_what_ranks_would_do(cli: Cli) -> None:
     assert "gpus: 4" in result.out and "sp: 2" in result.out
 
 
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_the_command_ends_as_its_ranks_did(cli: Cli, generate: Cli, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr("videoaccel.parallel.launch.start_ranks", lambda *_, **__: code)
+    assert generate(*TINY, "--gpus", "2", "--device", "cpu").code == code
+    monkeypatch.setattr("sys.argv", ["videoaccel", "calibrate", "--gpus", "2"])
+    assert cli("calibrate", "--gpus", "2", "--device", "cpu").code == code
+
+
 def test_several_processes_where_one_does_all(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
