@@ -108,9 +108,9 @@ def test_plan_in_milliseconds(plan: Cli, cli: Cli) -> None:
     assert done.code == 0 and "x faster here (" in done.out and "time" in done.err.splitlines()
     assert "computed in full: 4 of 6 steps" in done.out and "  reuse: steps 3, 5" in done.out
     listed = cli("cache", "list")
-    assert "1 measurement of costs" in listed.out and "STDiT3 on " in listed.out
+    assert "2 measurements of costs" in listed.out and "STDiT3 on " in listed.out and "STDiT3, FLOPs: " in listed.out
     assert json.loads(cli("cache", "list", "--json").out)["costs"]["entries"][0]["key"]["network"] == "STDiT3"
-    assert "1 measurement of costs removed" in cli("cache", "clear").out
+    assert "2 measurements of costs removed" in cli("cache", "clear").out
 
 
 def test_a_plan_names_the_fields_that_were_changed(plan: Cli) -> None:

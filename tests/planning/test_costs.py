@@ -17,7 +17,7 @@ from videoaccel.models.stdit import STDiT3
 from videoaccel.planning.costs_cache import CostsCache, machine, measured
 from videoaccel.session import costs as costs_module
 from videoaccel.session.actions import COMPUTE, REUSE, Compute, Partial, Span
-from videoaccel.session.costs import Costs, count_flops, interleaved, measure_time
+from videoaccel.session.costs import Costs, count_flops, flops_share, interleaved, measure_time
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +142,23 @@ def test_what_costs_depend_on() -> None:
     assert machine(torch.device("cpu"))["device"]
 
 
+def test_operations_are_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = tiny_run()
+    assert run.counted() is None and run.job().counted is not None
+    flops = run.costs("flops")
+    monkeypatch.setattr("videoaccel.generation.prepared.count_flops", lambda *_, **__: pytest.fail("counted again"))
+    assert tiny_run(seed=9).counted() == flops == tiny_run(steps=3).costs("flops") and flops.unit == "flops"
+    half = [{}, {site: REUSE for site in run.model.sites}]
+    assert 0.5 < flops_share(flops, half, [1.0, 1.0], asked=2) < 0.55
+
+
 def test_damaged_files_are_measured_again(tmp_path: Path) -> None:
     cache, costs = CostsCache(tmp_path), tiny_run().costs("flops")
     cache.put({"a": 1}, costs)
     (path,) = tmp_path.iterdir()
     again = cache.get({"a": 1}, blocks=costs.blocks)
-    assert again == Costs("ms", costs.modules, costs.kept, costs.rest, costs.blocks)
+    assert again == Costs("flops", costs.modules, costs.kept, costs.rest, costs.blocks)
     assert cache.get({"a": 2}, blocks=costs.blocks) is None
     for text in ("", "[]", "{}", json.dumps({"format": 1, "key": {"a": 1}, "modules": 3}), path.read_text()[:-20]):
         path.write_text(text)

@@ -69,4 +69,6 @@ def _timed(key: Mapping[str, Any] | None) -> str:
     threads = counted(key.get("threads", 1), "thread")
     dtype = str(key.get("dtype")).removeprefix("torch.")
     rows = counted(key.get("rows", 1), "row")
+    if key.get("unit") == "flops":
+        return f"{key.get('network')}, FLOPs: latent {shape}, {rows}"
     return f"{key.get('network')} on {key.get('device')}, {threads}: latent {shape}, {rows}, {dtype}"

@@ -81,6 +81,8 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
     'soda: 20 of 30 network calls (20 compute, 10 forecast1), stored 160 KiB'
     >>> _accelerated({"method": "pab", "loops": [{**loop, "explained": {"flops_share": 0.62}}]}, steps=30)
     'pab: 20 of 30 network calls (38% of all FLOPs saved), stored 160 KiB'
+    >>> _accelerated({"method": "pab", "loops": [{**loop, "flops_share": 0.62}]}, steps=30)
+    'pab: 20 of 30 network calls (38% of all FLOPs saved), stored 160 KiB'
     >>> coarser = {"slots": "coarsest"}
     >>> _accelerated({"method": "soda", "loops": [loop], "coarser_for_cache_memory": coarser}, steps=30)[-59:]
     '160 KiB; --cache-memory took a coarser form: slots coarsest'
@@ -90,7 +92,7 @@ def _accelerated(done: Mapping[str, Any], *, steps: int) -> str:
         actions.update(loop["actions"])
     calls = sum(loop["network_calls"] for loop in loops)
     what = ", ".join(f"{count} {name}" for name, count in actions.most_common())
-    shares = [loop.get("explained", {}).get("flops_share") for loop in loops]
+    shares = [loop.get("explained", loop).get("flops_share") for loop in loops]
     if None not in shares:  # counts of actions are of modules of all sizes; operations say what they come to
         what = f"{1 - sum(shares) / len(shares):.0%} of all FLOPs saved"
     title = done.get("title", done["method"])

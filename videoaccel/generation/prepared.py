@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videoaccel import __version__
 from videoaccel.generation.denoise import Network, StepCallback, Update, denoise
 from videoaccel.generation.graphs import Graphs
 from videoaccel.generation.replay import Replay
@@ -21,7 +22,7 @@ from videoaccel.models.forms import forms_of, in_plain_form
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
 from videoaccel.parallel.layout import Layout
-from videoaccel.planning.costs_cache import machine, measured
+from videoaccel.planning.costs_cache import CostsCache, machine, measured
 from videoaccel.planning.prior import fingerprint
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
@@ -88,6 +89,7 @@ class Denoising:
             blocks=self.model.sites,
             prior=prior,
             costs=cache(self.costs),
+            counted=self.counted,
             cache_memory=cache_memory,
             patch=self.model.patch,
             fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
@@ -191,26 +193,38 @@ class Denoising:
 
     @torch.inference_mode()
     def costs(self, unit: Unit) -> Costs:
-        """What this network's modules cost at this size and batch: counted, or measured once on a machine and kept."""
-        if unit == "flops":
-            with in_plain_form(cast(nn.Module, self.model)):
-                return count_flops(self.once_here, blocks=self.model.sites)
+        """What this network's modules cost at this size and batch: counted or measured once, and kept."""
         blocks = self.model.sites
+        if unit == "flops":
+            return measured(self.flops_key(), self._count, blocks=blocks)
         return self.layout.first(
             lambda: measured(self.costs_key(), lambda: measure_time(self.once_here, blocks=blocks), blocks=blocks)
         )
 
+    def _count(self) -> Costs:
+        with in_plain_form(cast(nn.Module, self.model)):
+            return count_flops(self.once_here, blocks=self.model.sites)
+
+    def counted(self) -> Costs | None:
+        """The operations of this network at this size and batch, if they were counted before; nothing is run."""
+        return CostsCache().get(self.flops_key(), blocks=self.model.sites)
+
     def costs_key(self) -> dict[str, Any]:
         """All that times depend on: machine, libraries, network, sizes."""
         model: Any = self.model
+        own = {"dtype": str(model.dtype), "compiled": is_compiled(model), **forms_of(model)}
+        return {**machine(self.z.device), **self._shape(), **own}
+
+    def flops_key(self) -> dict[str, Any]:
+        """All that numbers of operations depend on: network and sizes."""
+        return {"unit": "flops", "videoaccel": __version__, **self._shape()}
+
+    def _shape(self) -> dict[str, Any]:
+        model: Any = self.model
         config = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
         return {
-            **machine(self.z.device),
             "network": type(model).__name__,
             "config": config,
-            "dtype": str(model.dtype),
-            "compiled": is_compiled(model),
-            **forms_of(model),
             "latent": list(self.z.shape),
             "rows": len(self.z) * len(self.branches),
             "text": _shapes(self.context),

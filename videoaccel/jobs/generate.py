@@ -48,6 +48,7 @@ from videoaccel.media.space import check_space
 from videoaccel.media.writer import Writer, check_writable
 from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
+from videoaccel.session.costs import flops_share
 from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.latent_frames import frames_of
@@ -385,11 +386,19 @@ def _acceleration(
                 "decisions": session.digest(),
                 **({} if session.foretold_bytes is None else {"cache_foretold_bytes": session.foretold_bytes}),
                 "cache_peak_bytes": session.peak_bytes,
-                **({"explained": explained[loop].as_data()} if explained else {}),
+                **({"explained": explained[loop].as_data()} if explained else _share(order, session)),
             }
             for loop, session in enumerate(sessions)
         ],
     }
+
+
+def _share(order: WorkOrder, session: Session) -> dict[str, float]:
+    """The share of operations that were done, where they were counted before for this network and size."""
+    counted = session.job.counted
+    if counted is None or (costs := counted()) is None or order.settings.steps is None:
+        return {}
+    return {"flops_share": round(flops_share(costs, session.trace, session.shares, asked=order.settings.steps), 4)}
 
 
 def _coarser(asked: Policy, made_by: Policy | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Measured costs on disk: a machine is timed once for a network at a size, not before every generation.
+"""Costs on disk: a machine is timed, and operations are counted, once for a network at a size, not for every clip.
 
 One JSON file a measurement, named by a hash of all that times depend on, which it also holds for people to read.
 """
@@ -19,7 +19,7 @@ from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.plain_json import read_json
 from videoaccel.common.user_warning import warn_user
 from videoaccel.models.seam import Site
-from videoaccel.session.costs import Costs, Kind
+from videoaccel.session.costs import Costs, Kind, Unit
 
 FORMAT = 1
 Blocks = Mapping[Site, tuple[Site, ...]]
@@ -58,7 +58,8 @@ class CostsCache:
             if data["format"] != FORMAT or data["key"] != _plain(key):
                 return None
             modules, kept = _curves(data["modules"]), _curves(data["kept"])
-            return Costs("ms", modules, kept, float(data["rest"]), blocks)
+            unit: Unit = "flops" if data.get("unit") == "flops" else "ms"  # only times were kept at first
+            return Costs(unit, modules, kept, float(data["rest"]), blocks)
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
             return None
 
@@ -73,6 +74,7 @@ class CostsCache:
         data = {
             "format": FORMAT,
             "key": _plain(key),
+            "unit": costs.unit,
             "modules": _listed(costs.modules),
             "kept": _listed(costs.kept),
             "rest": costs.rest,

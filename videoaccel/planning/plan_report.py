@@ -10,7 +10,7 @@ from videoaccel.common.wording import ranges
 from videoaccel.models.seam import Site
 from videoaccel.session.action_grid import spread
 from videoaccel.session.actions import COMPUTE, Action, Combine, Place
-from videoaccel.session.costs import Costs
+from videoaccel.session.costs import Costs, flops_share
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PlanReport:
     @property
     def flops_share(self) -> float:
         """Operations that were done, over those of the steps that were asked for, all computed."""
-        return self.flops.total(self.steps, self.shares) / (self.asked * self.flops.dense)
+        return flops_share(self.flops, self.steps, self.shares, asked=self.asked)
 
     @property
     def anchors(self) -> list[int]:

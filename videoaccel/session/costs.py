@@ -116,6 +116,11 @@ class Costs:
         return sum(self.step(actions, share) for actions, share in zip(steps, shares, strict=True))
 
 
+def flops_share(flops: Costs, steps: Sequence[Mapping[Place, Action]], shares: Sequence[float], *, asked: int) -> float:
+    """Operations of these steps, over those of the steps that were asked for, all computed."""
+    return flops.total(steps, shares) / (asked * flops.dense)
+
+
 def capture(call: Callable[[Run], Any]) -> list[Module]:
     """The modules of the first block of each axis, as a forward pass calls them."""
     found: dict[Site, Module] = {}

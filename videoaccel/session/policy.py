@@ -119,6 +119,7 @@ class Job:
         blocks: The network's blocks in the order in which they run, each with its modules.
         prior: Calibrated tables by name, for methods that need them; None if there are none for this model and setting.
         costs: Counts FLOPs or measures milliseconds of the network at this size and batch, once; for planners.
+        counted: The operations, if they were counted before; nothing is run for it.
         cache_memory: Bytes that stored values may take; None for any number.
         patch: Latent rows and columns to a place; None if that is not known.
         fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
@@ -141,6 +142,7 @@ class Job:
     blocks: Mapping[Site, tuple[Site, ...]] = field(default_factory=dict)
     prior: Mapping[str, Tensor] | None = None
     costs: Callable[[Unit], Costs] | None = None
+    counted: Callable[[], Costs | None] | None = None
     cache_memory: int | None = None
     patch: tuple[int, int] | None = None
     fingerprint: Callable[[], str] | None = None
