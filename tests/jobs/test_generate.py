@@ -17,6 +17,7 @@ from tests.generation.stand_in_graphs import stand_in
 from tests.workshop import Workshop
 from videoaccel.generation import tuning
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.prepared import Denoising
 from videoaccel.jobs import generate as generation
 from videoaccel.jobs import parts
 from videoaccel.jobs.generate import Clip
@@ -270,3 +271,16 @@ def test_public_names() -> None:
     assert videoaccel.GenerateSettings is GenerateSettings
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         videoaccel.nothing  # noqa: B018
+
+
+def test_the_share_of_operations_is_told_where_they_were_counted(
+    make: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"accel": "fora", "accel_options": {"period": 2}, "frames": 5, "steps": 6}
+    monkeypatch.setattr(Denoising, "counted", lambda self: self.costs("flops"))
+    make("counted.gif", **asked)
+    (loop,) = make.record("counted.json")["acceleration"]["loops"]
+    assert 0.4 < loop["flops_share"] < 0.9
+    monkeypatch.setattr(Denoising, "counted", lambda self: None)
+    make("not.gif", **asked)
+    assert "flops_share" not in make.record("not.json")["acceleration"]["loops"][0]
