@@ -31,7 +31,8 @@ from videoaccel.session.registry import beside_file, make_policy, named_method, 
 from videoaccel.settings.config import Defaults, config_names
 from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import NONE, OUTSIDE, TARGETS, GenerateSettings
-from videoaccel.settings.sizes import resolve_size
+from videoaccel.settings.latent_frames import chunks_of
+from videoaccel.settings.sizes import check_sides, resolve_size
 
 BEST = "soda"
 """The method that ``speedup`` alone uses: the one that won the comparison."""
@@ -401,12 +402,7 @@ def _check_size(source: Source, *, height: int, width: int) -> None:
     """
     if source.folder is None:
         return
-    config = read_config(source.folder / "vae" / "config.json")
-    blocks = {**config, **(config.get("vae_2d") or {})}.get("block_out_channels") or [0]
-    least = 2 ** (len(blocks) - 1)
-    for name, pixels in (("height", height), ("width", width)):
-        if pixels < least:
-            raise ValueError(f"{name} must be at least {least} pixels, got {pixels}")
+    check_sides(height, width, least=chunks_of(read_config(source.folder / "vae" / "config.json")).least)
 
 
 def _check_outputs(order: WorkOrder) -> None:

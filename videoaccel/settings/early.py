@@ -19,7 +19,7 @@ from videoaccel.settings.config import ModelSpec, config_names, load_named
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.latent_frames import check_overlap, clip_of
 from videoaccel.settings.mask_strategy import check_places, parse_mask_strategy
-from videoaccel.settings.sizes import resolve_size
+from videoaccel.settings.sizes import check_sides, resolve_size
 
 METHODS = "videoaccel.policies"
 SIGN = "+"
@@ -77,11 +77,13 @@ def check_clip(s: GenerateSettings) -> None:
     Raises:
         ValueError: There is no such size, or something lies outside of the clip or what is given.
     """
-    if s.resolution is not None:
-        resolve_size(resolution=s.resolution, aspect=s.aspect)
+    named = s.size is not None or s.resolution is not None
+    size = resolve_size(s.size, resolution=s.resolution, aspect=s.aspect) if named else None
     if (known := clip_of(s.model, vae=s.vae)) is None:
         return
     defaults, chunks = known
+    if size is not None:
+        check_sides(*size, least=chunks.least)
     frames = s.frames or defaults.num_frames
     extends = s.video is not None and s.edit is None and s.mask_strategy is None
     if extends or s.loops > 1:

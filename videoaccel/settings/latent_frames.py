@@ -1,4 +1,4 @@
-"""Frames and latent frames: how many of one stand for how many of the other. Nothing here needs torch."""
+"""What a VAE makes of frames and sides: how many of one stand for how many of the other. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Chunks(NamedTuple):
     """To a chunk; None if a clip is one."""
     factor: int = 4
     """Frames to a latent frame."""
+    least: int = 1
+    """Pixels of the smallest picture's side, as far as they are known."""
 
     def latents(self, frames: int) -> int:
         """Latent frames of a clip.
@@ -39,12 +41,14 @@ def chunks_of(config: Mapping[str, Any]) -> Chunks:
     """What the ``config.json`` of a VAE says of time.
 
     >>> chunks_of({"micro_frame_size": None, "vae_temporal": {"temporal_downsample": [True, True]}})
-    Chunks(frames=None, factor=4)
+    Chunks(frames=None, factor=4, least=1)
     """
+    blocks = {**config, **(config.get("vae_2d") or {})}.get("block_out_channels") or [0]
+    least = 2 ** (len(blocks) - 1)
     if "vae_temporal" not in config:
-        return Chunks(None, 1)
+        return Chunks(None, 1, least)
     halved = config["vae_temporal"].get("temporal_downsample", (False, True, True))
-    return Chunks(config.get("micro_frame_size", 17), 2 ** sum(halved))
+    return Chunks(config.get("micro_frame_size", 17), 2 ** sum(halved), least)
 
 
 def clip_of(model: str, *, vae: str | None = None) -> tuple[Defaults, Chunks] | None:

@@ -124,6 +124,17 @@ def resolve_size(
     return available[aspect]
 
 
+def check_sides(height: int, width: int, *, least: int) -> None:
+    """Refuse a picture of less than a latent place.
+
+    Raises:
+        ValueError: Says how many pixels it takes.
+    """
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels < least:
+            raise ValueError(f"{name} must be at least {least} pixels, got {pixels}")
+
+
 def resolve_frames(frames: int | str) -> int:
     """Find out the number of pixel frames that was asked for: 51, "51", or a name from `DURATIONS` such as "2s".
 
