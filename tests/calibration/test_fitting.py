@@ -11,7 +11,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from videoaccel.calibration.anchor_search import best_of, error_left, improved
+from videoaccel.calibration.anchor_search import best_of, error_left, grown, improved
 from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
@@ -238,6 +238,13 @@ def test_anchors_are_moved_where_that_leaves_less_error() -> None:
     assert error_left(fit, found) < error_left(fit, start) - 2 and sum(mark in (4, 5, 6, 7) for mark in found) >= 2
     assert improved(fit, start, rounds=0) == start
     assert best_of(fit, [start, found, list(found)]) == found
+
+
+def test_anchors_grow_in_the_longest_gaps() -> None:
+    assert grown((0, 1, 2), 3, 10) == (0, 1, 2) and grown((0, 1, 2), 4, 10) == (0, 1, 2, 6)
+    for calls in range(3, 11):
+        marks = grown((0, 1, 2), calls, 10)
+        assert len(set(marks)) == calls and {0, 1, 2} <= set(marks) <= set(range(10))
 
 
 def test_evenly_spaced_anchors_begin_with_the_first_step() -> None:

@@ -8,6 +8,19 @@ from collections.abc import Iterable, Sequence
 from videoaccel.calibration.fitting import Fit
 
 
+def grown(anchors: Sequence[int], calls: int, steps: int) -> tuple[int, ...]:
+    """Anchors and more, each in the middle of the longest gap that is left, of equal ones the last.
+
+    >>> grown((0, 1, 4, 7), 6, 10)
+    (0, 1, 4, 5, 7, 8)
+    """
+    marks = sorted(anchors)
+    while len(marks) < calls:
+        gap, before = max((end - mark, mark) for mark, end in zip(marks, (*marks[1:], steps), strict=True))
+        marks = sorted([*marks, before + gap // 2])
+    return tuple(marks)
+
+
 def error_left(fit: Fit, anchors: Sequence[int]) -> float:
     """Mean logarithm of the clips' squared errors, which is what a mean of decibels is."""
     _, end = fit.along(anchors)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from videoaccel.calibration.anchor_search import best_of, improved
+from videoaccel.calibration.anchor_search import best_of, grown, improved
 from videoaccel.calibration.fitting import Clips, Fit, follow
 from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, evenly, to_tables
 from videoaccel.planning.plan import UnreachableError
@@ -47,7 +47,7 @@ def calls_of(count: int, steps: int, *, search: int = 0) -> int:
     """Network calls that fitting on so many clips takes, at most."""
     fitted, held = (len(part) for part in parted(count))
     budgets = ladder(steps)
-    tried = 3 * sum(budgets) + search * sum(calls**2 for calls in budgets)
+    tried = 4 * sum(budgets) + search * sum(calls**2 for calls in budgets)
     return (fitted + held) * steps + fitted * tried + 2 * held * sum(budgets)
 
 
@@ -66,7 +66,8 @@ def fit_steps(
     Args:
         fitting: Clips to fit on.
         held: Clips to measure the quality on.
-        tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too.
+        tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too, and those of the budget
+            before with more between them.
         quality: Of the clips to fit on, and of those held out.
         counts: Numbers of network calls; default the ladder's.
         search: Rounds in which anchors are moved, see :func:`improved`.
@@ -84,7 +85,7 @@ def fit_steps(
 
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
-        candidates = [evenly(calls, steps)]
+        candidates = [evenly(calls, steps), *(grown(one.anchors, calls, steps) for one in found[-1:])]
         with suppress(UnreachableError):  # so few calls that no forecast reaches from one to the next
             candidates.append(tuple(policy.network(tables, steps).anchors))
             note(calls, 0, forecast(fitting, policy, tables), forecast(held, policy, tables))
