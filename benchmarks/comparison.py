@@ -33,7 +33,7 @@ SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 STEPS = {"demo": 30, "dit": 50, "pixart": 20}
 
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "soda": {"flops_ratio": (1.3, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)},
+    "soda": {"flops_ratio": (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)},
     "sada": {"threshold": (0.03, 0.05, 0.08, 0.12, 0.2, 0.35)},
     "lemica": {"budget": (19, 15, 12, 10, 9)},
     "magcache": {"max_skips": (1, 2, 3, 4, 5, 7)},

@@ -70,6 +70,9 @@ def _calibrate(options: dict[str, Any]) -> None:
     if (found := _found(options)) is not None:
         _outside(found, options)
         return
+    for name in ("fit_samples", "fit_search", "backbones"):
+        if options[name]:
+            need(f"--{name.replace('_', '-')}", "torchmetrics", "eval")
     settings = _settings(options)
     _start_ranks(options, settings.device)
     quiet = options["quiet"] or rank() > 0
@@ -87,9 +90,6 @@ def _check_early(options: Mapping[str, Any]) -> None:
     for name in (options["methods"] or "").split(","):
         if name.strip():
             check_method_name(name.strip())
-    for name in ("fit_samples", "fit_search", "backbones"):
-        if options[name]:
-            need(f"--{name.replace('_', '-')}", "torchmetrics", "eval")
     if options["output"] is not None:
         check_file(expand(options["output"]))
 
