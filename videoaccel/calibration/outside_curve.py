@@ -9,6 +9,7 @@ Shape legend: N evaluations.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,9 +124,7 @@ def drawn(
         tell("curve", done, total)
         for way, tables in candidates(prior.tables, calls, one_network=one, fitted=fitted.get(calls)).items():
             plan = Soda(anchors=calls, order="taylor" if way == WAYS[0] else "fitted")
-            rules = RuleMaker(
-                lambda plan=plan, tables=tables: rule_of(schedule_of(plan), tables, prior.info["networks"])
-            )  # type: ignore[misc]
+            rules = RuleMaker(partial(rule_of, schedule_of(plan), tables, prior.info["networks"]))
             with attach(pipe, rules, method="soda") as fast:
                 for number, take in known.items():
                     quality = psnr(pixels(pipe(**take.arguments())), take.exact)
