@@ -84,7 +84,7 @@ def test_two_workers_encode_text_once(jobs: Path, monkeypatch: pytest.MonkeyPatc
     plain = renderer.load_text
     monkeypatch.setattr(renderer, "load_text", lambda order: loaded.append(1) or plain(order))
     render = open_render(jobs, "out")
-    threads = [threading.Thread(target=work, args=(render,), kwargs={"rules": Rules(stale=5.0)}) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(render,), kwargs={"rules": Rules(stale=60.0)}) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -122,7 +122,7 @@ def test_what_belongs_to_the_other_kind_of_model(cli: Cli, dit_folder: Path) -> 
         (("plan", "--model", dit_folder, "--accel", "fora", "--no-time"), "--no-time is for plans of our own models"),
         (("calibrate", "--curve", "2"), "--curve is for pipelines of diffusers"),
         (("calibrate", "--model", dit_folder, "--memory", "2GiB"), "--memory is for calibrating our own models"),
-        (("calibrate", "--model", dit_folder, "--fit-samples", 4), "--fit-samples is for calibrating our own models"),
+        (("calibrate", "--model", dit_folder, "--fit-search", 1), "--fit-search is for calibrating our own models"),
         (("doctor", "--size", "8x8"), "--size is for the test of a pipeline, which --model names"),
     ):
         done = cli(*arguments)

@@ -102,8 +102,6 @@ def _check(options: Options) -> None:
                     "--timeout": o.timeout, "--pause": o.pause})  # fmt: skip
     if o.engine not in ("local", "ray"):
         raise ValueError(f"--engine is local or ray, got {o.engine!r}")
-    if o.engine == "ray":
-        need("--engine ray", "ray", "ray")
     if (o.jobs is None) == (o.vbench is None):
         both = "" if o.jobs is None else ", not both"
         raise ValueError(f"give a job file, or --vbench VBench_full_info.json{both}")
@@ -125,6 +123,8 @@ def _asked(options: Options) -> tuple[str, int, dict[str, list[Layer]]]:
         _check_ranks(said, workers=options.workers, engine=options.engine)
         own = {} if options.device is None else {"device": options.device}
         overrides.append(Layer({**shared, **own}, flag))
+    if options.engine == "ray":
+        need("--engine ray", "ray", "ray")
     return str(options.jobs or options.vbench), ranks, {"defaults": defaults, "overrides": overrides}
 
 
