@@ -57,6 +57,11 @@ def pytest_runtest_setup() -> None:
         gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """At the interpreter's end imported extensions look for what is left of their objects, and would tell of these."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither look into the user's cache nor leave anything there."""

@@ -49,7 +49,7 @@ def calibrate(
     calls: Sequence[Mapping[str, Any]] | None = None,
     *,
     out: str | Path | None = None,
-    curve: int = 2,
+    curve: int | None = None,
     fit: int | None = None,
     listener: Listener | None = None,
     note: Note = lambda text: None,

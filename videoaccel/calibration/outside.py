@@ -88,7 +88,7 @@ def calibrate_pipeline(
     calls: Sequence[Mapping[str, Any]],
     *,
     out: str | Path | None = None,
-    curve: int = 2,
+    curve: int | None = None,
     fit: int | None = None,
     listener: Listener | None = None,
     ranks: Comm | None = None,
@@ -99,7 +99,8 @@ def calibrate_pipeline(
         pipe: The pipeline.
         calls: Arguments of its call, one generation each: other prompts and seeds, the same size, length, guidance.
         out: The file; default one in the user's cache, where it is found for such calls.
-        curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for.
+        curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for, and
+            by which plans are chosen; default 2, of 8 calls or more 4.
         fit: On how many of the other calls SODA's served steps are fitted, 0 for none; default up to 8 of them, if
             there are 4. Needs the quality to be measured, and one network.
         listener: Told of the stages ``measure`` and ``curve``, which count this process's generations, and ``fit``,
@@ -129,13 +130,14 @@ def calibrate_pipeline(
     if attachment_of(pipe) is not None:
         raise ValueError("the pipeline is accelerated; remove() that first")
     check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
-    for name, count in (("curve", curve), ("fit", 0 if fit is None else fit)):
+    for name, count in (("curve", 0 if curve is None else curve), ("fit", 0 if fit is None else fit)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"{name} is a number of calls, 0 for none, got {count!r}")
     if out is not None:
         if not isinstance(out, str | Path):
             raise ValueError(f"out is the name of a file, got {out!r}")
         check_file(out)
+    curve = (4 if len(calls) >= 8 else 2) if curve is None else curve
     tell = listener or (lambda stage, done, total: None)
     takes = {number: _Take(call) for number, call in enumerate(calls) if number % ranks.size == ranks.rank}
     own, results = _measure(pipe, takes, {*range(curve)}, tell)

@@ -46,7 +46,7 @@ def calibrate_model(
     *,
     samples: int,
     out: str | Path | None = None,
-    curve: int = 2,
+    curve: int | None = None,
     fit: int | None = None,
     listener: Listener | None = None,
 ) -> Prior:
@@ -86,6 +86,4 @@ def calibrate_model(
             for k in range(samples)
         ]
         with worded(order.kind.__name__):
-            return calibrate_pipeline(
-                pipe, calls, out=out, curve=min(curve, samples), fit=fit, listener=told, ranks=mesh.everyone
-            )
+            return calibrate_pipeline(pipe, calls, out=out, curve=curve, fit=fit, listener=told, ranks=mesh.everyone)

@@ -130,7 +130,7 @@ def _outside(found: Found, options: Mapping[str, Any]) -> None:
             found,
             samples=_number(options["samples"], 10),
             out=options["output"],
-            curve=_number(options["curve"], 2),
+            curve=None if options["curve"] is None else _number(options["curve"], 0),
             fit=None if options["fit_samples"] is None else _number(options["fit_samples"], 0),
             listener=display,
         )

@@ -167,7 +167,11 @@ def work(
             worker.heart.say({"stage": stage, "done": done, "total": total})
             worker.tell("step", {"stage": stage, "done": done, "total": total})
 
-        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen).run(units)
+        def finished() -> bool:
+            made = folder.finished()
+            return all(job.id in made for unit in units for job in unit.jobs)
+
+        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen, finished).run(units)
 
     gallery = Gallery(folder)
 

@@ -46,6 +46,7 @@ class TextAhead:
         control: Asked whether to go on.
         patiently: Calls what writes, again when a full disk has room again.
         listener: Told of the stage ``text``.
+        finished: Whether a worker that was waited for has made everything, and let go of the texts.
     """
 
     renderer: LocalRenderer
@@ -54,6 +55,7 @@ class TextAhead:
     control: Control
     patiently: Callable[[Callable[[], object]], object]
     listener: Listener
+    finished: Callable[[], bool]
 
     def run(self, units: Sequence[Unit]) -> None:
         """Return when the states of all texts of these units are kept.
@@ -79,17 +81,20 @@ class TextAhead:
         """All that one encoder has to encode."""
         cache = self.renderer.cache(orders[0])
         texts = list(dict.fromkeys(text for order in orders for text in texts_needed(order)))
-        job = text_lease(key)
+        job, waited = text_lease(key), False
         while missing := [text for text in texts if not cache.has(text, key=key)]:
             self.control.check()
             tries = self.leases.look().get(job)
             if tries is not None and tries.held is not None:
+                waited = True
                 holder = self.leases.holder(job, tries.held)
                 if holder is not None and self.observer.dead(holder.worker, lease=f"{job}.{tries.held}"):
                     self.leases.take(holder)
                 else:
                     time.sleep(min(0.5, self.observer.stale / 10))
                 continue
+            if waited and self.finished():
+                return
             lease = self.leases.claim(job, tries)
             if lease is None:
                 continue
