@@ -147,7 +147,7 @@ OURS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("fora", {}, {"period": 1}),
     ("taylorseer", {}, {"warmup": 1000}),
     ("first_block", {"threshold": 0.5}, {"threshold": 0.0}),
-    ("teacache", {"threshold": 0.5, **MEASURED}, {"threshold": 1e-12, **MEASURED}),
+    ("teacache", {"threshold": 0.5, **MEASURED}, {"threshold": 0.0, **MEASURED}),
     ("adacache", MEASURED, {"fastest": 1, **MEASURED}),
     ("magcache", MEASURED, {"warmup": 0.99, **MEASURED}),
 )

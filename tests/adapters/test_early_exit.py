@@ -17,11 +17,13 @@ from tests.adapters.tiny import Tiny
 from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.blocks import ADDED, LEFT, MIDDLE, MODULATED, Blocks, main_lists, why_not
 from videoaccel.adapters.lessons import find
+from videoaccel.adapters.methods.first_block import FirstBlockRule
 from videoaccel.adapters.methods.teacache import TeaCacheRule
 from videoaccel.adapters.rule import ASK, NOTHING_BEFORE, Course, Due, Evaluation, Serve
 from videoaccel.adapters.signals import Sampler, added
 from videoaccel.adapters.streams import Stream
 from videoaccel.adapters.swap import listeners_of
+from videoaccel.policies.first_block import FirstBlock
 
 METHODS: dict[str, dict[str, Any]] = {"first_block": {"threshold": 0.3}, "teacache": {}, "adacache": {}}
 
@@ -381,3 +383,15 @@ def test_a_part_of_a_stream_is_compared_with_the_same_part() -> None:
     x = torch.randn(1, 8, 4)
     found = added((x,), {}, x[:, :4] + 2)
     assert found is not None and torch.allclose(found, torch.full((1, 4, 4), 2.0))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_at_a_threshold_of_nothing_nothing_is_served(threshold: float) -> None:
+    """Not even where a signal has not changed at all: random networks have such first blocks."""
+    same = torch.ones(1, 8)
+    for rule in (FirstBlockRule(FirstBlock(threshold=threshold)), TeaCacheRule(threshold, lambda change: change)):
+        for _ in range(2):
+            rule.felt(None, "stream", same)  # type: ignore[arg-type]
+            found = rule.judge(None)  # type: ignore[arg-type]
+            rule.ended(None, computed=not isinstance(found, Serve), steps=())  # type: ignore[arg-type]
+        assert isinstance(found, Serve) == (threshold > 0)

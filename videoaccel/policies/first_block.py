@@ -26,7 +26,9 @@ class FirstBlock(Policy):
     sweep: ClassVar[tuple[float, ...]] = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
 
     threshold: float = Field(
-        0.08, ge=0, description="Relative change since the last computed step up to which the other blocks are served."
+        0.08,
+        ge=0,
+        description="Relative change since the last computed step up to which others are served; 0 never.",
     )
     warmup: int = Field(1, ge=1, description="Steps, at the start, that are always computed.")
 
@@ -71,7 +73,7 @@ class _FirstBlockSession(ActionSession):
 
     def holds(self, changes: Sequence[float]) -> bool:
         """Whether no sample has changed too much; NaN is too much."""
-        return all(change <= self.policy.threshold for change in changes)
+        return self.policy.threshold > 0 and all(change <= self.policy.threshold for change in changes)
 
     def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
         self._before = self._now

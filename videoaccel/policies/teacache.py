@@ -42,7 +42,9 @@ class TeaCache(Policy):
     sweep: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
     needs: ClassVar[tuple[str, ...]] = ("teacache.probe", "teacache.output")
 
-    threshold: float = Field(0.2, gt=0, description="Sum of expected relative changes at which the network runs again.")
+    threshold: float = Field(
+        0.2, ge=0, description="Sum of expected relative changes at which the network runs again; at 0 always."
+    )
     degree: int = Field(4, ge=0, le=8, description="Degree of the polynomial that is fitted to the calibrated changes.")
     constants: Constants = Field("calibrated", description="Whether the polynomial is fitted or the published one.")
 

@@ -47,7 +47,7 @@ class FirstBlockRule(StepRule):
         if self._now is None or self._before is None or self._now[0] != self._before[0]:
             return NOTHING_BEFORE
         changes = relative(self._now[1], self._before[1])
-        serves = all(change <= self.policy.threshold for change in changes)
+        serves = self.policy.threshold > 0 and all(change <= self.policy.threshold for change in changes)
         return Serve() if agreed(serves, self._now[1], self.agree) else CHANGED
 
     def ended(self, now: Evaluation, *, computed: bool, steps: object) -> None:
