@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videoaccel.adapters.curves import for_course
 from videoaccel.adapters.methods import schedule_of
-from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr
+from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr, ranks
 from videoaccel.planning.fitted import Fitted, evenly, held
 from videoaccel.planning.forecast_errors import AGES, ORDERS
 from videoaccel.policies.soda import Soda
@@ -65,6 +65,17 @@ def test_fitted_steps_are_taken_where_they_kept_most() -> None:
     assert steps[3] == {2: 1.5, 0: -0.5} and tables["soda.psnr"][9] == 45.0
     worse = errors() | kept_tables([rows(20.0, 30.0, 25.0)], N, fitted)
     assert schedule_of(Soda(flops_ratio=2.0))(worse, N)[3] == {2: 1.0}
+
+
+def test_fewer_calls_are_preferred_only_beyond_chance() -> None:
+    kept = torch.full((4, 5, 2), math.nan)
+    kept[:, 1, 0] = torch.tensor([30.0, 40.0, 50.0, 40.0])
+    kept[:, 2, 1] = torch.tensor([20.0, 45.0, 45.0, 45.0])  # less on average, but not clip by clip
+    kept[:, 3, 0] = torch.tensor([25.0, 30.0, 40.0, 30.0])  # less of every clip
+    found = ranks(kept)
+    assert found[2, 1] > found[1, 0] == 40.0 and found[3, 0] == kept[:, 3, 0].mean() < found[2, 1]
+    tables = errors() | kept_tables([rows(20.0, 30.0)], N)
+    assert sum(step is None for step in schedule_of(Soda(flops_ratio=1.25))(tables, N)) == 16
 
 
 def course(count: int) -> Any:

@@ -148,6 +148,7 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted]
     mean = figures[..., 0]
     second = (mean[:, 2] > mean[:, 1]).long() + 1
     quality = torch.stack([figures[:, 0], figures[torch.arange(count), second]], 1)
+    chosen = every[:, torch.arange(count), second]
     plans = [
         fitted[calls] if fitted and second[calls - 1] == WAYS.index("fitted") else held(calls, count)
         for calls in range(1, count + 1)
@@ -156,9 +157,36 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted]
     best = mean.nan_to_num(-math.inf).amax(1)
     return {
         "soda.psnr": torch.where(best.isinf(), math.nan, best),
-        **to_tables(plans, quality, steps=count),
+        **to_tables(plans, quality, steps=count, rank=ranks(torch.stack([every[:, :, 0], chosen], -1))),
         HELD: figures[:, 1],
     }
+
+
+def ranks(kept: Tensor) -> Tensor:
+    """By what plans of different numbers of calls are told apart, [N, kinds].
+
+    More calls are worse only if they kept less by more than chance would have it: by the standard error of the mean
+    difference to the best plan of fewer calls, clip by clip. Else they rank above it.
+
+    Args:
+        kept: PSNR of every clip, [B, N, kinds]; NaN where nothing was measured.
+    """
+    mean = kept.mean(0)
+    found, best = mean.clone(), None
+    for row in range(len(mean)):
+        kinds = [kind for kind in range(mean.shape[1]) if not mean[row, kind].isnan()]
+        if not kinds:
+            continue
+        kind = max(kinds, key=lambda kind: float(mean[row, kind]))
+        here = kept[:, row, kind]
+        if best is not None:
+            more = here - kept[:, best[0], best[1]]
+            chance = float(more.std(correction=0)) / max(1, len(more) - 1) ** 0.5
+            if float(more.mean()) < -chance:
+                continue
+            found[row, kind] = max(float(mean[row, kind]), float(found[best]) + 1e-3)
+        best = row, kind
+    return found
 
 
 def pixels(output: Any) -> Tensor:
