@@ -117,26 +117,7 @@ def calibrate_pipeline(
         OSError: The file cannot be written.
     """
     ranks = ranks or Comm.lone()
-    if not calls:
-        raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
-    listed = isinstance(calls, list | tuple)
-    for call in calls if listed else (calls,):
-        if not listed or not isinstance(call, Mapping) or not all(isinstance(name, str) for name in call):
-            raise ValueError(
-                f"calls is a list of arguments by name, such as calls=[{{'prompt': 'a cat'}}], got {call!r:.60}"
-            )
-    if not takes_attachments(pipe):
-        raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
-    if attachment_of(pipe) is not None:
-        raise ValueError("the pipeline is accelerated; remove() that first")
-    check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
-    for name, count in (("curve", 0 if curve is None else curve), ("fit", 0 if fit is None else fit)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ValueError(f"{name} is a number of calls, 0 for none, got {count!r}")
-    if out is not None:
-        if not isinstance(out, str | Path):
-            raise ValueError(f"out is the name of a file, got {out!r}")
-        check_file(out)
+    _check(pipe, calls, curve=curve, fit=fit, out=out)
     curve = (4 if len(calls) >= 8 else 2) if curve is None else curve
     tell = listener or (lambda stage, done, total: None)
     takes = {number: _Take(call) for number, call in enumerate(calls) if number % ranks.size == ranks.rank}
@@ -160,6 +141,34 @@ def calibrate_pipeline(
         more = kept_tables([row for _, row in sorted(found)], len(prior.tables["levels"]), fitted)
         prior = made(runs[0].setting, tables, runs[0].networks, share=share, more=more)
     return _written(prior, out, ranks)
+
+
+def _check(pipe: Any, calls: Any, *, curve: Any, fit: Any, out: Any) -> None:
+    """Find out, before the first call, whether what is told can be done.
+
+    Raises:
+        ValueError: Says what cannot.
+    """
+    if not calls:
+        raise ValueError("there is no call to measure; give at least one, such as calls=[{'prompt': 'a cat'}]")
+    listed = isinstance(calls, list | tuple)
+    for call in calls if listed else (calls,):
+        if not listed or not isinstance(call, Mapping) or not all(isinstance(name, str) for name in call):
+            raise ValueError(
+                f"calls is a list of arguments by name, such as calls=[{{'prompt': 'a cat'}}], got {call!r:.60}"
+            )
+    if not takes_attachments(pipe):
+        raise ValueError(f"{type(pipe).__name__} has no denoiser that is known")
+    if attachment_of(pipe) is not None:
+        raise ValueError("the pipeline is accelerated; remove() that first")
+    check_calls(pipe, {f"calls[{number}]": call for number, call in enumerate(calls)})
+    for name, count in (("curve", 0 if curve is None else curve), ("fit", 0 if fit is None else fit)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"{name} is a number of calls, 0 for none, got {count!r}")
+    if out is not None:
+        if not isinstance(out, str | Path):
+            raise ValueError(f"out is the name of a file, got {out!r}")
+        check_file(out)
 
 
 def _wanted(fit: int | None, others: int) -> int:

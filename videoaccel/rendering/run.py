@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,11 +168,8 @@ def work(
             worker.heart.say({"stage": stage, "done": done, "total": total})
             worker.tell("step", {"stage": stage, "done": done, "total": total})
 
-        def finished() -> bool:
-            made = folder.finished()
-            return all(job.id in made for unit in units for job in unit.jobs)
-
-        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen, finished).run(units)
+        made = partial(_all_made, folder, units)
+        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen, made).run(units)
 
     gallery = Gallery(folder)
 
@@ -200,6 +198,11 @@ def work(
     if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):
         folder.forget_texts()  # nobody needs them any more
     return outcome
+
+
+def _all_made(folder: RenderFolder, units: Sequence[Unit]) -> bool:
+    made = folder.finished()
+    return all(job.id in made for unit in units for job in unit.jobs)
 
 
 def _write_gallery(worker: Worker, gallery: Gallery) -> None:
