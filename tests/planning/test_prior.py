@@ -76,6 +76,23 @@ def test_a_table_that_one_lacks_is_taken_from_the_other() -> None:
     assert less.merged(two).samples == {"soda.cache": 3, "lemica.error": 2}
 
 
+@pytest.mark.parametrize(("of_older", "kept"), [(24, "older"), (10, "newer")])
+def test_what_belongs_to_a_fit_stays_together(of_older: int, kept: str) -> None:
+    """Older fits know no ranks: those of another fit must not come beside their coefficients."""
+    found = {}
+    for name, count, tables in (("older", of_older, ("weights",)), ("newer", 12, ("weights", "rank"))):
+        prior = a_prior()
+        for table in tables:
+            prior.tables[f"soda.fitted.{table}"] = torch.full((6, 2), float(count))
+            prior.samples[f"soda.fitted.{table}"] = count
+        prior.info["fitted"] = [name]
+        found[name] = prior
+    for merged in (found["older"].merged(found["newer"]), found["newer"].merged(found["older"])):
+        assert merged.info["fitted"] == [kept]
+        assert {n for n in merged.tables if "fitted" in n} == {n for n in found[kept].tables if "fitted" in n}
+        assert all(torch.equal(merged.tables[n], table) for n, table in found[kept].tables.items() if "fitted" in n)
+
+
 def test_what_does_not_merge() -> None:
     with pytest.raises(ValueError, match="different settings do not merge: steps 6, here 7"):
         a_prior().merged(a_prior(steps=7))

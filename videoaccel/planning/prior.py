@@ -144,6 +144,10 @@ class Prior:
         tables = {name: resample(table, old, new) for name, table in kept.items()}
         return Prior(dict(setting), tables, self.samples, {**self.info, "interpolated": differences}, self.path)
 
+    def _fitted_on(self) -> int:
+        """On how many samples steps were fitted; what belongs to a fit stays together."""
+        return max((count for name, count in self.samples.items() if name.startswith(PREFIX)), default=0)
+
     def merged(self, other: "Prior") -> "Prior":
         """Both together: means weighted by their samples; of steps that were fitted, those of more samples.
 
@@ -154,14 +158,16 @@ class Prior:
             raise ValueError(f"priors of different settings do not merge: {', '.join(differences)}")
         tables, samples = dict(self.tables), dict(self.samples)
         info = _joined(self.info, other.info)
+        fits = max((self, other), key=Prior._fitted_on)  # the first of equal ones
+        for name in [name for name in tables if name.startswith(PREFIX)]:
+            del tables[name], samples[name]
+        for name in [name for name in fits.tables if name.startswith(PREFIX)]:
+            tables[name], samples[name] = fits.tables[name], fits.samples[name]
+        if "fitted" in fits.info:
+            info["fitted"] = fits.info["fitted"]
         for name, table in other.tables.items():
             count = other.samples[name]
             if name.startswith(PREFIX):
-                if count > self.samples.get(name, 0):
-                    tables[name], samples[name] = table, count
-                    info["fitted"] = other.info.get("fitted", [])
-                elif "fitted" in self.info:
-                    info["fitted"] = self.info["fitted"]
                 continue
             if name not in tables:
                 tables[name], samples[name] = table, count
