@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from videoaccel.common.wording import short
+
 BRANCHES = 2
 """Guidance branches: what the network says with the prompt, and without."""
 
@@ -73,12 +75,9 @@ def choose_degrees(
     (Degrees(data=1, guidance=2, sequence=4), Degrees(data=1, guidance=1, sequence=3))
     """
     given = {"dp": data, "cfg_parallel": guidance, "sp": sequence}
-    if low := [
-        f"`{name}` must be at least 1, got {degree}"
-        for name, degree in given.items()
-        if degree is not None and degree < 1
-    ]:
-        raise ValueError(low[0])
+    for name, degree in {"ranks": ranks, **given}.items():
+        if degree is not None and (type(degree) is not int or degree < 1):
+            raise ValueError(f"`{name}` must be a whole number of at least 1, got {short(degree)}")
     if guidance not in (None, 1, BRANCHES):
         raise ValueError(f"`cfg_parallel` is 1 or {BRANCHES}, for there are two guidance branches; got {guidance}")
     if guidance == BRANCHES and whole:

@@ -9,7 +9,21 @@ import torch
 
 from tests.adapters import image_pipes as images
 from tests.adapters.tiny import Tiny
-from videoaccel import Prior, accelerate, calibrate, compare, compare_settings, generate, make_policy
+from videoaccel import (
+    GenerateSettings,
+    Prior,
+    accelerate,
+    calibrate,
+    choose_degrees,
+    compare,
+    compare_settings,
+    explain,
+    generate,
+    make_policy,
+    metric_class,
+    train_router,
+    verify,
+)
 from videoaccel.calibration.outside_curve import pixels, psnr
 from videoaccel.planning.fitted import choices
 
@@ -109,6 +123,16 @@ def test_every_stage_of_learning_is_a_line(tiny: Tiny, cache: Path, monkeypatch:
             lambda pipe: generate("a cat"),
             r"generate takes settings, such as videoaccel.GenerateSettings\(...\), got 'a c",
         ),
+        (
+            lambda pipe: train_router("demo"),
+            r"train_router takes settings, such as videoaccel.RouterSettings\(...\), got",
+        ),
+        (lambda pipe: verify("demo", ranks=[2]), "verify takes settings, such as videoaccel.GenerateSettings"),
+        (lambda pipe: verify(GenerateSettings(), ranks=2), r"ranks are numbers of at least 1, such as ranks=\[1, 2\]"),
+        (lambda pipe: choose_degrees("x"), "`ranks` must be a whole number of at least 1, got 'x'"),
+        (lambda pipe: choose_degrees(4, sequence=True), "`sp` must be a whole number of at least 1, got True"),
+        (lambda pipe: explain("x", method="soda", steps=3), "explain takes the session of a run, .*got 'x'"),
+        (lambda pipe: metric_class(3), "a metric is a name such as 'aesthetic_quality', got 3"),
         (lambda pipe: compare_settings("demo"), "compare_settings takes settings, such as videoaccel.GenerateSettings"),
         (lambda pipe: compare(pipe, ["a"], out="x", methods="fora"), "methods is a list, such as methods="),
         (lambda pipe: compare(pipe, ["a"], out="x", seeds=3), r"seeds is a list, such as seeds=\[0, 1\], got 3"),

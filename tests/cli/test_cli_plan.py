@@ -67,7 +67,7 @@ def test_own_prompts(calibrate: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", 2], "calibrate: steps = 2: input should be greater than or equal to 3"),
+        (["--steps", 2], "--steps: 2: input should be greater than or equal to 3"),
         (["--steps", "x"], "--steps: 'x': "),
         (["--memory", "lots"], "a size such as 2GiB or 500MB is wanted, got 'lots'"),
         (["--methods", "fora"], "fora needs no calibration"),

@@ -102,6 +102,7 @@ def test_methods_that_watch_blocks(cli: Cli, wan_folder: Path) -> None:
     done = cli("generate", "a cat", *small, "--accel", "teacache", "--measure-first", 1, "--samples", 2, "-o", "b.mp4")
     assert done.code == 0 and "the next 1 generation are computed whole" in done.err, done.err
     assert "decides while it runs" in cli("plan", *small, "--accel", "teacache").out
+    assert cli("plan", *small, "--accel", "uncalibrated").out.startswith("uncalibrated (fixed_linear) (start 0.2")
 
 
 def test_plans_that_need_nothing_measured(cli: Cli, dit_folder: Path) -> None:

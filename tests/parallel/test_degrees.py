@@ -36,7 +36,7 @@ def test_what_does_not_multiply_is_told_with_what_would() -> None:
         choose_degrees(4, guidance=2, whole="no guidance")
     with pytest.raises(ValueError, match=r"`cfg_parallel` is 1 or 2.*got 3"):
         choose_degrees(3, guidance=3)
-    with pytest.raises(ValueError, match=r"`dp` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`dp` must be a whole number of at least 1, got 0"):
         choose_degrees(4, data=0)
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from videoaccel.jobs.resolve import numbered, pick_device, resolve
+from videoaccel.settings.calibrate import CalibrateSettings
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
+from videoaccel.settings.routers import RouterSettings
 
 
 def settings(**values: Any) -> GenerateSettings:
@@ -77,6 +79,14 @@ def test_settings_made_in_python_are_refused_in_one_sentence(values: dict[str, A
     with pytest.raises(ValueError) as refused:
         GenerateSettings(**values)
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [CalibrateSettings, RouterSettings])
+def test_so_are_those_of_other_commands(kind: Any) -> None:
+    with pytest.raises(ValueError) as refused:
+        kind(promt="a cat", steps=0)
+    said = "steps: 0: input should be greater than or equal to 3; promt: there is no such setting; did you mean prompts"
+    assert str(refused.value) == said
 
 
 def test_values_may_come_as_text() -> None:

@@ -21,10 +21,10 @@ from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
-from videoaccel.settings.config import validate
 from videoaccel.settings.early import check_early, check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
+from videoaccel.settings.refused import made_of
 
 if TYPE_CHECKING:
     from videoaccel.outside.find import Found
@@ -161,7 +161,7 @@ def _start_ranks(options: Mapping[str, Any], device: str | None) -> None:
 def _settings(options: Mapping[str, Any]) -> CalibrateSettings:
     values = shared_values(options, shared=SHARED, command="calibrate")
     values |= {name: options[name] for name in _OWN if options[name] is not None}
-    return validate(CalibrateSettings, values, source="calibrate")
+    return made_of(CalibrateSettings, values, spelled={name: flag(name) for name in values})
 
 
 def _merge(options: Mapping[str, Any]) -> None:

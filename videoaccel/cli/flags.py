@@ -20,11 +20,13 @@ def shown(name: str) -> Mapping[str, Any]:
 
 
 def flag(name: str) -> str:
-    """What a user types for a setting.
+    """What a user types for a setting, of generate or of another command.
 
-    >>> flag("mask_strategy"), flag("images"), flag("scheduler"), flag("prompt")
-    ('--mask-strategy', '--image', '--set scheduler', 'PROMPT')
+    >>> flag("mask_strategy"), flag("images"), flag("scheduler"), flag("prompt"), flag("fit_samples")
+    ('--mask-strategy', '--image', '--set scheduler', 'PROMPT', '--fit-samples')
     """
+    if name not in GenerateSettings.model_fields:
+        return f"--{name.replace('_', '-')}"
     own = str(shown(name)["flag"])
     if name == "prompt":
         return "PROMPT"

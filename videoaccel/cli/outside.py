@@ -164,14 +164,14 @@ def _large(count: int) -> str:
     return str(count)
 
 
-def foretold(plan: OutsidePlan) -> str:
-    """A plan as text."""
-    from videoaccel.session.registry import policy_class
+def foretold(plan: OutsidePlan, *, asked: str | None = None) -> str:
+    """A plan as text, its method by the name that was asked for."""
+    from videoaccel.session.registry import policy_class, titled
 
     usual = policy_class(plan.method)().model_dump(mode="json")
     changed = [f"{name} {_short(value)}" for name, value in plan.fields.items() if value != usual[name]]
     with_fields = f" ({', '.join(changed)})" if changed else ""
-    lines = [f"{plan.method}{with_fields} on {plan.pipeline}"]
+    lines = [f"{titled(asked or plan.method, plan.method)}{with_fields} on {plan.pipeline}"]
     if plan.prior is not None:
         lines.append(f"  measured errors: {plan.prior} ({counted(plan.generations, 'generation')})")
     if plan.note:

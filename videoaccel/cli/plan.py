@@ -89,7 +89,8 @@ def _plan(options: Mapping[str, Any]) -> None:
         data = {} if report is None else report.as_data()
         say(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
         return
-    say("\n\n".join([*([described(report)] if report else []), *([described_mesh(mesh)] if mesh else [])]))
+    sections = [described(report, asked=settings.accel)] if report else []
+    say("\n\n".join([*sections, *([described_mesh(mesh)] if mesh else [])]))
 
 
 def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any]) -> None:
@@ -101,7 +102,7 @@ def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any
 
         calm_libraries(quiet=options["quiet"])
         plan = plan_outside(settings, found, listener=display)
-    say(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan))
+    say(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan, asked=settings.accel))
 
 
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:
@@ -150,11 +151,12 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     )
 
 
-def described(report: PlanReport) -> str:
-    """The report as text."""
+def described(report: PlanReport, *, asked: str | None = None) -> str:
+    """The report as text, its method by the name that was asked for."""
     from videoaccel.planning.plan_report import gathered
+    from videoaccel.session.registry import titled
 
-    lines = [f"{report.method}{changed_fields(report)}", *_prior_lines(report)]
+    lines = [f"{titled(asked or report.method, report.method)}{changed_fields(report)}", *_prior_lines(report)]
     if report.adaptive:
         lines.append(f"  stores about {as_bytes(report.cache_bytes)}")
         return "\n".join(

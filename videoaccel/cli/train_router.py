@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from videoaccel.cli.flags import shown
+from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.generate import keyword, parameter, shared_values
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import say
 from videoaccel.settings.calibrate import SHARED, ModelSettings
-from videoaccel.settings.config import validate
+from videoaccel.settings.refused import made_of
 from videoaccel.settings.routers import RouterSettings
 
 PANEL = "Training"
@@ -56,7 +56,7 @@ def _train(options: dict[str, Any]) -> None:
 def _settings(options: Mapping[str, Any]) -> RouterSettings:
     values = shared_values(options, shared=SHARED, command="train-router")
     values |= {name: options[name] for name in _OWN if options[name] is not None}
-    return validate(RouterSettings, values, source="train-router")
+    return made_of(RouterSettings, values, spelled={name: flag(name) for name in values})
 
 
 def _own(name: str) -> inspect.Parameter:

@@ -26,6 +26,8 @@ def class_in(package: str, name: str, base: type[T], *, what: str) -> type[T]:
     Raises:
         ValueError: There is no such file.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a {what} is a name such as {names_in(package)[0]!r}, got {name!r}")
     if name not in names_in(package):
         near = difflib.get_close_matches(name, names_in(package), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names_in(package))}"

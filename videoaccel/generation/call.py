@@ -17,7 +17,7 @@ from videoaccel.generation.request import check_numbers
 from videoaccel.parallel.schemes import AUTO, choose_scheme
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
-from videoaccel.settings.generate import nearest
+from videoaccel.settings.refused import nearest
 from videoaccel.text.encoder import PromptStates
 
 Generators = torch.Generator | Sequence[torch.Generator]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from videoaccel.common.wording import ranges
+from videoaccel.common.wording import ranges, short
 from videoaccel.planning.plan_report import PlanReport
 from videoaccel.session.action_grid import LETTERS, NAMES, as_letters
 from videoaccel.session.actions import Place
@@ -69,6 +69,10 @@ def explain(session: Session, *, method: str, steps: int, fields: Mapping[str, A
         steps: Steps that were asked for.
         fields: The method's configuration.
     """
+    if not isinstance(session, Session):
+        raise ValueError(
+            f"explain takes the session of a run, which `sessions=[]` of a call collects, got {short(session)}"
+        )
     job = session.job
     assert job.costs is not None
     with torch.inference_mode():

@@ -14,7 +14,8 @@ from typing import Any
 from videoaccel.common.home import expand
 from videoaccel.media.reader import is_image
 from videoaccel.outside.signature import Signature
-from videoaccel.settings.generate import GenerateSettings, nearest
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.refused import nearest
 from videoaccel.settings.sizes import resolve_size
 
 NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -13,7 +13,8 @@ from videoaccel.generation.loading import torch_dtype
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.models.config_limits import check_config
 from videoaccel.outside.find import Found
-from videoaccel.settings.generate import GenerateSettings, nearest
+from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.refused import nearest
 
 
 def pipeline_class(found: Found, *, trusted: bool = False) -> type:

@@ -11,7 +11,7 @@ from typing import Any
 
 from videoaccel.adapters.swap import original
 from videoaccel.common.user_warning import warn_user
-from videoaccel.settings.generate import nearest
+from videoaccel.settings.refused import nearest
 
 SHOWN = 8
 """Names that a message lists, at most."""

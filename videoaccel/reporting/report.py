@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 def report(
-    results: Sequence[str | Path],
+    results: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     title: str | None = None,
@@ -41,7 +41,8 @@ def report(
     """Write a report.
 
     Args:
-        results: Folders of comparisons and renders, ``results.json`` of comparisons and evaluations, priors.
+        results: Folders of comparisons and renders, ``results.json`` of comparisons and evaluations, priors;
+            one or several.
         out: Folder for ``report.html``, ``report.json`` and ``report.csv``; made if it is not there. What was measured
             of rendered clips is kept there in ``quality.jsonl``, known again by the sizes and times of their files.
         title: Of the page; by default it says what is in it.
@@ -56,6 +57,7 @@ def report(
         ValueError: Something is no result.
         OSError: The folder cannot be written.
     """
+    results = [results] if isinstance(results, str | Path) else results
     folder = expand(out)
     check_creatable(folder / PAGE if folder.is_dir() else folder)
     sources = [read_source(expand(path)) for path in results]

@@ -35,6 +35,7 @@ from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.planning.router_file import RouterFile, importance_order
 from videoaccel.policies.elastic import module_costs
 from videoaccel.routers.lesson import Marks, Student, Teacher, lesson
+from videoaccel.settings.config import require
 from videoaccel.settings.routers import RouterSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -145,6 +146,7 @@ def train_router(
         ValueError: Settings do not fit; says which.
         FileExistsError: Another run has begun at the output, or is at work on it.
     """
+    require(settings, RouterSettings, who="train_router")
     prompts = settings.prompts or builtin_prompts(settings.model)
     numbers = range(settings.clips)
     order = resolve(

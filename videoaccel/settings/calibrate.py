@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from videoaccel.common.reading import parse_bytes
-from videoaccel.settings.config import Config
 from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.refused import Settings
 
 SHARED = (
     "model", "vae", "text_encoder", "lora", "size", "resolution", "aspect", "frames", "fps", "steps", "guidance",
@@ -48,7 +48,7 @@ def _bytes(value: Any) -> Any:
     return value if value is None else parse_bytes(value)
 
 
-class ModelSettings(Config):
+class ModelSettings(Settings):
     """A model and the clips that something is measured on; what is not said the model's defaults say."""
 
     model: str = "demo"

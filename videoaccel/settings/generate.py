@@ -6,16 +6,14 @@ own defaults say; `videoaccel.jobs.resolve` fills them in.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from videoaccel.common.reading import half_letter, parse_bytes, parse_colour, parse_rate
-from videoaccel.common.wording import counted, short
-from videoaccel.settings.config import Config
+from videoaccel.common.wording import counted
+from videoaccel.settings.refused import Settings
 from videoaccel.settings.sizes import resolve_frames, resolve_size
 
 NONE = "none"
@@ -100,15 +98,7 @@ CALLED_BY = ("args", "negative_prompt", "images", "video")
 """What else says how a pipeline of diffusers is loaded and called."""
 
 
-class RefusedError(ValueError):
-    """One sentence, and what pydantic said, for those who call the fields by other names."""
-
-    def __init__(self, error: ValidationError) -> None:
-        self.items = [dict(item) for item in error.errors()]
-        super().__init__(sentences(self.items, {}))
-
-
-class GenerateSettings(Config):
+class GenerateSettings(Settings):
     """Everything that ``videoaccel generate`` can be told.
 
     Raises:
@@ -300,14 +290,6 @@ class GenerateSettings(Config):
     contact_sheet: bool = _option(False, _OUT, "Also write a picture of the clip's frames beside it.")
     explain: bool = _option(False, _OUT, "Also draw what the method did in every step and module.")
 
-    if not TYPE_CHECKING:  # editors and type checkers know the fields from pydantic's own
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise RefusedError(error) from None
-
     @field_validator("*")
     @classmethod
     def _whole_letters(cls, value: Any) -> Any:
@@ -368,33 +350,3 @@ class GenerateSettings(Config):
              or self.mask_strategy is not None),
              "`condition_latents` is for `loops` above 1 or for extending a `video`"),
         ]  # fmt: skip
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The known names that are most like this one, as the end of a sentence."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}" if near else ""
-
-
-_PLAIN = {
-    **dict.fromkeys(("int_parsing", "int_from_float", "int_type"), "a whole number is wanted"),
-    **dict.fromkeys(("float_parsing", "float_type"), "a number is wanted"),
-}
-"""What is wrong, by pydantic's kind of error, where its own text speaks of parsing."""
-
-
-def sentences(items: Sequence[dict[str, Any]], spelled: Mapping[str, str]) -> str:
-    """One sentence a field; a field that may be one thing or another has several errors."""
-    found: dict[str, list[str]] = {}
-    for item in items:
-        message = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-        start = ""
-        if item["loc"]:
-            field = str(item["loc"][0])
-            # Our own messages name the value themselves.
-            value = "" if item["type"] == "value_error" else f"{short(item['input'])}: "
-            if item["type"] == "extra_forbidden":
-                value, message = "", f"there is no such setting{nearest(field, list(GenerateSettings.model_fields))}"
-            start = f"{spelled.get(field, field)}: {value}"
-        found.setdefault(start, []).append(message[0].lower() + message[1:])
-    return "; ".join(start + ", or ".join(messages) for start, messages in found.items())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from videoaccel.common.reading import parse_yaml
-from videoaccel.settings.generate import TARGETS, GenerateSettings, RefusedError, nearest, sentences
+from videoaccel.settings.generate import TARGETS, GenerateSettings
+from videoaccel.settings.refused import made_of, nearest
 
 # What a later layer says replaces its alternatives in the layers before it.
 _REPLACES: Mapping[str, tuple[str, ...]] = {
@@ -63,10 +64,7 @@ def merge(layers: Sequence[Layer]) -> GenerateSettings:
         values = {name: value for name, value in values.items() if name not in replaced}
         values |= layer.values
         spelled |= {name: layer.spell(name) for name in layer.values}
-    try:
-        return GenerateSettings(**values)
-    except RefusedError as error:
-        raise ValueError(sentences(error.items, spelled)) from None
+    return made_of(GenerateSettings, values, spelled=spelled)
 
 
 def unknown(name: str, known: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from videoaccel.common.devices import cpu_threads
+from videoaccel.common.wording import short
 from videoaccel.jobs.generate import requested
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.ranks import started
@@ -25,6 +26,7 @@ from videoaccel.parallel.mesh import Mesh
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy, named_method
+from videoaccel.settings.config import require
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.verification import outside
 from videoaccel.verification.verdict import (
@@ -60,6 +62,9 @@ def verify(
         ValueError: Settings do not fit.
         RanksEndedError: Ranks failed; what they say stands on stderr.
     """
+    require(settings, GenerateSettings, who="verify")
+    if not isinstance(ranks, Sequence) or not all(type(count) is int and count >= 1 for count in ranks):
+        raise ValueError(f"ranks are numbers of at least 1, such as ranks=[1, 2], got {short(ranks)}")
     settings = settings.model_copy(update={"dtype": "float32", "threads": settings.threads or 1})
     methods = list(dict.fromkeys([*([EXACT] if OFF in methods else []), *methods]))
     for name in settings.accel_options:
