@@ -19,7 +19,8 @@ from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.policies._sada_stability import Node, extrapolate, sign_products, slopes
 from videoaccel.policies.sada import Sada
 from videoaccel.sampling.guidance import combine
-from videoaccel.session.policy import Call, Session, Velocities
+from videoaccel.session.job import Call, Velocities
+from videoaccel.session.policy import Session
 
 PROMPTS = Path(__file__).parent / "prompts.txt"
 

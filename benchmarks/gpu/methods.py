@@ -18,7 +18,8 @@ from videoaccel.planning.plan import Plan
 from videoaccel.planning.session import PlanSession
 from videoaccel.session.actions import COMPUTE, Forecast
 from videoaccel.session.costs import count_flops, measure_time
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.job import Job
+from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy
 
 COMPUTED = {0, 1, 2, 3, 5, 7, 9, 11, 13, 16, 19, 22, 25, 28, 29}  # half of 30 steps, as a plan places them

@@ -27,7 +27,8 @@ from videoaccel.generation.references import (
     lead_to_clip,
 )
 from videoaccel.sampling.ddim import DDIMSchedule
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 PROMPT = "a red circle"
 

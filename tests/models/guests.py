@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import Site
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.job import Job
+from videoaccel.session.policy import Session
 
 
 def job(model: Any, inputs: dict[str, Any]) -> Job:

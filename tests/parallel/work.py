@@ -14,7 +14,8 @@ from videoaccel.parallel.schemes import find_layout
 from videoaccel.parallel.shards import Shards
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, Action, Partial, Place
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.job import Job
+from videoaccel.session.policy import Session
 
 CACHE: dict[Any, Mesh] = {}
 

@@ -14,7 +14,8 @@ from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
 from videoaccel.planning.prior import fingerprint
 from videoaccel.session.costs import Costs, count_flops
-from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, Smaller, Velocities, local_mix
+from videoaccel.session.job import Job, Mix, Smaller, Velocities, local_mix
+from videoaccel.session.policy import Policy, Probe, Session
 from videoaccel.session.registry import policy_class
 
 SIZE = (3, 8, 8)

@@ -10,7 +10,8 @@ from torch import Tensor
 from tests.models.networks import tiny_stdit
 from tests.policies.rollout import make_job
 from videoaccel.models.seam import Run, Site
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.job import Job
+from videoaccel.session.policy import Session
 
 SHAPE = (2, 4, 3)
 """T, S, C of a stub's stream."""

@@ -19,7 +19,8 @@ from videoaccel.policies.adacache import (
     intervals,
     watched_site,
 )
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 
 TRUNK = "blocks.0-3"
 

@@ -8,7 +8,8 @@ from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.models.seam import Site, attention
 from videoaccel.policies.duca import DuCa
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 
 TRUNK = "blocks.0-3"
 

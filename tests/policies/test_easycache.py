@@ -11,7 +11,8 @@ import torch
 from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.policies.easycache import EasyCache, foretold
-from videoaccel.session.policy import Session, Velocities
+from videoaccel.session.job import Velocities
+from videoaccel.session.policy import Session
 
 X = [10.0, 9.0, 8.0, 7.5, 7.0, 6.5, 6.0]
 OUT = [4.0, 5.0, 5.2, 5.3, 5.5, 5.6, 5.9]

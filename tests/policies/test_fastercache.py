@@ -11,7 +11,8 @@ from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.models.seam import Site
 from videoaccel.policies.fastercache import FasterCache, split_bands
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 
 ALONE = [11, 12, 13, *range(15, 19), *range(20, 24), *range(25, 29)]
 """Steps, counted from 0, that run one branch: from the 12th on all but every 5th."""

@@ -14,7 +14,8 @@ from tests.models.networks import tiny_stdit
 from tests.policies.rollout import computed_at, costs_of, make_job, rollout, share_of
 from tests.policies.stubs import SHAPE, Adds, stub_job
 from videoaccel.policies.precisecache import PreciseCache, low_frequencies, strides_for
-from videoaccel.session.policy import Call, Job, Session, Smaller, Velocities
+from videoaccel.session.job import Call, Job, Smaller, Velocities
+from videoaccel.session.policy import Session
 
 STEPS = 12
 LATENT = (4, 4, 20, 24)

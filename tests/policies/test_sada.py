@@ -21,7 +21,8 @@ from tests.ranks import RankPools
 from videoaccel.models.seam import BODY
 from videoaccel.policies._sada_stability import Node, OfficialTrack, Rules, Track, extrapolate, sign_products
 from videoaccel.policies.sada import Sada
-from videoaccel.session.policy import Job, Session, Velocities, local_mix
+from videoaccel.session.job import Job, Velocities, local_mix
+from videoaccel.session.policy import Session
 
 SIZE = (3, 4, 4)
 RULES = Rules(criterion="posterior", threshold=1.0, terms=2, max_run=4, reach=3.0, history=4)

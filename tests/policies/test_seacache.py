@@ -15,7 +15,8 @@ from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import SHAPE, Adds, stub_job
 from videoaccel.policies.seacache import SeaCache, filtered, gains
 from videoaccel.sampling.kinds import SCHEDULES
-from videoaccel.session.policy import Call, Session, Velocities
+from videoaccel.session.job import Call, Velocities
+from videoaccel.session.policy import Session
 
 TRUNK = "blocks.0-1"
 SIZE = (2, 3, 4)

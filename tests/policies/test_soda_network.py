@@ -19,7 +19,7 @@ from videoaccel.policies._soda_network import combinations, forecast_plan, no_mo
 from videoaccel.policies.soda import Soda
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, Action, Combine, Forecast, Place, precisely
-from videoaccel.session.policy import Job
+from videoaccel.session.job import Job
 from videoaccel.session.registry import make_policy
 
 STEPS = 8

@@ -8,7 +8,8 @@ from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.models.seam import Site
 from videoaccel.policies.tgate import TGate
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 
 
 def test_published_schedule() -> None:

@@ -14,7 +14,8 @@ from videoaccel.policies._refresh import unit_in_groups
 from videoaccel.policies.toca import ToCa, attention_with_entropy
 from videoaccel.session.actions import Partial
 from videoaccel.session.columns import choose
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 
 
 def test_published_schedule() -> None:

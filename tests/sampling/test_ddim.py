@@ -11,7 +11,8 @@ from tests.models.latte_networks import latte_inputs, original_latte, original_p
 from videoaccel.generation.denoise import Network, denoise
 from videoaccel.models.seam import direct
 from videoaccel.sampling.ddim import DDIMSchedule
-from videoaccel.session.policy import Job, Session
+from videoaccel.session.job import Job
+from videoaccel.session.policy import Session
 
 RELEASED: dict[str, Any] = {
     "_class_name": "DDIMScheduler", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,

@@ -12,7 +12,8 @@ from tests.policies.rollout import rollout
 from videoaccel.models.seam import Site
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Action, Compute, Forecast, Partial, Place, Span
-from videoaccel.session.policy import Job, Mix, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy
 
 

@@ -16,7 +16,8 @@ from videoaccel.models.seam import Site, Work
 from videoaccel.planning.prior import Prior
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.cosine import cosine_error
-from videoaccel.session.policy import Call, Job, Probe, Velocities
+from videoaccel.session.job import Call, Job, Velocities
+from videoaccel.session.policy import Probe
 from videoaccel.session.registry import policy_class, policy_names
 
 Tick = Callable[[int], None]

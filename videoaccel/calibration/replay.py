@@ -18,7 +18,8 @@ from videoaccel.sampling.guidance import combine
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
 from videoaccel.session.cosine import cosine_error
-from videoaccel.session.policy import Call, Job, Session, Velocities
+from videoaccel.session.job import Call, Job, Velocities
+from videoaccel.session.policy import Session
 
 GAPS = 8
 """Longest stretch of served steps whose end-to-end error is measured, plus one."""

@@ -38,7 +38,8 @@ from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.session.action_grid import as_letters
 from videoaccel.session.actions import COMPUTE
 from videoaccel.session.costs import Costs, Unit
-from videoaccel.session.policy import Job, Session, kernel_mix, local_mix
+from videoaccel.session.job import Job, kernel_mix, local_mix
+from videoaccel.session.policy import Session
 from videoaccel.text.encoder import PromptStates
 
 

@@ -15,7 +15,8 @@ from videoaccel.common.wording import as_bytes
 from videoaccel.generation.rehearsal import CHANNELS, rehearse
 from videoaccel.session.action_session import ActionSession
 from videoaccel.session.actions import Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 SHARE = 0.8
 """Of what is free; a step's own tensors need the rest."""

@@ -13,7 +13,8 @@ from videoaccel.models.rows import rows_at
 from videoaccel.models.seam import Run
 from videoaccel.sampling.guidance import combine
 from videoaccel.sampling.rectified_flow import begin_step, euler, keep_given, start_noised
-from videoaccel.session.policy import Call, Session, Velocities
+from videoaccel.session.job import Call, Velocities
+from videoaccel.session.policy import Session
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor]
 """Called with (step, timesteps [B], latent) after each step; returns the latent to go on with, the same tensor if

@@ -35,7 +35,8 @@ from videoaccel.planning.prior_tables import check_tables
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
 from videoaccel.session.done import Done
-from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Session
+from videoaccel.session.job import Job, Mix
+from videoaccel.session.policy import NoTableError, Policy, Session
 from videoaccel.settings.latent_frames import frames_of
 
 

@@ -26,7 +26,8 @@ from videoaccel.planning.costs_cache import CostsCache, machine, measured
 from videoaccel.planning.prior import fingerprint
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
-from videoaccel.session.policy import Job, Session, Smaller, Velocities
+from videoaccel.session.job import Job, Smaller, Velocities
+from videoaccel.session.policy import Session
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Denoising:
         return call
 
     def _share(self, size: Sequence[int]) -> float | None:
-        """See :class:`videoaccel.session.policy.Smaller`."""
+        """See :class:`videoaccel.session.job.Smaller`."""
         try:
             grid = self.model.token_grid(size)
         except ValueError:

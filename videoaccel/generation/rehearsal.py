@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from videoaccel.models.seam import BODY, Attend, Run, Site
-from videoaccel.session.policy import Job, Session, Velocities
+from videoaccel.session.job import Job, Velocities
+from videoaccel.session.policy import Session
 
 CHANNELS = 4
 """Channels of the network that computes nothing, unless told otherwise."""

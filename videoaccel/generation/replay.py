@@ -17,7 +17,8 @@ from videoaccel.generation.graphs import Graphs
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Site, Work
 from videoaccel.parallel.layout import Layout
-from videoaccel.session.policy import Job, Session, local_mix
+from videoaccel.session.job import Job, local_mix
+from videoaccel.session.policy import Session
 
 INSIDE = "what is inside of blocks is decided or looked at"
 """Why a call was not replayed, if nothing stood in the way but the method."""

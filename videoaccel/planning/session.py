@@ -7,7 +7,7 @@ from videoaccel.planning.plan import Plan
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, Action, Combine, Compute, Forecast, Place, Span, order_of, reads
 from videoaccel.session.columns import Select
-from videoaccel.session.policy import Job, Mix, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
 
 
 class PlanSession(ActionSession):

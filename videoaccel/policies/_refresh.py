@@ -13,7 +13,7 @@ from videoaccel.models.seam import Site
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Partial, Place, Span
 from videoaccel.session.columns import Columns
-from videoaccel.session.policy import Job, Mix, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
 
 
 def first_served(warmup: int, period: int) -> int:

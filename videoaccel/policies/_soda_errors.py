@@ -16,7 +16,8 @@ from videoaccel.planning.forecast_errors import ORDERS, errors_of
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.columns import Select, choose, score
 from videoaccel.session.cosine import cosine_error
-from videoaccel.session.policy import Call, Job, Mix, Probe, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Probe
 
 AGES = 5
 """Greatest age that is calibrated: intervals up to 6 steps."""

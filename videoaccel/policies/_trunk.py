@@ -12,7 +12,8 @@ from torch import Tensor
 
 from videoaccel.models.seam import Site, Work
 from videoaccel.session.action_session import ActionSession, Seen
-from videoaccel.session.policy import Job, Mix, NoTableError, Probe, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import NoTableError, Probe
 
 Constants = Literal["calibrated", "published"]
 """Where a method's numbers come from: a prior of this model and setting, or the paper (Open-Sora 1.2, 30 steps, 480p,

@@ -30,7 +30,8 @@ from videoaccel.policies._trunk import (
 )
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Probe, Session
 
 THRESHOLDS = (0.08, 0.16, 0.24, 0.32, 0.40)
 """Changes per step at which the interval gets one step shorter."""
@@ -151,7 +152,7 @@ class _Watch:
         self.stats: Tensor | None = None
 
     def mix(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
-        """See :class:`videoaccel.session.policy.Mix`."""
+        """See :class:`videoaccel.session.job.Mix`."""
         delta = self.inner(site, branch, h, cond, **options)
         if site == self.site:
             now = branch.add(torch.zeros_like(delta), delta, cond)

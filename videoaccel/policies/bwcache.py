@@ -29,7 +29,8 @@ from videoaccel.models.seam import Site, Work
 from videoaccel.policies._trunk import TrunkSession, quotients, require_steps, sums
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Compute, Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 from videoaccel.session.stretches import Stretches
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from videoaccel.policies._trunk import quotients, require_steps, sums
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Forecast, Place, Span
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class DeltaDiT(Policy):

@@ -22,7 +22,8 @@ from videoaccel.policies._refresh import RefreshSession, first_served
 from videoaccel.policies._trunk import require_steps
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import REUSE, Action, Place, Span
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class DuCa(Policy):

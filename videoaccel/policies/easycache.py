@@ -27,7 +27,8 @@ from torch import Tensor
 from videoaccel.models.seam import BODY
 from videoaccel.policies._trunk import require_steps
 from videoaccel.session.actions import COMPUTE, REUSE
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class EasyCache(Policy):

@@ -32,7 +32,8 @@ from videoaccel.session.action_grid import averaged
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Action, Compute, Place
 from videoaccel.session.costs import GAIN, Costs, Unit
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 DEFAULT_RATIO = 1.5
 

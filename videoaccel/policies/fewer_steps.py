@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class FewerSteps(Policy):

@@ -16,7 +16,8 @@ from videoaccel.models.seam import Site, Work
 from videoaccel.policies._trunk import quotients, require_steps, sums
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place, Span
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class FirstBlock(Policy):

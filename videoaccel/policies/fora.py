@@ -11,7 +11,8 @@ from pydantic import Field
 from videoaccel.policies._trunk import Residual, require_auto
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class Fora(Policy):

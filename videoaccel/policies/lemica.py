@@ -16,7 +16,8 @@ from pydantic import Field
 from videoaccel.policies._trunk import TrunkSession, require_steps, table
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class LeMiCa(Policy):

@@ -2,7 +2,8 @@
 
 from videoaccel.session.action_session import ActionSession
 from videoaccel.session.actions import Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class Off(Policy):

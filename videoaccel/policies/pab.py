@@ -17,7 +17,8 @@ from videoaccel.models.seam import Site
 from videoaccel.policies._trunk import require_steps
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class Pab(Policy):

@@ -30,7 +30,8 @@ from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._trunk import require_steps
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Smaller, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Smaller, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 STRIDES = ((2, 4, 4), (1, 4, 4), (2, 2, 2), (1, 2, 2))
 """Of frames, rows and columns: the published ones, and what stands in where the network takes no such size."""

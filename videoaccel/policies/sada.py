@@ -33,7 +33,8 @@ from videoaccel.policies._trunk import require_branches
 from videoaccel.sampling.guidance import combine
 from videoaccel.session.actions import COMPUTE, Action, Forecast, Partial
 from videoaccel.session.columns import Columns, choose
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 WHOLE, SOME, NONE = "whole", "columns", "none"
 """Of a sample's columns those that are computed in a step."""

@@ -27,7 +27,8 @@ from torch import Tensor
 from videoaccel.policies._trunk import TrunkSession, quotients, require_steps
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Forecast, Place
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 LEAST = 1e-6
 """Least share of signal, and of noise: a latent of pure noise has no gain."""

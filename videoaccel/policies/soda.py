@@ -48,7 +48,8 @@ from videoaccel.policies._soda_network import (
 )
 from videoaccel.session.columns import Select
 from videoaccel.session.costs import Costs, Unit
-from videoaccel.session.policy import Job, Mix, NoTableError, Policy, Probe, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import NoTableError, Policy, Probe, Session
 
 CURVES = {"min_psnr": ("soda.psnr", 1.0), "max_lpips": ("soda.lpips", -1.0)}
 """Targets in quality: the calibrated table, quality by number of network calls, and whether more is better."""

@@ -29,7 +29,8 @@ from videoaccel.policies._trunk import (
 )
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Place
-from videoaccel.session.policy import Job, Mix, Policy, Probe, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Probe, Session
 
 PUBLISHED = (0.0484426, -0.0459364, 26.866, -118.329, 217.546)
 """Coefficients of the released polynomial, lowest power first."""

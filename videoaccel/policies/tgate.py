@@ -17,7 +17,8 @@ from videoaccel.models.seam import BODY, Site
 from videoaccel.policies._trunk import require_branches, require_steps
 from videoaccel.session.action_session import ActionSession, Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Borrow, Place
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class TGate(Policy):

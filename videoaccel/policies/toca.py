@@ -21,7 +21,8 @@ from torch import Tensor
 from videoaccel.models.seam import Branch, Site
 from videoaccel.policies._refresh import RefreshSession, first_served
 from videoaccel.policies._trunk import require_branches, require_steps
-from videoaccel.session.policy import Job, Mix, Policy, Session, local_mix
+from videoaccel.session.job import Job, Mix, local_mix
+from videoaccel.session.policy import Policy, Session
 
 
 class ToCa(Policy):

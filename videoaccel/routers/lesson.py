@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videoaccel.models.router import GATES, LOGITS, WIDTHS, Routers, straight_through
 from videoaccel.models.seam import Branch, Run, Site, Work
-from videoaccel.session.policy import Velocities
+from videoaccel.session.job import Velocities
 
 
 class Teacher:

@@ -30,7 +30,8 @@ from videoaccel.session.actions import (
     reads,
 )
 from videoaccel.session.columns import Columns, Select, choose, score
-from videoaccel.session.policy import Call, Job, Mix, Session, Velocities, local_mix
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
+from videoaccel.session.policy import Session
 from videoaccel.session.slots import Slot
 from videoaccel.session.stretches import Stretches
 

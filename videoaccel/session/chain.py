@@ -17,7 +17,8 @@ from typing_extensions import Self
 from videoaccel.models.seam import BODY, Work
 from videoaccel.session.action_grid import averaged
 from videoaccel.session.actions import COMPUTE
-from videoaccel.session.policy import Call, Job, Mix, Policy, Session, Velocities, local_mix, of_sample
+from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix, of_sample
+from videoaccel.session.policy import Policy, Session
 from videoaccel.session.stretches import Stretches
 
 SIGN = "+"
