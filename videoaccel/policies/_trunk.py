@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videoaccel.models.seam import Site, Work
 from videoaccel.session.action_session import ActionSession, Seen
+from videoaccel.session.actions import Place
 from videoaccel.session.job import Job, Mix, local_mix
 from videoaccel.session.policy import NoTableError, Probe
 
@@ -120,6 +121,43 @@ class TrunkSession(ActionSession):
 
     def __init__(self, job: Job, *, mix: Mix = local_mix, **options: Any) -> None:
         super().__init__(job, mix=mix, spans=[job.trunk], **options)
+
+
+class AccumulatingSession(TrunkSession):
+    """Adds up what a signal changes from step to step, until one sample has changed enough to run the network.
+
+    Attributes:
+        before: The signal of the step before; None where there is none to compare with.
+        threshold: How much is enough.
+        total: Changes since the network ran, of each sample.
+    """
+
+    def __init__(self, job: Job, *, mix: Mix, threshold: float, **options: Any) -> None:
+        super().__init__(job, mix=mix, **options)
+        self.threshold = threshold
+        self.total = [0.0] * job.samples
+        self.before: Tensor | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        return super().cache_bytes + (0 if self.before is None else self.before.nbytes)
+
+    def disturb(self) -> None:
+        super().disturb()
+        self.before = None
+
+    def expected(self, change: float) -> float:
+        """What a relative change of the signal means for the output; here itself."""
+        return change
+
+    def due(self, changes: Sequence[float]) -> bool:
+        """Whether one sample has changed enough; a number that is none is enough."""
+        found = [self.expected(change) if math.isfinite(change) else math.inf for change in changes]
+        self.total = [total + change for total, change in zip(self.total, found, strict=True)]
+        return not all(total < self.threshold for total in self.total)
+
+    def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
+        self.total = [0.0] * self.job.samples
 
 
 class TrunkProbe(Probe):

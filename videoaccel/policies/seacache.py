@@ -16,7 +16,6 @@ Ours: the sums are each sample's own; a batch is computed where one of its sampl
 Shape legend: B samples, Z latent channels, T latent frames, h, w latent sizes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -24,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from videoaccel.policies._trunk import TrunkSession, quotients, require_steps
+from videoaccel.policies._trunk import AccumulatingSession, quotients, require_steps
 from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Forecast, Place
 from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
@@ -54,27 +53,11 @@ class SeaCache(Policy):
         return _SeaCacheSession(self, job, mix)
 
 
-class _SeaCacheSession(TrunkSession):
-    """One generation.
-
-    Attributes:
-        total: Changes since the network ran, of each sample.
-    """
-
+class _SeaCacheSession(AccumulatingSession):
     def __init__(self, policy: SeaCache, job: Job, mix: Mix) -> None:
-        super().__init__(job, mix=mix, order=policy.order)
+        super().__init__(job, mix=mix, threshold=policy.threshold, order=policy.order)
         self.policy = policy
-        self.total = [0.0] * job.samples
         self._latent: Tensor | None = None
-        self._before: Tensor | None = None
-
-    @property
-    def cache_bytes(self) -> int:
-        return super().cache_bytes + (0 if self._before is None else self._before.nbytes)
-
-    def disturb(self) -> None:
-        super().disturb()
-        self._before = None
 
     def predict(self, i: int, x: Tensor, call: Call) -> Velocities:
         self._latent = x
@@ -84,22 +67,13 @@ class _SeaCacheSession(TrunkSession):
         assert self._latent is not None
         sigma = self.job.sigmas[:, self.i]
         signal = (1 - sigma**2).clamp(min=0).sqrt() if self.job.keeps_variance else 1 - sigma
-        before, self._before = self._before, filtered(self._latent, signal, sigma, power=self.policy.power)
+        before, self.before = self.before, filtered(self._latent, signal, sigma, power=self.policy.power)
         if before is None or self.i in (0, self.job.steps - 1):
             return COMPUTE
-        stats = torch.stack([(self._before - before).abs().flatten(1).sum(1), before.abs().flatten(1).sum(1)])
+        stats = torch.stack([(self.before - before).abs().flatten(1).sum(1), before.abs().flatten(1).sum(1)])
         if self.due(quotients(self.to_host(stats))):
             return COMPUTE
         return Forecast(1) if self.policy.order else REUSE
-
-    def due(self, changes: Sequence[float]) -> bool:
-        """Whether one sample has changed enough; a number that is none is enough."""
-        found = [change if math.isfinite(change) else math.inf for change in changes]
-        self.total = [total + change for total, change in zip(self.total, found, strict=True)]
-        return not all(total < self.policy.threshold for total in self.total)
-
-    def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
-        self.total = [0.0] * self.job.samples
 
 
 def filtered(x: Tensor, signal: Tensor, noise: Tensor, *, power: float) -> Tensor:

@@ -7,8 +7,7 @@ polynomial was fitted to Open-Sora 1.2 at 480p, 51 frames, 30 steps on 70 prompt
 0.5 compute about 19, 12, 9 and 7 of 30 steps. Elsewhere the polynomial is fitted to this model's own dense runs.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import numpy as np
@@ -17,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from videoaccel.policies._trunk import (
+    AccumulatingSession,
     Constants,
     TrunkProbe,
-    TrunkSession,
     by_step,
     modulated,
     quotients,
@@ -79,36 +78,20 @@ def fit(probe: np.ndarray, output: np.ndarray, degree: int) -> Callable[[float],
     return expected
 
 
-class _TeaCacheSession(TrunkSession):
-    def __init__(self, job: Job, mix: Mix, threshold: float, expected: Callable[[float], float]) -> None:
-        super().__init__(job, mix=mix)
-        self.threshold, self.expected = threshold, expected
-        self.total = [0.0] * job.samples
-        self._before: Tensor | None = None
+class _TeaCacheSession(AccumulatingSession):
+    def __init__(self, job: Job, mix: Mix, threshold: float, curve: Callable[[float], float]) -> None:
+        super().__init__(job, mix=mix, threshold=threshold)
+        self._curve = curve
 
-    @property
-    def cache_bytes(self) -> int:
-        return super().cache_bytes + (0 if self._before is None else self._before.nbytes)
-
-    def disturb(self) -> None:
-        super().disturb()
-        self._before = None
+    def expected(self, change: float) -> float:
+        return self._curve(change)
 
     def decide(self, place: Place, seen: Seen) -> Action:
-        before, self._before = self._before, modulated(seen)
+        before, self.before = self.before, modulated(seen)
         if before is None or self.i in (0, self.job.steps - 1):
             return COMPUTE
-        changes = quotients(self.to_host(sums(self._before, before, self.job)))
+        changes = quotients(self.to_host(sums(self.before, before, self.job)))
         return COMPUTE if self.due(changes) else REUSE
-
-    def due(self, changes: Sequence[float]) -> bool:
-        """Whether one sample has changed enough; a number that is none is enough."""
-        expected = [self.expected(change) if math.isfinite(change) else math.inf for change in changes]
-        self.total = [total + change for total, change in zip(self.total, expected, strict=True)]
-        return not all(total < self.threshold for total in self.total)
-
-    def computed(self, place: Place, seen: Seen, delta: Tensor) -> None:
-        self.total = [0.0] * self.job.samples
 
 
 class _TeaCacheProbe(TrunkProbe):
