@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -160,17 +160,6 @@ def work(
     renderer = renderer or LocalRenderer(FolderTexts(folder.text), device=device)
     local = renderer.local if isinstance(renderer, RanksRenderer) else renderer
 
-    def encode(worker: Worker, units: Sequence[Unit]) -> None:
-        assert isinstance(local, LocalRenderer)
-
-        def listen(stage: str, done: int, total: int) -> None:
-            control.check()
-            worker.heart.say({"stage": stage, "done": done, "total": total})
-            worker.tell("step", {"stage": stage, "done": done, "total": total})
-
-        made = partial(_all_made, folder, units)
-        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen, made).run(units)
-
     gallery = Gallery(folder)
 
     def heard(event: str, about: Mapping[str, Any]) -> None:
@@ -187,7 +176,7 @@ def work(
         rules=rules,
         control=control,
         tell=heard,
-        before=encode if isinstance(local, LocalRenderer) else None,
+        before=_texts_ahead(local, folder, control) if isinstance(local, LocalRenderer) else None,
     )
     try:
         outcome = worker.run()
@@ -198,6 +187,23 @@ def work(
     if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):
         folder.forget_texts()  # nobody needs them any more
     return outcome
+
+
+def _texts_ahead(
+    local: LocalRenderer, folder: RenderFolder, control: Control
+) -> Callable[[Worker, Sequence[Unit]], None]:
+    """Has a worker encode the texts of units before it makes their clips."""
+
+    def encode(worker: Worker, units: Sequence[Unit]) -> None:
+        def listen(stage: str, done: int, total: int) -> None:
+            control.check()
+            worker.heart.say({"stage": stage, "done": done, "total": total})
+            worker.tell("step", {"stage": stage, "done": done, "total": total})
+
+        made = partial(_all_made, folder, units)
+        TextAhead(local, worker.leases, worker.observer, control, worker.room.patiently, listen, made).run(units)
+
+    return encode
 
 
 def _all_made(folder: RenderFolder, units: Sequence[Unit]) -> bool:
