@@ -12,7 +12,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from videoaccel.calibration.anchor_search import best_of, error_left, grown, improved
-from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted
+from videoaccel.calibration.fitted_steps import fit_steps, ladder, parted, ranked
 from videoaccel.calibration.fitting import Clips, Fit, follow, least_squares, mean_taylor
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.fitted import QUALITY, RANK, choices, evenly, from_tables, to_tables
@@ -204,19 +204,28 @@ def test_tables_of_a_ladder() -> None:
     for one, other in zip(fitted.weights, again.weights, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     ends = [quality[0](Fit(fitting).along(fitted.anchors)[1]), quality[1](follow(held, fitted))]
-    assert found[RANK][4, 1] == pytest.approx(sum(map(sum, ends)) / 8, rel=1e-4), "of all clips"
+    every = [*ends[0], *ends[1]]
+    assert found[QUALITY][4, 1, :2].tolist() == pytest.approx([sum(every) / 8, min(every)], rel=1e-4), "of all clips"
+    assert found[RANK][4, 1] == pytest.approx(sum(every) / 8, rel=1e-4)
     ranks = [one.rank for one in choices(found)]
     assert ranks == sorted(ranks) and all(one.fitted is not None for one in choices(found, taylor=False))
 
 
 def test_budgets_are_told_apart_by_all_clips_and_kinds_by_those_held_out() -> None:
-    quality = torch.full((4, 2, 3), math.nan)
-    quality[1:, :, 0] = torch.tensor([[50.0, 53.0], [51.0, 52.0], [54.0, 51.0]])
-    rank = torch.tensor([[0.0, 0.0], [40.0, 48.0], [45.0, 49.0], [48.5, 60.0]])
-    every = [held_plan(calls, 4) for calls in (2, 3, 4)]
-    tables = to_tables(every, quality, steps=4, rank=rank)
-    assert [(one.calls, one.mean, one.fitted is None) for one in choices(tables)] == [(2, 53, False), (3, 52, False)]
-    assert [one.calls for one in choices(to_tables(every, quality, steps=4))] == [2, 4], "without it by those held out"
+    mean = torch.tensor([[math.nan, math.nan], [40.0, 48.0], [45.0, 49.0], [48.5, 60.0], [math.nan, 61.0]])
+    unseen = torch.tensor([[math.nan, math.nan], [50.0, 53.0], [51.0, 52.0], [54.0, 51.0], [math.nan, 40.0]])
+    rank = ranked(mean, unseen)
+    assert rank[1:4].tolist() == [[40, 48], [45, 49], [48.5, pytest.approx(48.499)]] and rank[4, 1] == 61
+    assert rank[0].isnan().all()
+    quality = torch.stack([mean, mean - 9, mean * 0], -1)
+    every = [held_plan(calls, 5) for calls in (2, 3, 4, 5)]
+    tables = to_tables(every, quality, steps=5, rank=rank)
+    assert [(one.calls, one.mean, one.fitted is None) for one in choices(tables)] == [
+        (2, 48, False), (3, 49, False), (5, 61, False),
+    ]  # fmt: skip
+    assert [one.calls for one in choices(to_tables(every, quality, steps=5))] == [2, 3, 4, 5], "without it by the mean"
+    taylor = choices(tables, fitted=False)
+    assert [(one.calls, one.mean) for one in taylor] == [(2, 40), (3, 45), (4, 48.5)]
 
 
 def test_the_ladder_has_every_usual_budget_and_every_fourth_clip_is_held_out() -> None:

@@ -68,20 +68,20 @@ def fit_steps(
         held: Clips to measure the quality on.
         tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too, and those of the budget
             before with more between them.
-        quality: Of the clips to fit on, and of those held out.
+        quality: Of the clips to fit on, and of those held out; the tables have figures of all, and the kind that
+            keeps more of those held out ranks before the other.
         counts: Numbers of network calls; default the ladder's.
         search: Rounds in which anchors are moved, see :func:`improved`.
     """
     steps, fit = fitting.steps, Fit(fitting)
     kept = torch.full((steps, len(KINDS), len(FIGURES)), math.nan)
-    rank = torch.full((steps, len(KINDS)), math.nan)
+    unseen = torch.full((steps, len(KINDS)), math.nan)
     found: list[Fitted] = []
 
     def note(calls: int, kind: int, ends: Tensor, held_out: Tensor) -> None:
-        unseen = quality[1](held_out)
-        every = [*quality[0](ends), *unseen]
-        kept[calls - 1, kind] = _figures(unseen)
-        rank[calls - 1, kind] = sum(every) / len(every)
+        parts = quality[0](ends), quality[1](held_out)
+        kept[calls - 1, kind] = _figures([*parts[0], *parts[1]])
+        unseen[calls - 1, kind] = sum(parts[1]) / len(parts[1])
 
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
@@ -92,7 +92,20 @@ def fit_steps(
         fitted, ends = fit.along(improved(fit, best_of(fit, candidates), rounds=search))
         found.append(fitted)
         note(calls, 1, ends, follow(held, fitted))
-    return to_tables(found, kept, steps=steps, rank=rank)
+    return to_tables(found, kept, steps=steps, rank=ranked(kept[..., 0], unseen))
+
+
+def ranked(mean: Tensor, unseen: Tensor) -> Tensor:
+    """By what plans are told apart, [N, kinds]: of budgets by all clips, of kinds by those that were held out.
+
+    Args:
+        mean: PSNR of all clips, [N, kinds]; NaN where nothing was measured.
+        unseen: That of clips that were held out, likewise.
+    """
+    best = unseen.nan_to_num(-math.inf).argmax(1, keepdim=True)
+    top = mean.gather(1, best)
+    others = torch.minimum(mean, top - 1e-3)
+    return torch.where(torch.arange(mean.shape[1]) == best, mean, others)
 
 
 def forecast(clips: Clips, policy: Soda, tables: Mapping[str, Tensor]) -> Tensor:

@@ -22,8 +22,8 @@ MOST = 3
 ANCHORS, WEIGHTS, QUALITY = "soda.fitted.anchors", "soda.fitted.weights", "soda.fitted.quality"
 TABLES = (ANCHORS, WEIGHTS, QUALITY)
 RANK = "soda.fitted.rank"
-"""[N, kind], PSNR in dB on all clips, those that were fitted on included: by it budgets are told apart, which takes
-more clips than are held out."""
+"""[N, kind], in dB: by it plans are told apart. Budgets go by what all clips kept, which takes more than are held out;
+of one budget the kind that kept less of those held out stands below the other. Without it the mean is taken."""
 HELD = "soda.fitted.held"
 """[N, figures] of plans that hold evenly spaced outputs, where these were measured by themselves; NaN where not."""
 PREFIX = "soda.fitted."
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
         fitted: Coefficients; None for Taylor forecasts.
         mean: PSNR that clips kept on average, in dB.
         worst: That of the worst clip.
-        rank: PSNR by which it is told apart from plans of other numbers of calls, in dB.
+        rank: By which it is told apart from other plans, in dB.
     """
 
     calls: int
@@ -139,15 +139,15 @@ def choices(tables: Mapping[str, Tensor], *, taylor: bool = True, fitted: bool =
 
 
 def _better(tables: Mapping[str, Tensor], calls: int, *, taylor: bool, fitted: bool) -> Choice | None:
-    """Of the plans of so many calls that which kept more of clips that nothing was fitted on."""
+    """Of the plans of so many calls that which ranks higher."""
     row = tables[QUALITY][calls - 1].tolist()
     kinds = [kind for kind, allowed in enumerate((taylor, fitted)) if allowed and not math.isnan(row[kind][0])]
     if not kinds:
         return None
-    best = max(kinds, key=lambda kind: row[kind][0])
+    rank = tables[RANK][calls - 1].tolist() if RANK in tables else [one[0] for one in row]
+    best = max(kinds, key=lambda kind: rank[kind])
     mean, worst, _ = row[best]
-    rank = float(tables[RANK][calls - 1, best]) if RANK in tables else mean
-    return Choice(calls, from_tables(tables, calls) if best else None, mean, worst, rank)
+    return Choice(calls, from_tables(tables, calls) if best else None, mean, worst, rank[best])
 
 
 def exactly(tables: Mapping[str, Tensor], calls: int, *, taylor: bool = True, fitted: bool = True) -> Choice | None:
