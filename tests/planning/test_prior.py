@@ -36,6 +36,16 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_file_that_is_written_over_in_place_changes_nothing_that_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    made = a_prior()
+    made.save(path)
+    read = Prior.load(path)
+    with path.open("r+b") as file:  # as cp does
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(read.tables[name], table) for name, table in made.tables.items())
+
+
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior, path = a_prior(), tmp_path / "a.safetensors"
     prior.save(path)

@@ -26,6 +26,7 @@ from videoaccel.common.home import cache_folder, expand
 from videoaccel.common.package import packaged
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import parse_json, taken_for
+from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
 from videoaccel.planning.fitted import PREFIX
@@ -90,7 +91,7 @@ class Prior:
         try:
             with safe_open(path, "pt") as file:
                 about = _about(path, file.metadata())
-                tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                tables = tensors_of(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no prior: {first_line(error)}") from None
         if uncounted := tables.keys() - about["samples"].keys():

@@ -19,6 +19,7 @@ from videoaccel.common.home import cache_folder
 from videoaccel.common.package import packaged
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.plain_json import parse_json, taken_for
+from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
 from videoaccel.models.router import Routers
@@ -75,7 +76,7 @@ class RouterFile:
         try:
             with safe_open(path, "pt") as file:
                 about = _about(path, file.metadata())
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = tensors_of(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} holds no routers: {first_line(error)}") from None
         orders = {name.removeprefix(ORDER): value for name, value in tensors.items() if name.startswith(ORDER)}

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from videoaccel.common.files import PART_SUFFIX, atomic_write_bytes, told
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.common.plain_files import check_plain
+from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.text.encoder import PromptStates, encode
 
@@ -80,7 +81,8 @@ class TextCache:
                 metadata = file.metadata() or {}
                 if not wanted.items() <= metadata.items():
                     return None
-                states = PromptStates(file.get_tensor("states"), file.get_tensor("mask"), (int(metadata["cut"]),))
+                found = tensors_of(file)
+            states = PromptStates(found["states"], found["mask"], (int(metadata["cut"]),))
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
         fits = states.mask.shape == (1, key.max_length) and states.states.dtype == key.dtype

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.wording import counted
 from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.degrees import Degrees
@@ -90,7 +91,7 @@ def made_by_ranks(
         ranks = counted(degrees.ranks, "rank")
         raise RanksEndedError(f"{ranks} ({degrees}) ended with exit code {code}; what was said stands above", code)
     with safe_open(str(folder / f"{name}.safetensors"), "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = tensors_of(file)
         decisions = file.metadata()
     return {
         method: Made(
