@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -248,6 +249,33 @@ def test_what_a_plan_foretells_is_done() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             plan(tiny.pipe, **{"call": call, **asked})
+
+
+def test_a_plan_for_a_quality_takes_the_prior_that_it_is_given(tmp_path: Path, shelf: Path) -> None:
+    tiny = images.flux()
+    call = {**tiny.options, "num_inference_steps": 12}
+    prior = calibrate(tiny.pipe, calls=[call], out=tmp_path / "curve.safetensors", fit=0)
+    assert not shelf.exists(), "no prior but this one"
+    foretold = plan(tiny.pipe, "soda", min_psnr=5, call=call, prior=prior)
+    with accelerate(tiny.pipe, "soda", min_psnr=5, prior=prior) as fast:
+        tiny()
+        assert fast.computed == foretold.computed != [*range(12)]
+    with pytest.raises(ValueError, match="fora uses no prior on a pipeline that is not ours"):
+        plan(tiny.pipe, "fora", call=call, prior=prior)
+
+
+def test_where_nothing_is_planned_the_reason_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    tiny = images.flux()
+    for steps in (1, 4):
+        with pytest.raises(ValueError, match=f"a generation of {steps} evaluations?; forecasts need 8"):
+            plan(tiny.pipe, "fora", call={**tiny.options, "num_inference_steps": steps})
+        assert tiny.calls.total() == 1, "which is known in the first call"
+        tiny.calls.clear()
+    few = images.stable_diffusion(diffusers.LCMScheduler())
+    with pytest.raises(ValueError, match="everything is computed: LCMScheduler puts new noise over every prediction"):
+        plan(few.pipe, "fora", call={**few.options, "num_inference_steps": 12})
+    assert few.calls.total() == 2
+    assert not [one for one in recwarn if "computed all" in str(one.message)]
 
 
 def test_a_plan_that_nothing_came_of_is_not_spoken_of(quiet: None) -> None:

@@ -11,7 +11,7 @@ import yaml
 from tests.ranks import RankPools
 from videoaccel import GenerateSettings
 from videoaccel.adapters.lessons import NoPriorError
-from videoaccel.cli.verify import as_data, table
+from videoaccel.cli.verify import as_data, gather, table
 from videoaccel.verification import outside, verdict
 from videoaccel.verification.verdict import TOLERANCES, Made, Verdict
 from videoaccel.verification.verify import make_as_rank, verify
@@ -107,3 +107,11 @@ def test_a_method_that_plans_needs_errors_that_were_measured(
         NoPriorError, match=r"no prior of this pipeline for this call; videoaccel calibrate measures one$"
     ):
         verify(settings, ranks=[1], methods=["soda"])
+
+
+def test_arguments_of_the_call_are_read_as_by_generate(wan_folder: Path) -> None:
+    told = {"model": str(wan_folder), "args": ["max_sequence_length=8", "attention_kwargs={}"], "set_": ["seed=3"]}
+    found = gather(told)
+    assert found.args == {"max_sequence_length": 8, "attention_kwargs": {}} and found.seed == 3
+    with pytest.raises(ValueError, match="--arg"):
+        gather({**told, "args": ["max_sequence_length"]})

@@ -11,7 +11,7 @@ import typer
 
 from videoaccel.cli.errors import BAD_INPUT, FAILURE, SaidError
 from videoaccel.cli.flags import flag
-from videoaccel.cli.generate import keyword, parameter
+from videoaccel.cli.generate import keyword, parameter, typed
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
@@ -77,7 +77,7 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     Raises:
         ValueError: A value is wrong.
     """
-    given = {name: options[name] for name in SHARED if options.get(name) not in (None, [], ())}
+    given = typed(options, SHARED)
     told = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
     if found_by(settings := merge(told), command="verify") is not None:
         return settings

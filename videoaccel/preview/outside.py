@@ -9,22 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from videoaccel.adapters.attach import attach, networks_of
-from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.attach import networks_of
 from videoaccel.adapters.curves import for_course, rule_of
 from videoaccel.adapters.lessons import NoPriorError, Of, check_tables, find, fitting
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
-from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
 from videoaccel.adapters.swap import original
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
-from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import accelerate, of_all
 from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import Found
@@ -33,6 +30,7 @@ from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.outside.signature import check_calls
 from videoaccel.planning.fitted import QUALITY
 from videoaccel.planning.prior import Prior
+from videoaccel.preview.course import Peek, course_of
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method
 from videoaccel.settings.generate import GenerateSettings
@@ -110,38 +108,6 @@ class Wanted(NamedTuple):
     prior: Prior | str | Path | None = None
     foreign: bool = False
     of: Of = "denoiser"
-
-
-class _SeenError(BaseException):
-    """Ends a generation whose course is known; not an ``Exception``, so that no pipeline takes it for a fault."""
-
-
-class _Peek(RuleMaker):
-    """Computes until the course is certain, which is in the second evaluation."""
-
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(lambda: _PeekRule(self))
-        self._pipe = pipe
-        self.setting: Mapping[str, Any] = {}
-        self.arguments: Mapping[str, Any] = {}
-        self.course: Course | None = None
-
-    def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        self.arguments, self.setting = arguments, setting_of_call(self._pipe, arguments)
-        return {}
-
-
-class _PeekRule(StepRule):
-    keeps = 1  # a rule that keeps nothing is not asked
-
-    def __init__(self, peek: _Peek) -> None:
-        self._peek = peek
-
-    def decide(self, now: Evaluation) -> Serve | Refused | None:
-        if now.course.certain:
-            self._peek.course = now.course
-            raise _SeenError
-        return None
 
 
 def plan_outside(settings: GenerateSettings, found: Found, *, listener: Listener | None = None) -> OutsidePlan:
@@ -224,11 +190,11 @@ def plan_pipeline(
     check_calls(pipe, {"call": call})
     name, of_file = named_method(method)
     policy = make_policy(name, **beside_file(of_file, fields))
-    if of not in get_args(Of):
-        raise ValueError(f"a speed-up is of {' or '.join(get_args(Of))}, got of={of!r}")
-    accelerate(pipe, name, **beside_file(of_file, fields)).remove()  # whether it can be had is said as there
+    # Whether it can be had, with this prior, is said as there.
+    told = beside_file(of_file, fields)
+    accelerate(pipe, name, prior=prior, foreign_prior=foreign_prior, of=of, **told).remove()
     with torch.no_grad(), seeded(0), worded(original(type(pipe)).__name__):
-        return _foretold(pipe, Wanted(policy, prior, foreign_prior, of), _seen(pipe, call))
+        return _foretold(pipe, Wanted(policy, prior, foreign_prior, of), course_of(pipe, call))
 
 
 def _wanted(order: OutsideOrder) -> Wanted:
@@ -237,34 +203,17 @@ def _wanted(order: OutsideOrder) -> Wanted:
     return Wanted(order.policy, s.prior, s.allow_foreign_prior, s.speedup_of or "denoiser")
 
 
-def _foretold(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
+def _foretold(pipe: Any, wanted: Wanted, seen: Peek) -> OutsidePlan:
     return _planned(pipe, wanted, seen) if plans(wanted.policy) else _simulated(pipe, wanted.policy, seen)
 
 
-def _seen_of(pipe: Any, order: OutsideOrder) -> _Peek:
+def _seen_of(pipe: Any, order: OutsideOrder) -> Peek:
     s = order.settings
     with seeded(s.seed), worded(order.kind.__name__):
-        return _seen(pipe, called_with(order.told(pipe), s.prompt[0] if s.prompt else None, seed=s.seed))
+        return course_of(pipe, called_with(order.told(pipe), s.prompt[0] if s.prompt else None, seed=s.seed))
 
 
-def _seen(pipe: Any, call: Mapping[str, Any]) -> _Peek:
-    """Run a pipeline until its course is known."""
-    peek = _Peek(pipe)
-    with attach(pipe, peek, method="off"):
-        try:
-            pipe(**call)
-        except _SeenError:
-            pass
-        finally:
-            if hasattr(pipe, "maybe_free_model_hooks"):  # which it would have done at its end
-                pipe.maybe_free_model_hooks()
-    if peek.course is None or peek.course.n < FEWEST:
-        told = counted(0 if peek.course is None else peek.course.n, "evaluation")
-        raise ValueError(f"there is nothing to plan: a generation of {told}; forecasts need {FEWEST}")
-    return peek
-
-
-def _planned(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
+def _planned(pipe: Any, wanted: Wanted, seen: Peek) -> OutsidePlan:
     policy, course = wanted.policy, seen.course
     assert course is not None
     prior = _prior(wanted, seen.setting)
@@ -306,7 +255,7 @@ def _planned(pipe: Any, wanted: Wanted, seen: _Peek) -> OutsidePlan:
     )
 
 
-def _simulated(pipe: Any, policy: Policy, seen: _Peek) -> OutsidePlan:
+def _simulated(pipe: Any, policy: Policy, seen: Peek) -> OutsidePlan:
     """Of a method that needs nothing measured: by asking its rule, unless that wants to see what comes."""
     course = seen.course
     assert course is not None
