@@ -12,6 +12,7 @@ from videoaccel.adapters.curves import Plans, rule_of
 from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of, check_kind
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
 from videoaccel.adapters.rule import Computed, StepRule
+from videoaccel.adapters.whole_call import check_of_all, schedule_of_all
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.user_warning import warn_user
 from videoaccel.planning.prior import Prior, find_prior, setting_of
@@ -139,7 +140,9 @@ def _attached(pipe: Any, policy: Policy | None, asked: Outside) -> Attachment | 
     clips = asked.calibrate if not isinstance(asked.calibrate, bool) else CLIPS * asked.calibrate
     if clips < 0:
         raise ValueError(f"calibrate is a number of generations, or whether there are any, got {asked.calibrate}")
-    whole, prior = asked.of == "all", Prior.given(asked.prior)
+    if whole := asked.of == "all":
+        check_of_all(policy)
+    prior = Prior.given(asked.prior)
     if prior is not None:
         check_kind(prior)
     lessons = Lessons(
@@ -178,31 +181,12 @@ def _measured_rule(policy: Policy, *, whole: bool) -> MeasuredRule:
         schedule_of(policy)
 
     def make(share: float | None, tables: Mapping[str, Tensor], names: Sequence[str], known: Plans) -> StepRule:
-        if adaptive is not None:
-            try:
+        try:
+            if adaptive is not None:
                 return adaptive(tables)
-            except ValueError as error:
-                return Computed(str(error))
-        wanted = policy if share is None or not whole else of_all(policy, share)
-        return rule_of(schedule_of(wanted), tables, names, plans=known)
+            schedule = schedule_of(policy) if share is None or not whole else schedule_of_all(policy, share)
+        except ValueError as error:
+            return Computed(str(error))
+        return rule_of(schedule, tables, names, plans=known)
 
     return make
-
-
-def of_all(policy: Policy, share: float) -> Policy:
-    """A policy whose speed-up is of the networks' time, from one whose is of the whole.
-
-    Raises:
-        ValueError: What is beside the networks takes too long for it.
-    """
-    target = getattr(policy, "speedup", None)
-    if target is None:
-        raise ValueError(f'of="all" goes with a speed-up, which {policy.name} was not given')
-    left = 1 / target - (1 - share)
-    if left <= 0:
-        most = 1 / max(1 - share, 1e-9)
-        raise ValueError(
-            f"{target:g} times the whole speed cannot be reached: the networks take {share:.0%} of the time, so "
-            f"{most:.2f} is the limit"
-        )
-    return policy.model_copy(update={"speedup": share / left})

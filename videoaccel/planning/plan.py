@@ -86,13 +86,23 @@ class Plan:
 
 
 class UnreachableError(ValueError):
-    """The target cannot be reached."""
+    """The target cannot be reached.
+
+    Args:
+        text: What to say.
+        largest: The largest that can, of a target that is a ratio.
+    """
+
+    def __init__(self, text: str, largest: float | None = None) -> None:
+        super().__init__(text)
+        self.largest = largest
 
 
 def unreachable(target: float, largest: float, unit: Unit) -> UnreachableError:
     """What to say of a target that is too high."""
     most = math.floor(100 * largest + 1e-6) / 100  # what is named can be had
-    return UnreachableError(f"{target:g} times {GAIN[unit]} cannot be reached: the largest possible is {most:.2f}")
+    text = f"{target:g} times {GAIN[unit]} cannot be reached: the largest possible is {most:.2f}"
+    return UnreachableError(text, largest)
 
 
 def between_anchors(

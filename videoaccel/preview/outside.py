@@ -20,9 +20,10 @@ from videoaccel.adapters.lessons import NoPriorError, Of, check_tables, find, fi
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
 from videoaccel.adapters.swap import original
+from videoaccel.adapters.whole_call import schedule_of_all
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
-from videoaccel.generation.accelerate import accelerate, of_all
+from videoaccel.generation.accelerate import accelerate
 from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
@@ -232,9 +233,10 @@ def _planned(pipe: Any, wanted: Wanted, seen: Peek) -> OutsidePlan:
     if wanted.of == "all":
         if share is None:
             raise ValueError("nothing says what share of the time is the networks'; calibrate measures it")
-        policy = of_all(policy, share)
+        schedule = schedule_of_all(policy, share)
+    else:
+        schedule = schedule_of(policy)
     tables = for_course(prior.tables, course)
-    schedule = schedule_of(policy)
     schedule(tables, course.n)  # a target that cannot be reached is said
     names = prior.info["networks"]
     components = [names[int(number)] for number in tables["component"].tolist()]
