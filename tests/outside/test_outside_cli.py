@@ -124,6 +124,11 @@ def test_what_belongs_to_the_other_kind_of_model(cli: Cli, dit_folder: Path) -> 
         (("calibrate", "--curve", "2"), "--curve is for pipelines of diffusers"),
         (("calibrate", "--model", dit_folder, "--memory", "2GiB"), "--memory is for calibrating our own models"),
         (("calibrate", "--model", dit_folder, "--fit-search", 1), "--fit-search is for calibrating our own models"),
+        (("calibrate", "--model", dit_folder, "--samples", 0), "at least one sample has to be measured"),
+        (
+            ("calibrate", "--model", dit_folder, "--samples", 4, "--fit-samples", 3),
+            "steps cannot be fitted on 3 calls: of 4 the first 2 say what is kept, so 2 are left; measure more",
+        ),
         (("doctor", "--size", "8x8"), "--size is for the test of a pipeline, which --model names"),
     ):
         done = cli(*arguments)

@@ -118,7 +118,7 @@ def calibrate_pipeline(
     """
     ranks = ranks or Comm.lone()
     _check(pipe, calls, curve=curve, fit=fit, out=out)
-    curve = (4 if len(calls) >= 8 else 2) if curve is None else curve
+    curve = _judging(len(calls), curve)
     tell = listener or (lambda stage, done, total: None)
     takes = {number: _Take(call) for number, call in enumerate(calls) if number % ranks.size == ranks.rank}
     own, results = _measure(pipe, takes, {*range(curve)}, tell)
@@ -165,10 +165,33 @@ def _check(pipe: Any, calls: Any, *, curve: Any, fit: Any, out: Any) -> None:
     for name, count in (("curve", 0 if curve is None else curve), ("fit", 0 if fit is None else fit)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"{name} is a number of calls, 0 for none, got {count!r}")
+    check_fit(fit, of=len(calls), curve=curve)
     if out is not None:
         if not isinstance(out, str | Path):
             raise ValueError(f"out is the name of a file, got {out!r}")
         check_file(out)
+
+
+def check_fit(fit: int | None, *, of: int, curve: int | None) -> None:
+    """Find out whether steps can be fitted on so many of the calls, if that is asked for.
+
+    Raises:
+        ValueError: There are fewer, or nothing would say what fitted steps keep.
+    """
+    judging = _judging(of, curve)
+    if fit and not judging:
+        raise ValueError(f"steps are fitted where the quality that is left is measured; fit={fit} needs a curve")
+    left = max(0, of - judging)
+    if fit and fit > left:
+        raise ValueError(
+            f"steps cannot be fitted on {counted(fit, 'call')}: of {of} the first {min(judging, of)} say what is kept, "
+            f"so {left} are left; measure more"
+        )
+
+
+def _judging(calls: int, curve: int | None) -> int:
+    """On how many calls the quality that is left is measured."""
+    return (4 if calls >= 8 else 2) if curve is None else curve
 
 
 def _wanted(fit: int | None, others: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from videoaccel.calibration.outside import calibrate_pipeline
+from videoaccel.calibration.outside import calibrate_pipeline, check_fit
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import check_file
 from videoaccel.common.stages import Listener, StageClock
@@ -72,6 +72,9 @@ def calibrate_model(
         ValueError: Settings do not fit the pipeline, or nothing can be measured on it.
         OSError: The file cannot be written.
     """
+    if samples < 1:
+        raise ValueError(f"at least one sample has to be measured, got samples={samples}")
+    check_fit(fit, of=samples, curve=curve)
     order = resolve_outside(with_prompt(settings, found), found, ranks="side by side")
     s = order.settings
     with started(replace(order, degrees=Degrees(data=ranks_here()))) as mesh, cpu_threads(s.threads), torch.no_grad():
