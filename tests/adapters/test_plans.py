@@ -299,6 +299,38 @@ def test_a_plan_that_nothing_came_of_is_not_spoken_of(quiet: None) -> None:
         assert fast.report().note is None and len(fast.computed) == 6
 
 
+def test_generations_that_are_never_forecast_are_not_measured(shelf: Path, quiet: None) -> None:
+    def stop(pipe: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step >= 8
+        return values
+
+    tiny = images.flux()
+    with accelerate(tiny.pipe, "soda", speedup=2, calibrate=1) as fast:
+        for options, reason in (
+            ({"steps": 4}, "fewer than 8 evaluations"),
+            ({"callback_on_step_end": stop}, "it was not seen from its first evaluation to its last"),
+        ):
+            tiny(**options)
+            assert fast.report().note == f"computed whole and not measured: {reason}"
+            assert not shelf.exists() and fast.report().note in repr(fast)
+        tiny()
+        assert fast.report().note == "computed whole and measured, 1 of 1; then it is planned" and len(
+            [*shelf.iterdir()]
+        )
+        tiny()
+        assert fast.report().note == "planned from 1 measured generation" and len(fast.computed) == 6
+
+
+def test_where_every_prediction_is_noised_anew_nothing_is_measured(shelf: Path, quiet: None) -> None:
+    few = images.stable_diffusion(diffusers.LCMScheduler())
+    reason = "LCMScheduler puts new noise over every prediction"
+    with accelerate(few.pipe, "soda", speedup=2, calibrate=1) as fast:
+        few()
+        assert fast.report().note == f"computed whole and not measured: {reason}" and not shelf.exists()
+    with pytest.raises(ValueError, match=f"there is nothing to measure where everything is computed: {reason}"):
+        calibrate(few.pipe, calls=[{**few.options, "num_inference_steps": 12}])
+
+
 def test_calibrating_needs_calls_of_one_kind() -> None:
     tiny = images.flux()
     for calls in (["a cat"], "a cat", {"prompt": "a cat"}, 3, [{3: "a cat"}]):

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -183,7 +184,9 @@ class Attachment:
                 said = None  # it had a plan, and reasons not to keep to it, which the report has
             note = "; ".join(one for one in (said, *sorted(filter(None, remarks))) if one) or None
             self._last = last = generation.finish(pipeline=self._kind, method=self.method, failed=failed, note=note)
-            self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
+            after = self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
+            if after is not None:
+                self._last = replace(last, note=after)
         if generation.forecasts:
             _say(self._last)
 

@@ -21,6 +21,7 @@ from videoaccel.adapters.call_setting import FATAL, Identities, differences, set
 from videoaccel.adapters.curves import Plans
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import Computed, RuleMaker, StepRule
 from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.user_warning import warn_user
@@ -103,6 +104,7 @@ class Lessons(RuleMaker):
         self._given, self._foreign, self._clips, self._needs_share = prior, foreign, clips, needs_share
         self._known: dict[str, Lesson] = {}
         self._now: Lesson | None = None
+        self._seen = False
         self._identities = Identities()
         self.meter = Meter(self._measured)
         check_tables(self._given, self._needs)
@@ -118,7 +120,7 @@ class Lessons(RuleMaker):
         if key not in self._known:
             self._known[key] = self._looked_up(setting)
         self._now = self._known[key]
-        self.meter.on = not self._ready(self._now)
+        self.meter.on, self._seen = not self._ready(self._now), False
         return {}
 
     def __call__(self) -> StepRule:
@@ -132,17 +134,22 @@ class Lessons(RuleMaker):
             return Computed(f"the measured generations tell nothing of {missing[0]}")
         return self._rule(share, prior.tables, prior.info["networks"], lesson.plans)
 
-    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
+    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> str | None:
         """See :meth:`RuleMaker.ends`."""
-        lesson = self._now
+        lesson, seen = self._now, self._seen
         if lesson is None or self._ready(lesson) or failed:
-            return
+            return None
+        if self.meter.refused is not None:
+            return f"computed whole and not measured: {self.meter.refused}"
+        if lesson.prior is None and not seen:
+            return "computed whole and not measured: it was not seen from its first evaluation to its last"
         lesson.shares.append(in_networks / max(seconds, 1e-9))
         if lesson.prior is not None:  # only the share was wanted
             info = {**lesson.prior.info, "share": lesson.shares[-1]}
             lesson.prior = Prior(lesson.prior.setting, lesson.prior.tables, lesson.prior.samples, info)
         elif len(lesson.tables) >= self._clips:
             lesson.prior = keep(made(lesson.setting, lesson.tables, lesson.networks, share=_mean(lesson.shares)))
+        return None
 
     @property
     def note(self) -> str | None:
@@ -184,9 +191,10 @@ class Lessons(RuleMaker):
 
     def _measured(self, segments: list[Measured]) -> None:
         lesson = self._now
-        if lesson is None or lesson.prior is not None or not segments:
+        segments = [segment for segment in segments if len(segment.levels) >= FEWEST]
+        if lesson is None or lesson.prior is not None or not segments or self.meter.refused is not None:
             return
-        first = segments[0]
+        first, self._seen = segments[0], True
         lesson.networks = tuple(dict.fromkeys(first.components))
         found = [one.tables() for one in segments if len(one.levels) == len(first.levels)]
         try:

@@ -15,6 +15,7 @@ from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.guidance_fit import Fit, fit, terms_of
 from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.outputs import taken_apart
+from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.rule import Evaluation, Stepped
 from videoaccel.adapters.signals import Sampler, relative
 from videoaccel.adapters.streams import Stream
@@ -37,10 +38,14 @@ class Meter:
 
     Attributes:
         on: Whether it measures the generations that begin from now on.
+        refused: Why nothing may be forecast in generations such as the last one, whose errors then tell nothing; None
+            if something may.
     """
 
     def __init__(self, done: Done) -> None:
         self.on, self._done = False, done
+        self.refused: str | None = None
+        self._free = False
         self._segments: list[Measured] = []
         self._outputs: list[Any] = []
         self._at = -1
@@ -51,7 +56,7 @@ class Meter:
     def began(self) -> None:
         """See :class:`videoaccel.adapters.observer.Observer`."""
         self._segments, self._outputs, self._at, self._active = [], [], -1, self.on
-        self._before = {}
+        self._before, self.refused, self._free = {}, None, False
 
     def called(self, now: Evaluation, stream: Stream, x: Tensor | None, output: Any, *, computed: bool) -> None:
         """See :class:`videoaccel.adapters.observer.Observer`."""
@@ -100,6 +105,9 @@ class Meter:
         if now.number == self._at:
             return
         self._at, self._outputs = now.number, []
+        reason = forbidden(now, apart=False)
+        self._free |= now.course.certain and reason is None
+        self.refused = None if self._free else reason or self.refused
         if now.i == 0 or not self._segments:
             self._segments.append(Measured())
         self._segments[-1].components.append(now.component)

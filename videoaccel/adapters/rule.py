@@ -174,8 +174,13 @@ class RuleMaker:
         """A generation begins, with these arguments by name; returns those that are to be others."""
         return {}
 
-    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
-        """It is over, and took so many seconds, so many of them in networks."""
+    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> str | None:
+        """It is over, and took so many seconds, so many of them in networks.
+
+        Returns:
+            What to say of it in place of ``note``, if its course was another than it began with.
+        """
+        return None
 
     @property
     def note(self) -> str | None:

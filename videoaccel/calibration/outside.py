@@ -41,8 +41,9 @@ class _Watch(RuleMaker):
         self.settings.append(setting_of_call(self._pipe, arguments))
         return {}
 
-    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> None:
+    def ends(self, *, seconds: float, in_networks: float, failed: bool) -> str | None:
         self.shares.append(in_networks / max(seconds, 1e-9))
+        return None
 
 
 class _Run(NamedTuple):
@@ -125,10 +126,6 @@ def calibrate_pipeline(
     runs = sorted((run for found in ranks.each(own) for run in found), key=lambda run: run.number)
     if any(run.setting != runs[0].setting for run in runs):
         raise ValueError("the calls are of different kinds: size, length and guidance must be the same for all")
-    if (count := len(runs[0].tables[0]["levels"])) < FEWEST:
-        raise ValueError(
-            f"a generation of {counted(count, 'evaluation')} cannot be forecast: measure at least {FEWEST}"
-        )
     tables = [table for run in runs for table in run.tables]
     share = sum(run.share for run in runs) / len(runs)
     prior = made(runs[0].setting, tables, runs[0].networks, share=share)
@@ -208,6 +205,13 @@ def _written(prior: Prior, out: str | Path | None, ranks: Comm) -> Prior:
     return Prior(prior.setting, prior.tables, prior.samples, prior.info, path)
 
 
+def _not_worth_it(evaluations: int, reason: str) -> str:
+    """What to say of a generation in which nothing may be forecast."""
+    if evaluations < FEWEST:
+        return f"a generation of {counted(evaluations, 'evaluation')} cannot be forecast: measure at least {FEWEST}"
+    return f"there is nothing to measure where everything is computed: {reason}"
+
+
 def _measure(
     pipe: Any, takes: Mapping[int, "_Take"], kept: Collection[int], tell: Callable[[str, int, int], None]
 ) -> tuple[list["_Run"], dict[int, Tensor]]:
@@ -232,6 +236,8 @@ def _measure(
                 raise ValueError(
                     "nothing could be measured: no scheduler stepped, or its steps do not follow its calls"
                 )
+            if meter.refused is not None:
+                raise ValueError(_not_worth_it(len(measured[0].levels), meter.refused))
             networks = tuple(dict.fromkeys(measured[0].components))
             runs.append(
                 _Run(number, watch.settings[-1], [one.tables() for one in measured], networks, watch.shares[-1])
