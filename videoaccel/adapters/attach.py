@@ -187,6 +187,7 @@ class Attachment:
             after = self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
             if after is not None:
                 self._last = replace(last, note=after)
+                warn_user(f"{self.method} on {self._kind}: {after}")
         if generation.forecasts:
             _say(self._last)
 
