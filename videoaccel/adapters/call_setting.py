@@ -6,18 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from videoaccel.adapters.attach import networks_of, schedulers_of
+from videoaccel.adapters.call_kinds import numbers_of_call, numbers_of_guiders
 from videoaccel.adapters.swap import original
 from videoaccel.planning.prior import Fingerprints
-
-FREE = frozenset(
-    {
-        "num_inference_steps", "strength", "timesteps", "sigmas", "denoising_start", "denoising_end", "output_type",
-        "return_dict", "num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "callback_steps",
-        "clip_skip", "decode_timestep", "decode_noise_scale", "decode_chunk_size", "seed", "fps", "frame_rate",
-        "batch_size",
-    }
-)  # fmt: skip
-"""Arguments that one calibration serves for, whatever they are: curves are kept over the noise level."""
 
 FATAL = ("model", "scheduler", "dtype")
 """What must be the same even where a foreign prior is allowed."""
@@ -38,7 +29,7 @@ class Identities:
         whole = hashlib.sha256()
         for name, network in networks_of(pipe).items():
             plain = getattr(network, "_orig_mod", network)  # a compiled one holds it
-            identity = _identity(plain, self._prints)
+            identity = _identity(plain, self._prints) + _adapters(plain)
             whole.update(f"{name} {original(type(plain)).__name__} {identity}\n".encode())
         return whole.hexdigest()
 
@@ -56,18 +47,28 @@ def _identity(network: Any, prints: Fingerprints) -> str:
         return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _adapters(network: Any) -> str:
+    """Which adapters of a network are on, and how far: weights do not tell. Empty where there are none."""
+    told = []
+    for name, module in network.named_modules():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, Mapping) and hasattr(module, "active_adapters"):
+            off = bool(getattr(module, "disable_adapters", False))
+            on = [] if off else [(one, scaling.get(one)) for one in module.active_adapters]
+            told.append(f"{name} {on}")
+    return hashlib.sha256("\n".join(told).encode()).hexdigest() if told else ""
+
+
 def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Identities | None = None) -> dict[str, Any]:
     """What a prior for this call must have been made for.
 
     Args:
         pipe: The pipeline.
-        arguments: Of the call, by name, those that were left out with their defaults; only numbers and switches
-            count, since texts and pictures are what the errors are means over.
+        arguments: Of the call, by name, those that were left out with their defaults. Numbers, switches and sizes
+            count, see :mod:`videoaccel.adapters.call_kinds`; texts and pictures are what the errors are means over.
         identities: Of networks that were looked at before.
     """
-    counted = {
-        name: value for name, value in arguments.items() if isinstance(value, bool | int | float) and name not in FREE
-    }
+    counted = {**numbers_of_call(arguments), **numbers_of_guiders(pipe)}
     return {
         "model": (identities or Identities()).of(pipe),
         "scheduler": "; ".join(map(_scheduler, schedulers_of(pipe))),
