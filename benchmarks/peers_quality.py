@@ -39,7 +39,7 @@ from examples.small_models.pixart import ways as sentences
 from examples.small_models.recipe import kinds, label, still_scenes
 from examples.small_models.score import ATTRIBUTES, SAMPLING
 from videoaccel.calibration.calibrate import calibrate
-from videoaccel.comparison.settings import EXACT
+from videoaccel.comparison.values import EXACT
 from videoaccel.eval.oracle import agreement, read
 from videoaccel.eval.world import Scene
 

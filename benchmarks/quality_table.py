@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from videoaccel.comparison.settings import EXACT, Setting
+from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import AtSpeedup, Result, Row, at_speedups, summarise
+from videoaccel.comparison.values import EXACT
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 

@@ -29,7 +29,8 @@ from examples.small_models.recipe import is_held_out, kinds, still_scenes
 from examples.small_models.score import distance, rendered, tally
 from videoaccel.comparison.bench import Bench
 from videoaccel.comparison.clip import Clip
-from videoaccel.comparison.settings import EXACT, Setting
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.values import EXACT
 from videoaccel.eval.oracle import read
 from videoaccel.eval.world import Scene
 from videoaccel.generation.pipeline import VideoPipeline

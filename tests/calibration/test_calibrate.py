@@ -176,14 +176,28 @@ def test_memory_is_bounded_by_passes(measure: Measure, calls: list[int]) -> None
         measure("b.safetensors", memory="10KiB")
 
 
-def test_a_file_of_another_setting_is_left_alone(measure: Measure) -> None:
+def test_a_file_of_another_setting_is_left_alone(
+    measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prior = measure(samples=1, replay_samples=0)
     assert prior.path is not None
     before = prior.path.read_bytes()
+    monkeypatch.setattr("videoaccel.calibration.calibrate.encode_texts", lambda order: pytest.fail("work began"))
     with pytest.raises(FileExistsError, match="was begun for steps 4, here 5; choose another `output`"):
         measure(steps=5)
     with pytest.raises(FileExistsError, match=r"guidance 4\.0, here 2\.0"):
         measure(guidance=2.0)
+    with pytest.raises(FileExistsError, match="was begun for methods soda, here soda, teacache"):
+        measure(methods=("soda", "teacache"))
+    part_path(tmp_path / "b.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"b\.part\.safetensors: it is a folder"):
+        measure("b.safetensors")
+    with pytest.raises(FileNotFoundError, match="alexnet"):
+        measure("c.safetensors", backbones=str(tmp_path))
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(OSError, match="is not a folder"):
+        calibrate(CalibrateSettings(frames=1, steps=4))
     assert prior.path.read_bytes() == before
 
 

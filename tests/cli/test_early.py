@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.commands import ROOT
 from videoaccel.cli.app import run
+from videoaccel.settings.tensor_heads import PRIOR, ROUTERS
 
 _CODE = """
 import json, sys
@@ -48,6 +49,16 @@ GENERATE = {
     ("--size", "1x64"): "height must be at least 4 pixels, got 1",
     ("--resolution", "999p"): "no resolution '999p'; there are 144p",
     ("--speedup", "2", "--prior", "none.safetensors"): "there is no prior",
+    ("--speedup", "2", "--prior", "p.txt"): "p.txt is no prior: not a safetensors file, or damaged",
+    ("--speedup", "2", "--prior", "routers.safetensors"): "is no prior of this version (format videoaccel-prior-1)",
+    ("--speedup", "2", "--prior", "prior.safetensors", "--steps", "9"): "was made for steps 30, here 9; calibrate for",
+    ("--speedup", "2", "--prior", "prior.safetensors", "--size", "64x96"): "size [64, 64], here [64, 96]",
+    ("--lora", "p.txt"): "p.txt holds no weights; a LoRA is a .safetensors file, or one that torch has written",
+    ("--lora", "cut.safetensors"): "cut.safetensors is not a safetensors file, or is cut short",
+    ("--accel", "fora", "--set", "accel_options.perod=2"): "fora has no field 'perod'; it has period, warmup,",
+    ("--accel", "fora", "--set", "accel_options.period=0"): "fora: period: Input should be greater than or equal to 1",
+    ("-o", "folder.mp4"): "cannot write folder.mp4: a folder has that name; for frames in a folder, end it in '/'",
+    ("-o", f"{'x' * 300}.mp4"): "the name is too long for this disk; choose a shorter one",
     ("--config", "none.yaml"): "none.yaml does not exist",
     ("--from", "none.json"): "--from takes the .json that was written beside a clip",
 }
@@ -65,15 +76,78 @@ MISTAKES = {
     ("compare", "--prompts", "p.txt", "-o", "no/such/out"): "the folder",
     ("compare", "--prompts", "p.txt", "-o", "out", "--prior", "none.safetensors"): "there is no prior",
     ("compare", "--prompts", "p.txt", "-o", "out", "--size", "64x1"): "width must be at least 4 pixels, got 1",
+    ("compare", "--prompts", "p.txt", "-o", "p.txt"): "cannot write a comparison to p.txt: it is not a folder",
+    ("compare", "--prompts", "p.txt", "-o", "full"): "full holds 'x' but no rows.jsonl",
+    ("compare", "--prompts", "p.txt", "-o", "compared"): "results.json: it is a folder; name a file in it",
+    ("compare", "--prompts", "p.txt", "-o", "worst"): "is no folder; pictures of the worst clips belong there",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--setting", "fora.perod=2"): "fora has no field 'perod'; it has",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--setting", "fora.period=2,0"): "greater than or equal to 1, got 0",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--setting", "fora.period"): "a setting is method.field=value",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--setting", "for.period=2"): "values are given for for, which is",
+    (
+        "compare",
+        "--prompts",
+        "p.txt",
+        "-o",
+        "out",
+        "--setting",
+        "fora.period=2,3",
+        "--setting",
+        "fora.warmup=1,2",
+    ): "fora: one field may have several values, not period and warmup",
+    (
+        "compare",
+        "--prompts",
+        "p.txt",
+        "-o",
+        "out",
+        "--accel",
+        "fora-sada",
+        "--setting",
+        "fora-sada.fora=1,2",
+    ): "fora-sada, in the box, is run once: fora takes one value, not 2",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--seeds", ""): "there is no seed; give at least one",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--speedup", "0.5"): "a speed-up must be a number of at least 1",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--clips", "0"): "at least 1 clip is timed, 0 times or more",
+    (
+        "compare",
+        "--prompts",
+        "p.txt",
+        "-o",
+        "out",
+        "--prior",
+        "prior.safetensors",
+        "--frames",
+        "1",
+    ): "frames 17, here 1",
     ("calibrate", "--size", "1x1"): "height must be at least 4 pixels, got 1",
     ("plan",): "there is nothing to plan without a method; name one, such as --accel soda",
     ("plan", "--accel", "sodaa"): "unknown method 'sodaa'",
     ("plan", "--accel", "soda", "--png", "no/such/plan.png"): "the folder",
+    ("plan", "--accel", "soda", "--png", "plan.svg"): "--png draws a png; its name must end in .png, got 'plan.svg'",
+    ("plan", "--gpus", "2", "--png", "plan.png"): "--png draws what a method does; name one, such as --accel soda",
+    ("plan", "--accel", "soda", "--link", "2"): "--link is for --gpus: how fast ranks exchange",
+    ("plan", "--gpus", "2", "--link", "0"): "--link takes GB/s above 0, got 0",
+    ("status", "none"): "none holds no render",
+    ("cancel", "none"): "none holds no render",
+    ("verify", "--model", "demoo"): "no model or folder is called 'demoo'",
+    ("verify", "--accel", "sodaa"): "unknown method 'sodaa'",
+    ("verify", "--size", "1x1"): "height must be at least 4 pixels, got 1",
+    ("verify", "--accel", "soda", "--prior", "prior.safetensors"): "was made for",
+    ("train-router", "--model", "demoo"): "no model or folder is called 'demoo'",
+    ("train-router", "--size", "1x1"): "height must be at least 4 pixels, got 1",
+    ("train-router", "-o", "full"): "cannot write full: it is a folder; name a file in it",
+    ("train-router", "-o", "p.txt"): "p.txt is no file of routers: not a safetensors file, or damaged; choose another",
+    ("train-router", "-o", "prior.safetensors"): "is no file of routers of this version",
+    ("train-router", "-o", "begun.safetensors"): "cannot write begun.part: it is a folder",
+    ("calibrate", "-o", "p.txt"): "p.txt is no prior: not a safetensors file, or damaged",
     ("calibrate", "--model", "demoo"): "no model or folder is called 'demoo'",
     ("calibrate", "--methods", "nope"): "unknown method 'nope'",
     ("calibrate", "-o", "no/such/prior.safetensors"): "the folder",
     ("evaluate", "none", "-o", "out"): "none does not exist",
     ("evaluate", ".", "-o", "out", "--reader", "eyes"): "no reader is called 'eyes'; there are pyav, decord",
+    ("evaluate", ".", "-o", "p.txt"): "cannot write an evaluation to p.txt: it is not a folder",
+    ("evaluate", ".", "-o", "compared"): "results.json: it is a folder; name a file in it",
     ("evaluate", ".", "-o", "out", "--ground", "clear"): "a colour such as white or #808080 is wanted",
 }
 
@@ -84,6 +158,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tupl
     folder: Path = tmp_path_factory.mktemp("mistakes")
     (folder / "p.txt").write_text("a red circle\n")
     (folder / "a.png").touch()
+    for name in ("folder.mp4", "full", "compared/results.json", "worst", "begun.part"):
+        (folder / name).mkdir(parents=True)
+    for name in ("full/x", "compared/rows.jsonl", "worst/rows.jsonl", "worst/worst"):
+        (folder / name).touch()
+    (folder / "cut.safetensors").write_bytes(bytes([9]))
+    about = {"setting": {"steps": 30, "size": [64, 64], "frames": 17, "guidance": 4.0}}
+    for name, kind in (("prior", PRIOR), ("routers", ROUTERS)):
+        head = json.dumps({"__metadata__": {"format": kind, "about": json.dumps(about)}}).encode()
+        (folder / f"{name}.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
     for name, lines in {
         "good": [{}],
         "field": [{"framez": 3}],
@@ -152,6 +235,40 @@ def test_more_ranks_than_a_cpu_can_serve_are_not_started(
     monkeypatch.setattr("videoaccel.parallel.launch.start_ranks", lambda *_, **__: pytest.fail("ranks were started"))
     assert run(["generate", "a red circle", "--gpus", "99", "--device", "cpu", "-q"]) == 2
     assert "99 ranks were asked for, and this CPU has 2 cores; at most 8 run here" in capfd.readouterr().err
+
+
+def test_no_command_starts_more_ranks_than_a_cpu_can_serve(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("videoaccel.parallel.launch.start_ranks", lambda *_, **__: pytest.fail("ranks were started"))
+    monkeypatch.setattr("videoaccel.verification.verify.verify", lambda *_, **__: pytest.fail("ranks were started"))
+    for line in (["calibrate", "--gpus", "99"], ["verify", "--ranks", "1,99"]):
+        assert run([*line, "--device", "cpu", "-q"]) == 2
+        assert "99 ranks were asked for, and this CPU has 2 cores; at most 8 run here" in capfd.readouterr().err
+
+
+def test_fields_that_are_read_from_files_are_those_of_the_methods() -> None:
+    from videoaccel.session.registry import policy_class, policy_names
+    from videoaccel.settings.method_fields import fields_of
+
+    bounded = 0
+    for name in policy_names():
+        told, own = fields_of(name).model_fields, policy_class(name).model_fields
+        assert list(told) == list(own), name
+        for field, one in told.items():
+            assert set(map(str, one.metadata)) <= set(map(str, own[field].metadata)), (name, field)
+            bounded += bool(one.metadata)
+        assert not any(one.is_required() for one in told.values())
+    assert bounded > 40
+
+
+def test_what_a_method_takes_is_not_refused_early() -> None:
+    from videoaccel.session.registry import policy_class, policy_names
+    from videoaccel.settings.method_fields import check_method_fields
+
+    for name in policy_names():
+        check_method_fields(name, policy_class(name)().model_dump(mode="json"))
 
 
 def test_kernels_that_are_known_without_torch_are_those_there_are() -> None:

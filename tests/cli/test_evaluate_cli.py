@@ -229,11 +229,29 @@ def test_dimensions_count_the_clips_of_their_prompts(evaluate: Evaluate) -> None
         (("--reference", "none"), "fidelity", "none does not exist"),
         (("--official", "no-such-python"), "imaging_quality", "--official no-such-python cannot be run"),
         (("--official", sys.executable), "imaging_quality", "has no vbench"),
+        (("--official", sys.executable), "demo,imaging_quality", "has no vbench"),
+        (("--device", "gpu"), "demo", "unknown device 'gpu'; there are cpu, cuda, cuda:N and mps"),
+        (("--reference", "others"), "fidelity", "others holds no clip of a name that is wanted, such as a red circle"),
     ],
 )
-def test_bad_input(evaluate: Evaluate, arguments: tuple[str, ...], suite: str, message: str) -> None:
+def test_bad_input(
+    evaluate: Evaluate, arguments: tuple[str, ...], suite: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoaccel.evaluation.evaluate.measure", lambda *_, **__: pytest.fail("clips were measured"))
+    Path("others").mkdir()
     done = evaluate(*arguments, suite=suite)
     assert done.code == 2 and message in done.err, done.err
+
+
+def test_what_references_lack_is_said_before_anything_is_measured(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoaccel.evaluation.evaluate.measure", lambda *_, **__: iter([0 // 0]))
+    write(Path(f"fewer/{SENTENCES[0]}-0"), drawn(SENTENCES[0], side=32))
+    done = evaluate("--reference", "fewer", suite="psnr")
+    assert f"no reference in fewer for 1 of 2 clips, first {SENTENCES[1]}-0" in done.err
+    assert f"1 of the first 1 clip, such as {SENTENCES[0]}-0, 64x64 beside 32x32" in done.err
+    assert done.err.endswith("measure clips\nvideoaccel: integer division or modulo by zero\n")
 
 
 def test_an_empty_folder_is_an_error(cli: Cli) -> None:

@@ -46,6 +46,19 @@ def test_one_missing_folder_is_made(tmp_path: Path) -> None:
     assert contents(tmp_path) == ["a"]
 
 
+def test_a_name_too_long_and_a_read_only_folder_are_seen_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OSError, match="the name is too long for this disk"):
+        check_folder(tmp_path / ("x" * 300))
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    (tmp_path / "sub").mkdir()
+    check_folder(tmp_path / "sub" / "clip.mp4")
+    with pytest.raises(PermissionError, match="is read-only for this user; choose another folder"):
+        check_folder(tmp_path / "clip.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["sub"]
+
+
 def test_sidecar_errors_are_worded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = small_disk(monkeypatch)
     with pytest.raises(OSError, match="is full"):

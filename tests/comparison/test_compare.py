@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +14,17 @@ import torch
 
 from tests.tiny_pipeline import tiny_pipeline
 from videoaccel.common.alone import BusyError
+from videoaccel.common.user_warning import Told
 from videoaccel.comparison.bench import Bench, Clip, Made
-from videoaccel.comparison.compare import RESULTS, TABLE, Comparison, compare
+from videoaccel.comparison.compare import RESULTS, TABLE, Comparison, compare, compare_settings
 from videoaccel.comparison.log import ROWS, Log
 from videoaccel.comparison.run import measure_time
-from videoaccel.comparison.settings import CONTROLS, Setting, choose_settings, read_values
+from videoaccel.comparison.settings import Setting, choose_settings
 from videoaccel.comparison.table import Result, at_speedups, curve_of, psnr_at, quartiles, summarise
+from videoaccel.comparison.values import CONTROLS, read_values
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.session.registry import make_policy, policy_class, policy_names
+from videoaccel.settings.generate import GenerateSettings
 
 PROMPTS = ("a red circle", "a blue square")
 FAST = {"num_frames": 1, "num_inference_steps": 6}
@@ -238,8 +242,22 @@ def test_folders_that_are_none(pipe: VideoPipeline, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="not a folder"):
         small(pipe, tmp_path / "file")
+    (tmp_path / "begun" / "methods.png").mkdir(parents=True)
+    (tmp_path / "begun" / ROWS).touch()
+    with pytest.raises(IsADirectoryError, match=r"methods\.png: it is a folder"):
+        small(pipe, tmp_path / "begun")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         small(pipe, tmp_path / "no" / "where")
+
+
+def test_a_comparison_of_other_clips_is_refused_before_anything_is_loaded(
+    tmp_path: Path, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoaccel.comparison.compare.encode_texts", lambda order: pytest.fail("work began"))
+    Log(tmp_path, holds={"steps": 6, "model": "x", "size": [32, 32], "frames": 1}, about={})
+    asked = GenerateSettings(model=str(pipeline_folder), prompt=("a red circle",), frames=1, steps=5, size="32x32")
+    with pytest.raises(ValueError, match=r"of another kind \(steps 6, here 5, guidance None"):
+        compare_settings(asked, out=tmp_path, methods=["fora"])
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
@@ -293,7 +311,10 @@ def test_a_method_without_its_prior_is_named(
     pipe: VideoPipeline, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    comparison = small(pipe, tmp_path / "run", methods=["soda"], values={"soda": {"anchors": [3]}}, repeats=0)
+    values = {"soda": {"anchors": [3]}}
+    with pytest.warns(Told, match="no result will there be of soda, teacache: it needs a prior"):
+        comparison = small(pipe, tmp_path / "run", methods=["soda", "teacache"], values=values, repeats=0)
+    comparison = replace(comparison, results=[row for row in comparison.results if row.method != "teacache"])
     (soda,) = comparison.errors
     assert soda.method == "soda" and "needs a prior" in str(soda.error) and set(calls) == {"exact"}
 

@@ -86,6 +86,22 @@ def spread(make: Workshop, name: str) -> Any:
     return read_video(make.folder / name)[0].astype(float)
 
 
+def test_what_cannot_be_written_is_said_before_the_work(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "encode_texts", lambda order: pytest.fail("work began"))
+    (make.folder / "out.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"out\.json: it is a folder"):
+        make()
+
+
+def test_a_prior_that_nobody_can_have_made_is_missed_before_the_text(
+    make: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(generation, "encode_texts", lambda order: pytest.fail("work began"))
+    with pytest.raises(ValueError, match="soda needs calibrated tables, which are not there for this model and sett"):
+        make(accel="soda", steps=4)
+
+
 def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None:
     """Each way of conditioning changes the clip in its own way, and what is given is seen where it belongs."""
     make("free.gif")

@@ -177,6 +177,19 @@ def test_what_is_no_result(tmp_path: Path, make: Callable[[Path], Path], message
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoaccel.reporting.report.read_source", lambda path: pytest.fail("it was read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"cannot write a report to .*file: it is not a folder"):
+        report([tmp_path], tmp_path / "file")
+    for name in ("report.html", "report.json", "report.csv", "quality.jsonl"):
+        (tmp_path / f"of-{name}" / name).mkdir(parents=True)
+        with pytest.raises(IsADirectoryError, match=f"{name}: it is a folder"):
+            report([tmp_path], tmp_path / f"of-{name}")
+
+
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

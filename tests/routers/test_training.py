@@ -3,11 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from tests.disks import small_disk
 from tests.models.networks import tiny_stdit
 from tests.routers.fixtures import router_file
 from videoaccel.common.alone import BusyError, alone
@@ -84,6 +86,40 @@ def test_a_prior_orders_the_gates_and_closes_none() -> None:
     warm_start(routers, sites, errors)
     gates = routers.bias[:, :3]
     assert gates.min() > 0 and gates[4 // 3, 4 % 3] == gates.min() and gates[7 // 3, 7 % 3] == gates.max()
+
+
+def test_what_is_there_is_looked_at_before_the_text(
+    pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoaccel.routers.training.encode_texts", lambda order: pytest.fail("work began"))
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"notes\.txt is no file of routers"):
+        train_router(settings_of(pipeline_folder, tmp_path / "notes.txt"))
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+    for name in ("a.part", "b.jsonl"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(IsADirectoryError, match=f"{name}: it is a folder"):
+            train_router(settings_of(pipeline_folder, tmp_path / f"{name[0]}.safetensors"))
+    torch.save({"about": {"settings": "others", "model": ""}}, part_path(tmp_path / "c.safetensors"))
+    with pytest.raises(FileExistsError, match="begun with other settings"):
+        train_router(settings_of(pipeline_folder, tmp_path / "c.safetensors"))
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(OSError, match="is not a folder"):
+        train_router(RouterSettings(model=str(pipeline_folder), steps=4))
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from videoaccel.routers import training
+
+    small_disk(monkeypatch)
+    weights = torch.nn.Linear(1, 1)
+    at_work = SimpleNamespace(
+        settings=RouterSettings(steps=4), routers=weights, optimizer=torch.optim.Adam(weights.parameters()), iteration=1
+    )
+    with pytest.raises(OSError, match=r"a\.part: the disk of .* is full"):
+        training._store(cast(Any, at_work), tmp_path / "a.part", "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_training_saves_goes_on_and_finishes(pipeline_folder: Path, tmp_path: Path) -> None:

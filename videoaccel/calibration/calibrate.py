@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from videoaccel.calibration import quality_curve
-from videoaccel.calibration.files import output_path
+from videoaccel.calibration.files import check_output, output_path, own_shelf
 from videoaccel.calibration.outside import calibrate_pipeline
 from videoaccel.calibration.pipeline_job import calibrate_model, told
 from videoaccel.calibration.probing import default_methods
 from videoaccel.calibration.run import Measuring, Note, Run
 from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads, free_memory
-from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.eval.world import sample_scene
@@ -120,9 +119,9 @@ def calibrate_settings(
         note("no step is fitted, and no speed-quality curve measured: " + quality_curve.LACKING)
     with started(order) as mesh, cpu_threads(order.settings.threads), torch.inference_mode():
         clock = StageClock(listener if mesh.first else None, device=str(order.settings.device))
-        if settings.output is not None and mesh.first:
-            check_file(settings.output)
-            check_alone(expand(settings.output))
+        if mesh.first:
+            _check_output(settings, order, methods)
+        lpips = quality_curve.find_lpips(settings.backbones)
         with clock.stage("text"):
             states = mesh.everyone.same(encode_texts(order) if mesh.first else None)
         with clock.stage("load"):
@@ -131,7 +130,6 @@ def calibrate_settings(
         out = output_path(settings, order, setting, methods)
         memory = settings.memory or free_memory(str(order.settings.device)) // 2
         told = clock.listener, note if mesh.first else (lambda text: None)
-        lpips = quality_curve.find_lpips(settings.backbones)
         run = Run(order, pipe, states, Measuring(methods, memory), setting, out, *told, mesh, lpips)
         every = [batch[0] for batch in order.batches]
         samples = every[: settings.samples]
@@ -141,6 +139,22 @@ def calibrate_settings(
             if settings.fit_samples is not None or fitted > len(prior.info.get("fitted", ())):
                 prior = run.fit(prior, every[:fitted], search=settings.fit_search)
             return run.finish(prior)
+
+
+def _check_output(settings: CalibrateSettings, order: WorkOrder, methods: Sequence[str]) -> None:
+    """Make sure that the prior can be written where it goes, before the text is encoded and the network loaded.
+
+    Raises:
+        ValueError: Something else is there.
+        OSError: It cannot be written, or was begun for something else.
+    """
+    if settings.output is None:
+        own_shelf()
+        return
+    s = order.settings
+    known = {"steps": s.steps, "size": [order.height, order.width], "frames": s.frames, "guidance": s.guidance}
+    check_output(expand(settings.output), {**known, "dtype": s.dtype}, methods)
+    check_alone(expand(settings.output))
 
 
 def samples_to_fit(settings: CalibrateSettings) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.calibration import replay
-from videoaccel.common.files import check_file
+from videoaccel.common.files import check_creatable, check_file, told
 from videoaccel.common.home import expand, kept_nowhere
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import PART, Prior, merge, shelf
@@ -19,10 +19,7 @@ def output_path(
     """Where the prior goes: as told, or to the user's shelf under a name that says what it is for."""
     if settings.output is not None:
         return expand(settings.output)
-    folder = shelf()[0]
-    if kept_nowhere(folder):
-        raise ValueError("there is no home folder whose cache could keep the prior; give a file as `output`")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_shelf()
     s = order.settings
     parts = [
         Path(s.model).name,
@@ -36,6 +33,62 @@ def output_path(
     if settings.methods:
         parts.append("+".join(methods))
     return folder / f"{'-'.join(parts)}.safetensors"
+
+
+def own_shelf() -> Path:
+    """The user's folder for priors, which is made.
+
+    Raises:
+        ValueError: There is no home folder.
+        OSError: It cannot be written.
+    """
+    folder = shelf()[0]
+    if kept_nowhere(folder):
+        raise ValueError("there is no home folder whose cache could keep the prior; give a file as `output`")
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_creatable(folder / "prior")
+    return folder
+
+
+def check_output(out: Path, setting: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """Make sure that a prior can be written, and that what is there was begun for the same, as far as is known yet.
+
+    Args:
+        out: Where it goes.
+        setting: What of its setting is known without the model.
+        methods: That are measured.
+
+    Raises:
+        FileExistsError: It was begun for something else.
+        ValueError: Something else is there.
+        OSError: It cannot be written.
+    """
+    for path in (out, part_path(out)):
+        check_file(path)
+    if (begun := next((path for path in (part_path(out), out) if path.exists()), None)) is not None:
+        require_same(Prior.load(begun), setting, methods, begun)
+
+
+def require_same(prior: Prior, setting: Mapping[str, Any], methods: Sequence[str], path: Path) -> None:
+    """Make sure that what an earlier run left can be gone on with.
+
+    Args:
+        prior: What it left.
+        setting: What is measured now, or as much of it as is known.
+        methods: Likewise.
+        path: Where it is.
+
+    Raises:
+        FileExistsError: It is of another setting, or of other methods.
+    """
+    wrong = prior.differences({**prior.setting, **setting})
+    if prior.info.get("methods") != (now := ", ".join(methods)):
+        wrong.append(f"methods {prior.info.get('methods')}, here {now}")
+    if wrong:
+        raise FileExistsError(
+            f"{path} was begun for {', '.join(wrong)}; choose another `output`, or remove it to start anew"
+        )
 
 
 def part_path(out: Path) -> Path:

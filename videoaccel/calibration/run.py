@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videoaccel import __version__
 from videoaccel.calibration import fitted_steps, quality_curve, replay
-from videoaccel.calibration.files import part_path, with_correlation
+from videoaccel.calibration.files import part_path, require_same, with_correlation
 from videoaccel.calibration.fitted_steps import HELD_OUT
 from videoaccel.calibration.fitting import Clips
 from videoaccel.calibration.probing import SiteInfluence, Tick, average, every_site, run_probe, site_groups
@@ -225,13 +225,7 @@ class Run:
         if path is None:
             return None
         prior = Prior.load(path)
-        wrong = prior.differences(self.setting)
-        if prior.info.get("methods") != ", ".join(self.measuring.methods):
-            wrong.append(f"methods {prior.info.get('methods')}, here {', '.join(self.measuring.methods)}")
-        if wrong:
-            raise FileExistsError(
-                f"{path} was begun for {', '.join(wrong)}; choose another `output`, or remove it to start anew"
-            )
+        require_same(prior, self.setting, self.measuring.methods, path)
         return prior
 
     def _ticks(self, work: Sequence[tuple[Sample, bool, bool]]) -> Tick:

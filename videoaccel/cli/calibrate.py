@@ -25,6 +25,7 @@ from videoaccel.settings.early import check_early, check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 from videoaccel.settings.refused import made_of
+from videoaccel.settings.tensor_heads import PRIOR, check_format
 
 if TYPE_CHECKING:
     from videoaccel.outside.find import Found
@@ -92,6 +93,8 @@ def _check_early(options: Mapping[str, Any]) -> None:
             check_method_name(name.strip())
     if options["output"] is not None:
         check_file(expand(options["output"]))
+    if options["output"] is not None and (out := expand(options["output"])).exists():
+        check_format(out, PRIOR, what="no prior")  # of what for, is seen later
 
 
 def _found(options: Mapping[str, Any]) -> Found | None:

@@ -24,7 +24,6 @@ def cancel(
     that was stopped goes on when it is started again.
     """
     from videoaccel.rendering.folder import RenderFolder
-    from videoaccel.rendering.run import cancel as cancel_jobs
     from videoaccel.rendering.state import DONE, read_status
 
     place = RenderFolder(expand(folder))
@@ -38,5 +37,7 @@ def cancel(
     if jobs and not chosen:
         say("nothing to cancel: finished already")
         return
+    from videoaccel.rendering.run import cancel as cancel_jobs  # torch and all
+
     cancel_jobs(place, chosen)
     say(f"cancelled {counted(len(chosen), 'job')}" if jobs else f"told {counted(len(found.workers), 'worker')} to stop")

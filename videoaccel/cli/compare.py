@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +18,11 @@ from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.extras import need
-from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
+from videoaccel.comparison.log import check_place
+from videoaccel.comparison.values import Values, check_counts, check_told, names_of, read_values
 from videoaccel.settings.early import check_early, check_method_name, check_prior
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
@@ -122,11 +123,12 @@ def compare(options: Options) -> None:
     given = typed({name: getattr(o, name) for name in _SHARED}, _SHARED)
     settings = merge([Layer({**given, "prompt": texts}, flag)])
     methods = [name.strip() for name in o.accel.split(",") if name.strip()]
-    _check_early(o, settings, methods)
+    values = read_values(o.setting or [])
+    _check_early(o, settings, methods, values)
+    check_counts(seeds=seeds, speedups=speedups, timed_clips=o.clips, repeats=o.repeats)
     found_by(settings, command="compare")
     with shown_progress(quiet=o.quiet) as display:
         from videoaccel.comparison.compare import compare_settings  # torch and all
-        from videoaccel.comparison.settings import read_values
         from videoaccel.planning.prior import Prior
 
         calm_libraries(quiet=o.quiet)
@@ -138,7 +140,7 @@ def compare(options: Options) -> None:
                 methods=methods,
                 out=expand(o.out),
                 speedups=speedups,
-                values=read_values(o.setting or []),
+                values=values,
                 controls=o.controls,
                 prior=None if o.prior is None else Prior.load(expand(o.prior)),
                 foreign_prior=o.allow_foreign_prior,
@@ -157,15 +159,16 @@ def compare(options: Options) -> None:
         raise typer.Exit(1)
 
 
-def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str]) -> None:
+def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str], values: Mapping[str, Values]) -> None:
     check_early(settings, writes=False)
     need("measuring quality", "torchmetrics", "eval")
     for name in methods:
         if name not in ("exact", "all"):
             check_method_name(name)
+    check_told(names_of(methods, controls=o.controls), values)
     if o.prior is not None:
-        check_prior(o.prior)
-    check_folder(expand(o.out))
+        check_prior(o.prior, settings, foreign=o.allow_foreign_prior)
+    check_place(expand(o.out))
 
 
 def _stopped(display: Display, out: str) -> None:

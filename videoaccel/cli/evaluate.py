@@ -12,11 +12,11 @@ from rich.table import Table
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.extras import need
-from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import first_started
 from videoaccel.common.reading import parse_colour
 from videoaccel.common.wording import counted
+from videoaccel.evaluation.places import check_place
 from videoaccel.settings.early import check_reader_name
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def evaluate(
     if reader == "decord":
         need("--reader decord", "decord", "decord")
     parse_colour(ground)
-    check_folder(expand(out))
+    check_place(expand(out))
     with shown_progress(quiet=quiet) as display:
         from videoaccel.evaluation import evaluate as evaluation
 
@@ -86,6 +86,7 @@ def evaluate(
             official=official,
             command=shlex.join(["videoaccel", *sys.argv[1:]]),
             listener=display,
+            note=display.note,
         )
     if found.files:
         _show(found)

@@ -58,9 +58,8 @@ def _plan(options: Mapping[str, Any]) -> None:
     check_early(settings, writes=False)
     if settings.gpus is None and nothing_to_plan(settings):
         raise ValueError("there is nothing to plan without a method; name one, such as `accel=soda`")
-    if options["png"] is not None:
-        need("--png", "matplotlib", "report")
-        check_file(expand(options["png"]))
+    accelerated = not nothing_to_plan(settings)
+    _check_own(options, accelerated=accelerated, ranks=settings.gpus is not None)
     if (found := found_by(settings, command="plan")) is not None:
         _outside(settings, found, options)
         return
@@ -69,21 +68,17 @@ def _plan(options: Mapping[str, Any]) -> None:
         from videoaccel.preview.preview import load, plan, plan_ranks  # torch and all
 
         calm_libraries(quiet=options["quiet"])
-        accelerated = settings.accel or any(getattr(settings, name) is not None for name in TARGETS)
         shared: dict[str, Any] = {"time": not options["no_time"], "listener": display}
         if settings.gpus is not None and accelerated:
             shared["pipe"] = load(settings, listener=display)
         if settings.gpus is not None:
             mesh = plan_ranks(settings, link=_link(options["link"], settings), **shared)
-        elif options["link"] is not None:
-            raise ValueError("--link is for --gpus: how fast ranks exchange")
         if mesh is None or accelerated:
             report = plan(settings.model_copy(update={"gpus": None}), **shared)
         if options["png"] is not None:
             from videoaccel.planning.picture import draw
 
-            if report is None:
-                raise ValueError("--png draws what a method does; name one, such as --accel soda")
+            assert report is not None
             draw(report, expand(options["png"]))
     if options["json"]:
         data = {} if report is None else report.as_data()
@@ -91,6 +86,27 @@ def _plan(options: Mapping[str, Any]) -> None:
         return
     sections = [described(report, asked=settings.accel)] if report else []
     say("\n\n".join([*sections, *([described_mesh(mesh)] if mesh else [])]))
+
+
+def _check_own(options: Mapping[str, Any], *, accelerated: bool, ranks: bool) -> None:
+    """Check options of plan's own.
+
+    Raises:
+        ValueError: One has no place here, or a package is missing.
+        OSError: The picture cannot be written.
+    """
+    if (png := options["png"]) is not None:
+        need("--png", "matplotlib", "report")
+        if not str(png).lower().endswith(".png"):
+            raise ValueError(f"--png draws a png; its name must end in .png, got {png!r}")
+        if not accelerated:
+            raise ValueError("--png draws what a method does; name one, such as --accel soda")
+        check_file(expand(png))
+    if (link := options["link"]) is not None:
+        if not ranks:
+            raise ValueError("--link is for --gpus: how fast ranks exchange")
+        if not 0 < link < float("inf"):
+            raise ValueError(f"--link takes GB/s above 0, got {link:g}")
 
 
 def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def start(
     from videoaccel.parallel.launch import start_ranks  # torch and all
 
     order = (resolved or resolve)(settings)
-    _check_count(order.degrees.ranks, str(order.settings.device))
+    check_count(order.degrees.ranks, str(order.settings.device))
     check(order)
     with tempfile.TemporaryDirectory(prefix="videoaccel-") as folder:
         file = Path(folder) / "settings.yaml"
@@ -72,7 +72,7 @@ def start(
         return start_ranks(arguments, ranks=order.degrees.ranks, device=str(order.settings.device))
 
 
-def _check_count(ranks: int, device: str) -> None:
+def check_count(ranks: int, device: str) -> None:
     """Refuse more ranks than a CPU can serve: each is a process with the whole model.
 
     Raises:
@@ -93,9 +93,13 @@ def start_again(ranks: int, *, device: str, without: Sequence[str] = (), grace: 
         device: What they run on.
         without: Switches that are not passed on.
         grace: Seconds to be gone in for ranks that are told to end.
+
+    Raises:
+        ValueError: There are more than a CPU can serve.
     """
     from videoaccel.parallel.launch import start_ranks
 
+    check_count(ranks, device)
     arguments = [text for text in sys.argv[1:] if text not in without]
     return start_ranks([sys.executable, "-m", "videoaccel", *arguments], ranks=ranks, device=device, grace=grace)
 

@@ -26,9 +26,9 @@ def report(
     from videoaccel.reporting.report import no_curves
     from videoaccel.reporting.report import report as write
 
+    if (missing := no_curves()) is not None:  # before what takes long: whoever wants them can still stop
+        say(f"videoaccel: {missing}", err=True)
     with shown_progress(quiet=quiet) as display:
         written = write(results, out, title=title, quality=quality, listener=display)
     for path in written:
         say(f"wrote {path}")
-    if (missing := no_curves()) is not None:
-        say(f"videoaccel: {missing}", err=True)

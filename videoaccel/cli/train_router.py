@@ -9,10 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from videoaccel.cli.flags import flag, shown
-from videoaccel.cli.generate import keyword, parameter, shared_values
+from videoaccel.cli.generate import keyword, parameter, shared_values, typed
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import say
+from videoaccel.common.home import expand
+from videoaccel.routers.places import check_output
 from videoaccel.settings.calibrate import SHARED, ModelSettings
+from videoaccel.settings.early import check_early
+from videoaccel.settings.layers import Layer, merge
 from videoaccel.settings.refused import made_of
 from videoaccel.settings.routers import RouterSettings
 
@@ -39,7 +43,10 @@ def command() -> Callable[..., None]:
 
 
 def _train(options: dict[str, Any]) -> None:
+    check_early(merge([Layer(typed(options, SHARED), flag)]), writes=False)
     settings = _settings(options)
+    if settings.output is not None:
+        check_output(expand(settings.output))
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.routers.training import train_router  # torch and all
 

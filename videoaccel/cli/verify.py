@@ -14,8 +14,9 @@ from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter, typed
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
-from videoaccel.cli.ranks import require_alone
+from videoaccel.cli.ranks import check_count, require_alone
 from videoaccel.cli.terminal import say
+from videoaccel.settings.early import check_early, check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 
@@ -28,6 +29,7 @@ SHARED = (
     "speedup", "prior", "allow_foreign_prior", "sequence_parallel", "provider", "patience", "device", "threads", *MORE,
 )  # fmt: skip
 STEPS = 6
+EXACT = "exact"
 PROMPT = "a red circle moves left on a dark blue background"
 
 
@@ -49,14 +51,19 @@ def command() -> Callable[..., int]:
 
 def _verify(options: Mapping[str, Any]) -> int:
     require_alone("verify")
+    methods = [name.strip() for name in (options["accel"] or EXACT).split(",") if name.strip()]
+    for name in methods:
+        if name != EXACT:
+            check_method_name(name)
     settings, ranks = gather(options), numbers(options["ranks"])
-    methods = [name.strip() for name in (options["accel"] or "exact").split(",") if name.strip()]
     with shown_progress(quiet=options["quiet"]) as display:
-        from videoaccel.parallel.comm import RankError  # torch and all
+        from videoaccel.jobs.resolve import pick_device  # torch and all
+        from videoaccel.parallel.comm import RankError
         from videoaccel.verification.verdict import RanksEndedError
         from videoaccel.verification.verify import verify
 
         calm_libraries(quiet=options["quiet"])
+        check_count(max(ranks), str(pick_device(settings.device)))
         note = (lambda text: None) if options["quiet"] else display.note
         try:
             verdicts = verify(settings, ranks=ranks, methods=methods, note=note)
@@ -79,6 +86,7 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     """
     given = typed(options, SHARED)
     told = [Layer(given, flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
+    check_early(merge([Layer({"steps": STEPS}), *told]), writes=False)
     if found_by(settings := merge(told), command="verify") is not None:
         return settings
     usual = {} if settings.prompt else {"prompt": _prompts(settings.model)}

@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -155,9 +156,26 @@ def check_file(path: str | Path) -> None:
     Raises:
         OSError: It cannot.
     """
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    check_no_dir(path)
     check_creatable(path)
+
+
+def check_no_dir(path: str | Path) -> None:
+    """Make sure that no folder has the name of a file that is to be written.
+
+    Raises:
+        OSError: One has, or the name is too long.
+    """
+    with told(path):
+        if stat.S_ISDIR(_mode(Path(path))):
+            raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def make_folder(path: str | Path) -> None:
@@ -205,11 +223,17 @@ def check_folder(path: str | Path) -> None:
     """Make sure that `make_folder` would do: the folder of ``path``, or its own, is there; writes nothing.
 
     Raises:
-        OSError: As `told` words it.
+        OSError: As `told` words it: also that it may not be written, as far as that can be told without trying, or that
+            the name is too long.
     """
     folder = Path(path).parent
     with told(path):
-        os.listdir(folder if folder.exists() else folder.absolute().parent)
+        place = folder if folder.exists() else folder.absolute().parent
+        os.listdir(place)
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with suppress(FileNotFoundError):
+            Path(path).lstat()
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from videoaccel.common.extras import need
 from videoaccel.common.wording import short
 from videoaccel.comparison.clip import Clip
 from videoaccel.comparison.log import ROWS, check_folder
-from videoaccel.comparison.settings import Setting, Values, choose_settings
+from videoaccel.comparison.settings import Setting, choose_settings
+from videoaccel.comparison.values import Values, check_counts
 from videoaccel.planning.prior import Prior
 from videoaccel.sampling.noise import sample_seeds
 
@@ -101,14 +102,8 @@ class Asked:
             raise ValueError(f"a setting is there twice: {Counter(map(str, chosen)).most_common(1)[0][0]}")
         if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
             raise ValueError(f"prompts must be a list with at least one text, got {prompts!r}")
-        if not self.seeds:
-            raise ValueError("there is no seed; give at least one")
+        check_counts(seeds=self.seeds, speedups=self.speedups, timed_clips=self.timed_clips, repeats=self.repeats)
         sample_seeds(self.seeds, prompts=len(self.seeds), samples=1)
-        if wrong := [value for value in self.speedups if not 1 <= value < float("inf")]:
-            raise ValueError(f"a speed-up must be a number of at least 1, got {wrong[0]:g}")
-        if self.timed_clips < 1 or self.repeats < 0:
-            counts = f"{self.timed_clips} and {self.repeats}"
-            raise ValueError(f"at least 1 clip is timed, 0 times or more; got {counts}")
         need("measuring quality", "torchmetrics", "eval")
         check_folder(out := Path(self.out))
         if out.exists():

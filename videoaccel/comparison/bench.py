@@ -24,7 +24,8 @@ from videoaccel.common.stages import StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import counted
 from videoaccel.comparison.clip import Clip, Decided
-from videoaccel.comparison.settings import EXACT, Setting
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.values import EXACT
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline

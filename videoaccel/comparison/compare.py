@@ -18,10 +18,11 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import atomic_write_bytes, atomic_write_text
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
+from videoaccel.common.user_warning import warn_user
 from videoaccel.comparison.asked import Asked
 from videoaccel.comparison.bench import Bench, machine
 from videoaccel.comparison.clip import AnyBench, Clip
-from videoaccel.comparison.log import Log, Row, open_log
+from videoaccel.comparison.log import PANELS, PICTURE, RESULTS, TABLE, Log, Row, check_holds, open_log
 from videoaccel.comparison.outside import OutsideBench, arguments_by_name, had
 from videoaccel.comparison.run import measure_quality, measure_time
 from videoaccel.comparison.settings import Setting
@@ -38,8 +39,6 @@ from videoaccel.outside.order import resolve_outside
 from videoaccel.settings.config import require
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
-
-RESULTS, TABLE, PICTURE, PANELS = "results.json", "results.csv", "speed-quality.png", "methods.png"
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,18 @@ def _compared(bench: AnyBench, prompts: Sequence[str], wanted: Asked, listener: 
     with open_log(Path(wanted.out), holds=holds, about=dated) as log:
         skipped = {s.key: reason for s in chosen if (reason := bench.why_not(s, clips[0])) is not None}
         run = [setting for setting in chosen if setting.key not in skipped]
+        _warn_of(skipped)
         _measure(bench, run, clips, wanted, log, listener)
         rows = _rows(bench, run, clips, wanted, log)
         results = summarise(chosen, rows, skipped=skipped)
         return _write(wanted, results, at_speedups(results, wanted.speedups), about | {"holds": holds})
+
+
+def _warn_of(skipped: Mapping[tuple[str, str], str]) -> None:
+    """Say before hours of work which methods will have no result; settings of one method share the reason."""
+    for reason in dict.fromkeys(skipped.values()):
+        methods = dict.fromkeys(method for (method, _), why in skipped.items() if why == reason)
+        warn_user(f"no result will there be of {', '.join(methods)}: {reason}")
 
 
 def _measure(
@@ -173,6 +180,9 @@ def compare_settings(asked: GenerateSettings, /, *, listener: Listener | None = 
     Asked.of(options).check(asked.prompt)  # what is wrong is said before anything is loaded
     order = resolve(asked)
     s = order.settings
+    size = [order.height, order.width]
+    known = {"steps": s.steps, "size": size, "frames": s.frames, "guidance": s.guidance, "dtype": s.dtype, "fps": s.fps}
+    check_holds(Path(options["out"]), {**known, "attention": s.attention})
     tell = listener or (lambda stage, done, total: None)
     with cpu_threads(s.threads):
         tell("text", 0, 1)

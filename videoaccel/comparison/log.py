@@ -13,14 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.alone import LOCK_SUFFIX, alone
-from videoaccel.common.files import check_creatable, told
-from videoaccel.common.plain_files import read_plain
+from videoaccel.common.alone import LOCK_SUFFIX, alone, check_alone
+from videoaccel.common.files import check_creatable, check_no_dir, told
+from videoaccel.common.files import check_folder as check_parent
+from videoaccel.common.plain_files import plain_file, read_plain
 from videoaccel.common.plain_json import LARGEST_ROWS, parse_json, to_json
 from videoaccel.comparison.row_shapes import is_row
 
 FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
+RESULTS, TABLE, PICTURE, PANELS = "results.json", "results.csv", "speed-quality.png", "methods.png"
+"""What is written into a comparison's folder at its end."""
+WORST = "worst"
+"""Its folder of pictures."""
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
@@ -114,6 +119,38 @@ def open_log(folder: Path, *, holds: Mapping[str, Any], about: Mapping[str, Any]
         yield Log(folder, holds=holds, about=about)
 
 
+def check_place(folder: Path) -> None:
+    """`check_folder` before anything is loaded, and whether another process compares there.
+
+    Raises:
+        ValueError: It holds something else.
+        OSError: It is none, cannot be written, or is at work on.
+    """
+    check_parent(folder)
+    check_folder(folder)
+    if folder.exists():
+        check_alone(folder / ROWS)
+
+
+def check_holds(folder: Path, known: Mapping[str, Any]) -> None:
+    """Make sure that what a folder holds was measured on such clips, as far as settings say that.
+
+    Args:
+        folder: Of the comparison; it need not be there.
+        known: Some of what must be the same for all rows.
+
+    Raises:
+        ValueError: It was measured on others.
+        OSError: It cannot be read.
+    """
+    if (path := folder / ROWS).exists():
+        with plain_file(path) as file:
+            first = next(_parse(file.readline(), path), {})
+        was = first.get("holds")
+        if isinstance(was, dict):  # what is damaged is said where it is read whole
+            _check({"holds": {name: was.get(name) for name in known}}, known, folder)
+
+
 def check_folder(folder: Path) -> None:
     """Make sure that a comparison may be written to a folder: it is new, empty, or holds one already.
 
@@ -132,6 +169,10 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds {other.name!r} but no {ROWS}, so there is no comparison to go on with; choose a new folder"
         )
     check_creatable(folder / ROWS)
+    for name in (ROWS, RESULTS, TABLE, PICTURE, PANELS):
+        check_no_dir(folder / name)
+    if (worst := folder / WORST).exists() and not worst.is_dir():
+        raise NotADirectoryError(f"{worst} is no folder; pictures of the worst clips belong there: remove it")
 
 
 def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,8 @@ from videoaccel.common.stages import peak_memory
 from videoaccel.common.wording import counted
 from videoaccel.comparison.bench import forget_peak, hardware, hash_prior
 from videoaccel.comparison.clip import Clip, Content, Decided
-from videoaccel.comparison.settings import ALL, Setting
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.values import ALL
 from videoaccel.generation.accelerate import accelerate
 from videoaccel.outside.arguments import CLASSES, RESERVED, Arguments, labels_of
 from videoaccel.outside.calls import called_with, seeded, worded

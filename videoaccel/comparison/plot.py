@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videoaccel.common.wording import counted
-from videoaccel.comparison.settings import CONTROLS, EXACT, OFF
 from videoaccel.comparison.table import Point, Result, curve_of, psnr_at
+from videoaccel.comparison.values import CONTROLS, EXACT, OFF
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Told apart with most kinds of colour blindness; as many methods are told apart as there are colours."""

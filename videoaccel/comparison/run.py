@@ -11,7 +11,8 @@ from typing import Any
 
 from videoaccel.comparison.clip import AnyBench, Clip, Content, Run
 from videoaccel.comparison.log import Log
-from videoaccel.comparison.settings import EXACT, OFF, Setting
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.values import EXACT, OFF
 
 FRESH = 15.0
 """Seconds for which a run of exact says how fast the machine is."""

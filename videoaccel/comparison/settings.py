@@ -6,19 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videoaccel.common.reading import parse_yaml
+from videoaccel.comparison.values import EXACT, Values, check_values, names_of
 from videoaccel.session.chain import SIGN, nested
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import beside_file, knob_of, make_policy, named_method, policy_names
+from videoaccel.session.registry import beside_file, knob_of, make_policy, named_method
 from videoaccel.settings.config import config_names
-
-EXACT, OFF, ALL = "exact", "off", "all"
-
-CONTROLS = ("fewer_steps", "fixed_linear")
-"""What a method has to beat to be worth its while; part of every comparison unless left out on purpose."""
-
-Values = Mapping[str, Sequence[Any]]
-"""Fields of a method with the values that they shall have."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +52,12 @@ def choose_settings(
         ValueError: There is no such method or field, a value is out of range, or two fields have several values.
     """
     values = values or {}
-    wanted = [name for given in methods for name in (policy_names() if given == ALL else [given])]
-    names = list(dict.fromkeys([*wanted, *(CONTROLS if controls else ())]))
+    names = names_of(methods, controls=controls)
     boxed = set(config_names("accel"))
     for name in [*names, *values]:
         if name != EXACT and name not in boxed:
             knob_of(name)
-    if left := [name for name in values if name not in names]:
-        raise ValueError(f"values are given for {left[0]}, which is not among the methods {', '.join(names)}")
+    check_values(names, values)
     settings = [Setting(EXACT)]
     for name in names:
         if name != EXACT:
@@ -75,37 +65,8 @@ def choose_settings(
     return tuple({setting.key: setting for setting in settings}.values())
 
 
-def read_values(items: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Fields by method, from texts such as ``fora.period=2,3,4``.
-
-    Raises:
-        ValueError: A text is of another form.
-
-    >>> read_values(["fora.period=2,3", "soda.schedule=sites", "soda.anchors=8,12"])
-    {'fora': {'period': [2, 3]}, 'soda': {'schedule': ['sites'], 'anchors': [8, 12]}}
-    """
-    found: dict[str, dict[str, list[Any]]] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        method, dot, field = name.strip().partition(".")
-        if not (equals and dot and method and field and text.strip()):
-            raise ValueError(f"a setting is method.field=value,value,..., such as fora.period=2,3,4; got {item!r}")
-        try:
-            values = parse_yaml(f"[{text}]")
-        except ValueError as error:
-            raise ValueError(f"the values of {name.strip()} are not valid YAML ({error}), got {text!r}") from None
-        if field in found.setdefault(method, {}):
-            raise ValueError(f"{name.strip()} is given twice; put all its values behind one equals sign")
-        found[method][field] = values
-    return found
-
-
 def _of_method(method: str, values: Values) -> list[Setting]:
     several = [field for field, given in values.items() if len(given) > 1]
-    if len(several) > 1:
-        raise ValueError(f"{method}: one field may have several values, not {' and '.join(several)}")
-    if empty := [field for field, given in values.items() if not given]:
-        raise ValueError(f"{method}.{empty[0]} has no values")
     fixed = {field: given[0] for field, given in values.items() if len(given) == 1}
     own, usual = knob_of(method)
     knob = several[0] if several else own
@@ -121,9 +82,6 @@ def _of_method(method: str, values: Values) -> list[Setting]:
 
 
 def _of_box(name: str, values: Values) -> list[Setting]:
-    for field, some in values.items():
-        if len(some) != 1:
-            raise ValueError(f"{name}, in the box, is run once: {field} takes one value, not {len(some)}")
     method, own = named_method(name)
     given = {field: value for field, (value,) in values.items()}
     fields = beside_file(own, nested(given) if SIGN in method else given)

@@ -14,7 +14,8 @@ from typing import Any
 
 from videoaccel.common.borders import csv_text
 from videoaccel.common.wording import counted
-from videoaccel.comparison.settings import EXACT, OFF, Setting
+from videoaccel.comparison.settings import Setting
+from videoaccel.comparison.values import EXACT, OFF
 
 Row = Mapping[str, Any]
 Point = tuple[float, float]

@@ -15,11 +15,11 @@ from PIL import Image
 
 from videoaccel.common.files import atomic_write_bytes, told
 from videoaccel.common.names import safe_name
-from videoaccel.comparison.log import Log
+from videoaccel.comparison.log import WORST, Log
 from videoaccel.media.contact_sheet import evenly_spaced
 from videoaccel.media.encoders import Frames
 
-FOLDER = "worst"
+FOLDER = WORST
 FRAMES, WIDTH, GAP = 5, 128, 4
 GAIN = 4
 """How many times the difference is enlarged."""

@@ -7,13 +7,14 @@ is named with its reason, and a score in which it is missing is withheld.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from videoaccel.common.devices import check_device
 from videoaccel.common.extras import need
 from videoaccel.common.files import atomic_write_text
 from videoaccel.common.launcher import rank_started, ranks_started
@@ -24,8 +25,10 @@ from videoaccel.eval.metric import ClipMetric
 from videoaccel.eval.metric_names import metric_class
 from videoaccel.eval.vbench import QUALITY, SEMANTIC
 from videoaccel.evaluation.clips import ClipFile, PromptBook, Reading, find_clips, read_prompts_file
-from videoaccel.evaluation.official_vbench import OfficialRun, run_official
+from videoaccel.evaluation.official_vbench import OfficialRun, check_official, run_official
 from videoaccel.evaluation.page import report_page
+from videoaccel.evaluation.places import OFFICIAL, REPORT, RESULTS, TABLE, check_place
+from videoaccel.evaluation.references import lacking_references
 from videoaccel.evaluation.rows import Row, RowFile, measure
 from videoaccel.evaluation.suite import choose_metrics
 from videoaccel.evaluation.table import (
@@ -42,7 +45,6 @@ from videoaccel.jobs.sidecar import versions
 from videoaccel.parallel.meeting import meet
 
 FORMAT = "videoaccel-evaluation-1"
-RESULTS, OFFICIAL, TABLE, REPORT = "results.json", "vbench_eval_results.json", "scores.csv", "report.html"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def evaluate(
     official: str | None = None,
     command: str = "",
     listener: Listener | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Measure all clips of a folder, and write ``results.json``, ``report.html`` and more.
 
@@ -108,6 +111,7 @@ def evaluate(
         official: A Python that has the ``vbench`` package, for dimensions whose networks are not here.
         command: What was typed, for the record.
         listener: Told ("evaluate", clips done, clips of this rank).
+        note: Told in a sentence, before anything is measured, which clips have no reference or one of another size.
 
     Raises:
         ValueError: An argument is wrong, or there is no clip.
@@ -117,8 +121,16 @@ def evaluate(
     reading = Reading(reader, ground)
     folder, out = Path(folder), Path(out)
     names = choose_metrics(suite, reference=reference is not None)
+    check_device(device)
+    check_place(out)
+    bridged = [name for name in names if metric_class(name).official]
+    if official is not None and bridged:
+        check_official(official)
     book = read_prompts_file(Path(prompts)) if prompts else PromptBook()
     clips = find_clips(folder, reference=Path(reference) if reference else None, prompts=book)
+    if reference is not None:
+        for text in lacking_references(clips, Path(reference), reading):
+            note(text)
     out.mkdir(parents=True, exist_ok=True)
     rank, ranks = _ranks()
     networks = Backbones(Path(backbones) if backbones else None)

@@ -105,6 +105,15 @@ def run_official(
         return _collect(out, dimensions, clips, refused, told)
 
 
+def check_official(python: str) -> None:
+    """Make sure that a Python runs and has the package, before clips are measured.
+
+    Raises:
+        ValueError: It does not, or has none.
+    """
+    _info_file(python)
+
+
 def _run(command: Sequence[str], cache: Path) -> str:
     """The last line of what a command said on stderr, if it failed."""
     import os

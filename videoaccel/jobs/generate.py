@@ -26,7 +26,7 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.files import (
     atomic_write_bytes,
     atomic_write_text,
-    check_creatable,
+    check_file,
     make_clip_folders,
     make_folder,
     sweep_parts,
@@ -41,6 +41,7 @@ from videoaccel.jobs.parts import encode_texts, load_pipeline, read_given, refer
 from videoaccel.jobs.ranks import started, told_of_ranks
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
 from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash, titles
+from videoaccel.jobs.tables import check_tables
 from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
@@ -101,6 +102,7 @@ def generate(
         OutOfMemoryError: Memory ran out.
     """
     order = resolve(settings)
+    check_tables(order)
     paths: list[Path] = []
     with started(order) as mesh, torch.inference_mode():
         told = _Told(listener if mesh.first else None)
@@ -145,7 +147,7 @@ def check_files(order: WorkOrder) -> None:
         for path in outputs.all:
             sweep_parts(path)
         for path in outputs.all[1:]:
-            check_creatable(path)
+            check_file(path)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from videoaccel.common.files import (
     atomic_write_bytes,
     atomic_write_text,
     check_creatable,
+    check_file,
     make_clip_folders,
     make_folder,
 )
@@ -114,7 +115,7 @@ def check_files(order: OutsideOrder) -> None:
             check_creatable(sample.outputs.clip)
         else:
             check_writable(sample.outputs.clip)
-        check_creatable(sample.outputs.sidecar)
+        check_file(sample.outputs.sidecar)
 
 
 def make(

@@ -31,8 +31,9 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
 from videoaccel.planning.fitted import PREFIX
 from videoaccel.planning.prior_tables import check_tables
+from videoaccel.settings.tensor_heads import PRIOR, check_format
 
-FORMAT = "videoaccel-prior-1"
+FORMAT = PRIOR
 
 KINDS, PIPELINE = "kind", "pipeline"
 """In ``info``, what a prior of a pipeline that is not ours says; one of our own models says nothing."""
@@ -328,6 +329,15 @@ def priors_on_shelf() -> Iterator[Prior]:
     for path in _on_shelf(shelf()):
         with suppress(OSError, SafetensorError, ValueError):  # find_prior has said so
             yield Prior.load(path)
+
+
+def settings_on_shelf() -> list[Mapping[str, Any]]:
+    """What the priors there are were made for; those that cannot be read are passed over."""
+    found: list[Mapping[str, Any]] = []
+    for path in _on_shelf(shelf()):
+        with suppress(OSError, ValueError):
+            found.append(check_format(path, PRIOR, what="no prior").get("setting") or {})
+    return found
 
 
 def _of_model(model: str) -> Iterator[Prior]:

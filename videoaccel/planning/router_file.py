@@ -23,8 +23,9 @@ from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
 from videoaccel.models.router import Routers
+from videoaccel.settings.tensor_heads import ROUTERS
 
-FORMAT = "videoaccel-routers-1"
+FORMAT = ROUTERS
 ORDER = "order."
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.common.files import PART_SUFFIX, check_creatable, told
-from videoaccel.rendering.inside import Inside, is_identity, is_worker
-from videoaccel.rendering.plan import LETTERS
+from videoaccel.rendering.inside import LETTERS, Inside, is_identity, is_worker
 from videoaccel.rendering.said import MIB, mapping, read_said
 
 MARK = "videoaccel render, format 1\n"

@@ -24,6 +24,8 @@ from videoaccel.rendering.handles import At, check_plain, is_folder, opened, rem
 
 _WORKER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,79}")
 _IDENTITY = re.compile(r"[0-9a-z]{1,40}")
+LETTERS = 16
+"""Of a job's identity."""
 
 
 def is_worker(name: object) -> bool:

@@ -22,6 +22,7 @@ from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.order import OutsideOrder
 from videoaccel.outside.order import Sample as OutsideSample
 from videoaccel.rendering.hashes import Hashes
+from videoaccel.rendering.inside import LETTERS
 from videoaccel.rendering.job import Job
 from videoaccel.rendering.jobs_file import BadJobsError
 from videoaccel.rendering.outside import identified, meaning, ordered
@@ -34,9 +35,6 @@ from videoaccel.settings.generate import GenerateSettings
 FORMAT = 1
 POSTER = "poster.jpg"
 """Name of a clip's picture for the gallery."""
-
-LETTERS = 16
-"""Hexadecimal digits of an identity that names show: 64 bits, enough for billions of jobs."""
 
 _NOT_PIXELS = {
     "prompt", "seed", "seeds", "samples", "keep", "batch_size", "output", "device", "offload", "text_cache", "threads",

@@ -11,7 +11,7 @@ from typing import Any
 
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
-from videoaccel.comparison.settings import CONTROLS, EXACT, OFF
+from videoaccel.comparison.values import CONTROLS, EXACT, OFF
 from videoaccel.comparison.worst import FOLDER, file_name
 from videoaccel.rendering.state import clips_per_hour
 from videoaccel.rendering.twins import method_told

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from videoaccel.comparison.plot import best_methods, draw_glance
-from videoaccel.comparison.settings import EXACT, OFF
+from videoaccel.comparison.values import EXACT, OFF
 from videoaccel.reporting.data import pareto
 from videoaccel.session.action_grid import LETTERS, NAMES
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from videoaccel.common.borders import csv_text, fill, for_page
 from videoaccel.common.extras import need
-from videoaccel.common.files import atomic_write_text, check_creatable
+from videoaccel.common.files import atomic_write_text, check_creatable, check_no_dir
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.reporting.data import gather
 from videoaccel.reporting.read import read_source
-from videoaccel.reporting.twins import Measured
+from videoaccel.reporting.twins import MEASURED, Measured
 
 PAGE, DATA, TABLE = "report.html", "report.json", "report.csv"
 
@@ -59,7 +59,7 @@ def report(
     """
     results = [results] if isinstance(results, str | Path) else results
     folder = expand(out)
-    check_creatable(folder / PAGE if folder.is_dir() else folder)
+    check_place(folder)
     sources = [read_source(expand(path)) for path in results]
     data = gather(sources, measured=Measured(folder) if quality else None, listener=listener)
     data["title"] = title or _title(data)
@@ -70,6 +70,19 @@ def report(
     atomic_write_text(found[1], f"{to_json(_without_pictures(data), indent=2)}\n")
     atomic_write_text(found[2], to_csv(data))
     return found
+
+
+def check_place(folder: Path) -> None:
+    """Make sure that a report can be written to a folder, before anything is read and measured.
+
+    Raises:
+        OSError: It cannot.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot write a report to {folder}: it is not a folder")
+    check_creatable(folder / PAGE if folder.is_dir() else folder)
+    for name in (PAGE, DATA, TABLE, MEASURED):
+        check_no_dir(folder / name)
 
 
 def no_curves() -> str | None:

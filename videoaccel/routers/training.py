@@ -5,6 +5,7 @@ No data are needed: the model's own ways from noise to clips are what it learns 
 Shape legend: N steps, B samples (1), Z latent channels, T latent frames, h, w latent rows and columns.
 """
 
+import io
 import json
 import math
 import time
@@ -20,7 +21,7 @@ from videoaccel import __version__
 from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import check_file
+from videoaccel.common.files import atomic_write_bytes, check_creatable, told
 from videoaccel.common.home import cache_folder, expand, kept_nowhere
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.stages import Listener, StageClock
@@ -35,6 +36,7 @@ from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.planning.router_file import RouterFile, importance_order
 from videoaccel.policies.elastic import module_costs
 from videoaccel.routers.lesson import Marks, Student, Teacher, lesson
+from videoaccel.routers.places import check_output, marks_path, part_path
 from videoaccel.settings.config import require
 from videoaccel.settings.routers import RouterSettings
 from videoaccel.text.encoder import PromptStates
@@ -155,8 +157,11 @@ def train_router(
     clock = StageClock(listener, device=str(order.settings.device))
     with cpu_threads(order.settings.threads):
         if settings.output is not None:
-            check_file(expand(settings.output))
+            check_output(expand(settings.output))
             check_alone(expand(settings.output))
+            _check_begun(settings, part_path(expand(settings.output)))
+        else:
+            _shelf()
         with clock.stage("text"):
             states = encode_texts(order)
         with clock.stage("load"):
@@ -207,11 +212,6 @@ def warm_start(routers: Routers, sites: Mapping[Site, Sequence[Site]], errors: T
     assert len(modules) == len(ranks)
     for (k, site), rank in zip(modules, ranks.tolist(), strict=True):
         routers.bias[k, GATES.index(site.kind)] = OPEN * (0.25 + 1.5 * rank)
-
-
-def part_path(out: Path) -> Path:
-    """Where the state of a training under way is."""
-    return out.with_name(out.name.removesuffix(".safetensors") + ".part")
 
 
 @torch.no_grad()
@@ -291,19 +291,56 @@ def _prior(settings: RouterSettings, order: WorkOrder, pipe: VideoPipeline) -> P
     )  # fmt: skip
 
 
-def _shelved(order: WorkOrder, model: str) -> Path:
+def _shelf() -> Path:
+    """The folder for routers without an output, which is made.
+
+    Raises:
+        ValueError: There is no home folder.
+        OSError: It cannot be written.
+    """
     folder = cache_folder("routers")
     if kept_nowhere(folder):
         raise ValueError("there is no home folder whose cache could keep the routers; give a file as `output`")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{Path(order.settings.model).name}-{model[:8]}.safetensors"
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_creatable(folder / "routers")
+    return folder
+
+
+def _shelved(order: WorkOrder, model: str) -> Path:
+    return _shelf() / f"{Path(order.settings.model).name}-{model[:8]}.safetensors"
 
 
 def _about(training: Training, model: str) -> dict[str, Any]:
     """What a state that is gone on from must have been begun with."""
+    return {"model": model, "settings": _chosen(training.settings)}
+
+
+def _chosen(settings: RouterSettings) -> str:
     # A LoRA is in the model's own fingerprint.
-    chosen = training.settings.model_dump(mode="json", exclude={"output", "save_every", "device", "threads", "lora"})
-    return {"model": model, "settings": json.dumps(chosen, sort_keys=True)}
+    chosen = settings.model_dump(mode="json", exclude={"output", "save_every", "device", "threads", "lora"})
+    return json.dumps(chosen, sort_keys=True)
+
+
+def _check_begun(settings: RouterSettings, path: Path) -> None:
+    """Make sure that what a stopped run left was begun with these settings; of which model is seen later.
+
+    Raises:
+        FileExistsError: It was not.
+        ValueError: It is damaged.
+    """
+    if path.exists() and _kept(path, "cpu")["about"]["settings"] != _chosen(settings):
+        raise FileExistsError(f"{path} was begun with other settings; choose another `output`, or remove it")
+
+
+def _kept(path: Path, device: torch.device | str) -> dict[str, Any]:
+    check_plain(path)
+    try:
+        kept: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        assert isinstance(kept["about"]["settings"], str)
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(f"{path} is damaged, and nothing can go on from it; remove it") from error
+    return kept
 
 
 def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
@@ -314,11 +351,7 @@ def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
     """
     if not path.exists():
         return
-    check_plain(path)
-    try:
-        kept = torch.load(path, map_location=training.states[0].x.device, weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        raise ValueError(f"{path} is damaged, and nothing can go on from it; remove it") from error
+    kept = _kept(path, training.states[0].x.device)
     if kept["about"] != _about(training, model):
         raise FileExistsError(f"{path} was begun with other settings; choose another `output`, or remove it")
     training.routers.load_state_dict(kept["routers"])
@@ -334,14 +367,14 @@ def _store(training: Training, path: Path, model: str) -> None:
         "optimizer": training.optimizer.state_dict(),
         "iteration": training.iteration,
     }
-    new = path.with_name(path.name + ".new")
-    torch.save(kept, new)
-    new.replace(path)
+    data = io.BytesIO()
+    torch.save(kept, data)
+    atomic_write_bytes(path, data.getvalue())
 
 
 def _loop(training: Training, out: Path, model: str, listener: Listener | None) -> None:
     settings = training.settings
-    with out.with_suffix(".jsonl").open("a") as log:
+    with told(marks_path(out)), marks_path(out).open("a") as log:
         while training.iteration < settings.iterations:
             start = time.perf_counter()
             marks = training.step()

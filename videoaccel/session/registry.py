@@ -15,6 +15,7 @@ from videoaccel.session.chain import DOT, SIGN, Chain, nested
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import TARGETS
+from videoaccel.settings.method_fields import fault
 
 METHODS = "videoaccel.policies"
 
@@ -156,15 +157,4 @@ def _made(kind: type[Policy], make: Callable[..., Policy], fields: Mapping[str, 
     try:
         return make(**fields)
     except ValidationError as error:
-        raise ValueError(_sentence(name, kind, error)) from None
-
-
-def _sentence(name: str, found: type[Policy], error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(found.model_fields) or "none"
-        if field.partition(DOT)[0] == name:
-            return f"{name} has no field {field!r}: of a single method, fields go without its name"
-        return f"{name} has no field {field!r}; it has {known}"
-    return f"{name}: {field or 'fields'}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+        raise ValueError(fault(name, kind, error)) from None

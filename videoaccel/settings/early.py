@@ -8,18 +8,22 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
+from videoaccel.common.plain_files import plain_file
 from videoaccel.common.plugins import names_in
-from videoaccel.settings.config import ModelSpec, config_names, load_named
+from videoaccel.settings.config import ModelSpec, config_folder, config_names, load_named, read_yaml
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.latent_frames import check_overlap, clip_of
 from videoaccel.settings.mask_strategy import check_places, parse_mask_strategy
+from videoaccel.settings.method_fields import check_method_fields
 from videoaccel.settings.sizes import check_sides, resolve_size
+from videoaccel.settings.tensor_heads import PRIOR, check_format, head_of
 
 METHODS = "videoaccel.policies"
 SIGN = "+"
@@ -57,18 +61,23 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
         raise ValueError("there is no prompt")
     if s.accel is not None:
         check_method_name(s.accel)
+        check_fields(s.accel, s.accel_options)
     check_backend_name(s.attention)
     if s.explain and writes:
         need("`explain`", "matplotlib", "report")
     parse_mask_strategy(s.mask_strategy)
-    check_files([*(parse_lora(text)[0] for text in s.lora), *s.images, *([s.video] if s.video else []), *s.references])
+    loras = [parse_lora(text)[0] for text in s.lora]
+    check_files([*loras, *s.images, *([s.video] if s.video else []), *s.references])
+    for name in loras:
+        check_lora(name)
     check_clip(s)
     if s.prior is not None:
-        check_prior(s.prior)
+        check_prior(s.prior, s)
     if writes and s.output and s.vbench is None:
         if ours:  # other pipelines write other things, sound for one
             output_kind(s.output)
         check_folder(expand(s.output))
+        check_no_folder(s.output)
 
 
 def check_clip(s: GenerateSettings) -> None:
@@ -172,14 +181,79 @@ def check_files(names: Iterable[str]) -> None:
             raise FileNotFoundError(f"{path.absolute()} does not exist")
 
 
-def check_prior(name: str) -> None:
-    """Make sure that a prior is there.
+def check_prior(name: str, s: GenerateSettings, *, foreign: bool | None = None) -> None:
+    """Make sure that a prior is there, is one, and was made for such clips, as far as settings and its head say.
+
+    Args:
+        name: Its file.
+        s: The clips.
+        foreign: Whether other clips' will do; default as the settings say.
 
     Raises:
-        FileNotFoundError: It is not.
+        FileNotFoundError: It is not there.
+        ValueError: It is none, or it was made for other clips.
     """
-    if not expand(name).exists():
-        raise FileNotFoundError(f"there is no prior {expand(name)}; videoaccel calibrate makes one")
+    if not (path := expand(name)).is_file():
+        raise FileNotFoundError(f"there is no prior {path}; videoaccel calibrate makes one")
+    setting = check_format(path, PRIOR, what="no prior").get("setting")
+    if (s.allow_foreign_prior if foreign is None else foreign) or not isinstance(setting, dict):
+        return
+    here = _clips_of(s)
+    differing = [
+        f"{name} {setting[name]}, here {here[name]}" for name in here if setting.get(name, here[name]) != here[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"the prior {path} was made for {', '.join(differing)}; calibrate for this setting, or allow a foreign "
+            f"prior to interpolate: `allow_foreign_prior`"
+        )
+
+
+def _clips_of(s: GenerateSettings) -> dict[str, Any]:
+    """What a prior must have been made for, of a model that says what it makes by default without being loaded."""
+    if (known := clip_of(s.model, vae=s.vae)) is None:
+        return {}
+    usual = known[0]
+    named = s.size is not None or s.resolution is not None
+    size = resolve_size(s.size, resolution=s.resolution, aspect=s.aspect) if named else (usual.height, usual.width)
+    told: dict[str, Any] = {
+        "steps": s.steps or usual.steps,
+        "size": list(size),
+        "frames": s.frames or usual.num_frames,
+        "guidance": float(usual.guidance if s.guidance is None else s.guidance),
+    }
+    return {name: value for name, value in told.items() if not isinstance(value, str)}  # "4s" is counted later
+
+
+def check_lora(name: str) -> None:
+    """Make sure that a file may hold weights, by its first bytes.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    path = expand(name)
+    if path.is_dir():
+        return
+    if path.suffix == ".safetensors":
+        head_of(path)
+        return
+    with plain_file(path) as file:
+        start = file.read(2)
+    if start[:1] != b"\x80" and start != b"PK":  # a pickle, or torch's archive of one
+        raise ValueError(f"{path} holds no weights; a LoRA is a .safetensors file, or one that torch has written")
+
+
+def check_fields(name: str, fields: Mapping[str, Any]) -> None:
+    """Make sure that a method can be told this; of two methods at once, and of a file's, it is checked later.
+
+    Raises:
+        ValueError: It has no such field, or a value is out of its bounds.
+    """
+    method: Any = name
+    if name in config_names("accel") and name not in names_in(METHODS):
+        method = read_yaml(config_folder("accel") / f"{name}.yaml").get("method")
+    if method in names_in(METHODS):
+        check_method_fields(method, fields)
 
 
 def output_kind(path: str | Path) -> str:
@@ -198,6 +272,16 @@ def output_kind(path: str | Path) -> str:
             f"a folder of frames"
         )
     return suffix
+
+
+def check_no_folder(output: str) -> None:
+    """Make sure that no folder has the name of a clip's file.
+
+    Raises:
+        FileExistsError: One has.
+    """
+    if not output.endswith(("/", os.sep)) and expand(output).is_dir():
+        raise FileExistsError(f"cannot write {output}: a folder has that name; for frames in a folder, end it in '/'")
 
 
 def nothing_to_plan(s: GenerateSettings) -> bool:

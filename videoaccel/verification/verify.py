@@ -19,6 +19,7 @@ from videoaccel.jobs.generate import requested
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.ranks import started
 from videoaccel.jobs.resolve import WorkOrder, pick_device, resolve
+from videoaccel.jobs.tables import check_tables
 from videoaccel.media.reader import to_uint8
 from videoaccel.outside.find import find_outside
 from videoaccel.parallel.degrees import Degrees, possible_degrees
@@ -73,6 +74,8 @@ def verify(
     foreign = find_outside(settings)
     if foreign is None:
         every = [way for count in sorted({1, *ranks}) for way in _splits(count, settings, methods)]
+        for method in methods:  # what is missing is said before ranks are started
+            check_tables(resolve(variant(settings, method, Degrees())))
     else:
         settings = outside.filled(settings, foreign)
         every = list(outside.ways(settings, foreign, ranks=ranks, methods=methods))
