@@ -18,7 +18,8 @@ from tests.rendering.studio import FakeRenderer, Studio
 from videoaccel.jobs.sidecar import file_hash
 from videoaccel.media.writer import Writer
 from videoaccel.rendering.folder import RenderFolder
-from videoaccel.rendering.gallery import page, read_entry
+from videoaccel.rendering.gallery import Gallery, page, read_entry
+from videoaccel.rendering.twin_psnr import KEPT, measure, measured
 from videoaccel.rendering.twins import is_exact, method_told, twin_key
 
 
@@ -100,6 +101,33 @@ def test_the_gallery_puts_them_together(studio: Studio) -> None:
     text = page("a", [one for one in entries if one])
     assert ".small { image-rendering: pixelated; }" in text and "< 256" in text
     assert 'controls: ""' not in text.partition("audio")[2].partition("\n")[2], "films have no bar until pointed at"
+
+
+def test_cards_say_how_near_a_clip_is_to_its_exact_twin(studio: Studio, tmp_path: Path) -> None:
+    from videoaccel.reporting.report import report
+
+    other = shifted(0)
+    other[1] += 4  # a frame that differs beside one that does not
+    render = made(studio, {"fora": other, "sada": shifted(0)})
+    assert measure(render, seconds=0) == 0 and measured(render) == {}, "no time, no measurement"
+    assert measure(render, seconds=60) == 2 and measure(render, seconds=60) == 0, "once"
+    psnr = measured(render)
+    report([render.root], tmp_path / "report")
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["renders"][0]["quality"]["clips"]
+    assert {one["clip"]: float(one["psnr"]) for one in told} == pytest.approx(psnr)
+    assert sorted(psnr.values()) == [pytest.approx((100 + dB(4)) / 2), math.inf]
+    Gallery(render).update(now=True)
+    text = (render.root / "index.html").read_text()
+    assert f'"psnr":"{(100 + dB(4)) / 2:.1f} dB to exact"' in text.replace('": "', '":"') and "equal to exact" in text
+    (render.work / KEPT).write_text('{"x": {"psnr": "<script>"}, "y": 3, "z": {"psnr": -1}}')
+    assert measured(render) == {}
+
+
+def test_a_render_ends_with_its_clips_compared(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("videoaccel.rendering.run.measure", lambda folder, *, seconds: given.append(seconds) or 1)
+    studio.work(studio.open({"prompt": "a red circle"}), FakeRenderer())
+    assert len(given) == 1 and 10 <= given[0] < 11
 
 
 def made(studio: Studio, clips: Mapping[str, Any], *, seed: int = 0, exact: Any = None) -> RenderFolder:
@@ -187,7 +215,7 @@ def test_a_second_report_measures_what_is_new(studio: Studio, tmp_path: Path, mo
 def test_clips_that_cannot_be_measured_are_counted_and_passed_over(
     studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videoaccel.reporting import copies
+    from videoaccel.rendering import copies
     from videoaccel.reporting.report import report
 
     names = ("fora", "pab", "teacache", "fastercache", "duca")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +15,7 @@ from videoaccel.common.borders import fill, for_page, for_script
 from videoaccel.rendering.folder import GALLERY, RenderFolder, clip_files
 from videoaccel.rendering.plan import POSTER
 from videoaccel.rendering.said import mapping, number, text, whole
+from videoaccel.rendering.twin_psnr import measured
 from videoaccel.rendering.twins import is_exact, method_told, twin_key
 
 _EVERY = 5.0  # seconds between two writings, at least
@@ -47,7 +49,9 @@ class Gallery:
         for identity, path in self.folder.finished().items():
             if identity not in self._entries and (entry := read_entry(self.folder, path.name)) is not None:
                 self._entries[identity] = entry
-        shown = page(self.folder.root.absolute().name, list(self._entries.values()))
+        psnr = measured(self.folder)
+        entries = [{**one, "psnr": told_psnr(psnr.get(one["place"]))} for one in self._entries.values()]
+        shown = page(self.folder.root.absolute().name, entries)
         with suppress(FileNotFoundError):
             self.folder.top.write(GALLERY, shown.encode(errors="replace"))
         took = time.monotonic() - began
@@ -71,6 +75,7 @@ def read_entry(folder: RenderFolder, place: str) -> dict[str, Any] | None:
     frames = kind == name
     return {
         "id": identity,
+        "place": place,
         "name": name,
         "prompt": text(record.get("prompt"), most=20_000) or "",
         "seed": whole(record.get("seed")),
@@ -90,6 +95,17 @@ def read_entry(folder: RenderFolder, place: str) -> dict[str, Any] | None:
     }
 
 
+def told_psnr(psnr: float | None) -> str:
+    """What a card says of a clip against its exact twin.
+
+    >>> told_psnr(41.234), told_psnr(float("inf")), told_psnr(None)
+    ('41.2 dB to exact', 'equal to exact', '')
+    """
+    if psnr is None:
+        return ""
+    return "equal to exact" if psnr == math.inf else f"{psnr:.1f} dB to exact"
+
+
 def _memory(steps: object) -> list[str]:
     return [said for step in steps if (said := text(step))] if isinstance(steps, list) else []
 
@@ -99,7 +115,7 @@ def _shown(settings: object, key: str) -> str | float | None:
     return (text(value) or None) if isinstance(value, str) else number(value)
 
 
-def page(title: str, entries: list[Mapping[str, Any]]) -> str:
+def page(title: str, entries: Sequence[Mapping[str, Any]]) -> str:
     """The page's text."""
     template = (files("videoaccel") / "assets" / "pages" / "gallery.html").read_text(encoding="utf-8")
     return fill(template, {"TITLE": for_page(title), "DATA": for_script(entries)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,10 +33,12 @@ from videoaccel.rendering.renderer import LocalRenderer, Renderer
 from videoaccel.rendering.said import mapping
 from videoaccel.rendering.suite import check_suite, read_suite
 from videoaccel.rendering.text_ahead import FolderTexts, TextAhead
+from videoaccel.rendering.twin_psnr import measure
 from videoaccel.rendering.worker import Tell, Worker
 from videoaccel.settings.layers import Layer
 
 _BLOCK = 1 << 20  # bytes
+_LOOK, _SHARE = 10.0, 0.01  # seconds, and share of the run, in which clips are compared with exact twins at its end
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def work(
         OSError: It cannot be written.
         KeyboardInterrupt: Ctrl-C; the job at hand was given back.
     """
-    rules, folder = rules or Rules(), render.folder
+    rules, folder, began = rules or Rules(), render.folder, time.monotonic()
     folder.prepare()
     keep_plan(render)
     control = control or Control(folder.cancelled, rules.timeout)
@@ -178,10 +181,14 @@ def work(
         tell=heard,
         before=_texts_ahead(local, folder, control) if isinstance(local, LocalRenderer) else None,
     )
+    compared = 0
     try:
         outcome = worker.run()
+        if not outcome.interrupted:
+            with suppress(OSError):
+                compared = measure(folder, seconds=_LOOK + _SHARE * (time.monotonic() - began))
     finally:
-        if worker.outcome.made or not folder.top.exists(GALLERY):
+        if worker.outcome.made or compared or not folder.top.exists(GALLERY):
             with suppress(OSError):
                 gallery.update(now=True)
     if isinstance(local, LocalRenderer) and not (outcome.left or outcome.interrupted):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videoaccel.rendering.said import mapping, number, text, whole
 from videoaccel.settings.generate import GenerateSettings
+
+Clip = Mapping[str, Any]
+"""A clip's sidecar, with ``folder``, the name of its folder."""
 
 EXACT = "exact"
 """What a clip without a method is called."""
@@ -100,3 +103,17 @@ def twin_key(record: Mapping[str, Any]) -> str | None:
 def _default(name: str) -> Any:
     value = GenerateSettings.model_fields[name].get_default(call_default_factory=True)
     return list(value) if isinstance(value, tuple) else value
+
+
+def pairs(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
+    """Each clip by a method with its exact twin; of several equal ones the first by name counts.
+
+    Args:
+        clips: Sidecars with ``folder``, the name of each clip's folder.
+    """
+    exact: dict[str, Clip] = {}
+    for clip in sorted(clips, key=lambda one: str(one["folder"])):
+        if is_exact(clip) and (key := twin_key(clip)) is not None:
+            exact.setdefault(key, clip)
+    found = ((clip, exact.get(twin_key(clip) or "")) for clip in clips if not is_exact(clip))
+    return [(clip, twin) for clip, twin in found if twin is not None]

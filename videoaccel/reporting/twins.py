@@ -26,10 +26,10 @@ from videoaccel.comparison.worst import FRAMES, strip
 from videoaccel.media.contact_sheet import evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import open_clip
+from videoaccel.rendering.copies import lent, stamp
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.said import text, whole
-from videoaccel.rendering.twins import is_exact, twin_key
-from videoaccel.reporting.copies import lent, stamp
+from videoaccel.rendering.twins import Clip, is_exact, pairs
 from videoaccel.reporting.shapes import Twin, fits
 
 MEASURED = "quality.jsonl"
@@ -44,8 +44,6 @@ HOW = (
 _VERSION = 1  # of what is measured; a higher one measures all anew
 _CHUNK = 4  # frames in memory of either clip
 _FAULTS = (OSError, ValueError, MemoryError, RuntimeError)  # torch's out-of-memory is a RuntimeError
-
-Clip = Mapping[str, Any]
 
 
 class Measured:
@@ -74,20 +72,6 @@ class Measured:
             self.path.parent.mkdir(exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(f"{to_json(row)}\n".encode())
-
-
-def pairs(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
-    """Each clip by a method with its exact twin; of several equal ones the first by name counts.
-
-    Args:
-        clips: Sidecars with ``folder``, the name of each clip's folder.
-    """
-    exact: dict[str, Clip] = {}
-    for clip in sorted(clips, key=lambda one: str(one["folder"])):
-        if is_exact(clip) and (key := twin_key(clip)) is not None:
-            exact.setdefault(key, clip)
-    found = ((clip, exact.get(twin_key(clip) or "")) for clip in clips if not is_exact(clip))
-    return [(clip, twin) for clip, twin in found if twin is not None]
 
 
 def twins(
