@@ -22,6 +22,7 @@ from videoaccel.evaluation.rows import Row
 from videoaccel.evaluation.table import summarise
 from videoaccel.models.seam import BODY, Site
 from videoaccel.reporting.data import gather, pareto
+from videoaccel.reporting.plots import speed_quality
 from videoaccel.reporting.read import read_source
 from videoaccel.reporting.report import report, to_csv
 from videoaccel.session.action_grid import as_letters, spread
@@ -175,6 +176,16 @@ def test_what_is_no_result(tmp_path: Path, make: Callable[[Path], Path], message
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         report([make(tmp_path)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_has_one_colour_in_both_pictures() -> None:
+    found = [("sada", 50.0, 1.2, 1.1), ("sada", 40.0, 2.5, 1.2), ("soda", 40.0, 1.2, 1.6), ("soda", 30.0, 2.5, 3.2)]
+    rows = [row(name, "", psnr=psnr, speedup_latency=at, speedup_flops=flops) for name, psnr, at, flops in found]
+    for by in ("latency", "flops"):
+        picture = speed_quality({"rows": rows}, by=by, salt=by)
+        assert picture is not None and "yellow: what nothing beats" in picture["narrow"]
+        before = picture["wide"].partition(">sada<")[0].rpartition("<text")[2]
+        assert "var(--blue)" in before, "the best by the clock, though not by FLOPs"
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_read(

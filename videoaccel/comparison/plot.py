@@ -67,15 +67,36 @@ def best_methods(curves: Mapping[str, Sequence[Point]]) -> list[str]:
     return sorted(score, key=lambda method: -score[method])[: len(_COLOURS)]
 
 
-def draw_glance(panel: Any, curves: Mapping[str, Sequence[Point]], *, worst: Mapping[float, float]) -> None:
+def palette(chosen: Sequence[str], like: Sequence[str] = ()) -> dict[str, int]:
+    """Numbers of methods' colours: those that another picture has chosen keep theirs, the others take what is free.
+
+    >>> palette(["soda", "sada", "fora"]), palette(["soda", "fora", "pab"], like=["soda", "sada", "fora"])
+    ({'soda': 0, 'sada': 1, 'fora': 2}, {'soda': 0, 'fora': 2, 'pab': 1})
+    """
+    kept = {method: list(like).index(method) for method in chosen if method in like}
+    free = iter(number for number in range(len(_COLOURS)) if number not in kept.values())
+    return {method: kept[method] if method in kept else next(free) for method in chosen}
+
+
+def draw_glance(
+    panel: Any,
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    worst: Mapping[float, float],
+    like: Sequence[str] = (),
+    more: str = "",
+) -> None:
     """The best curves and the controls with their names at the ends, the others grey.
 
     Args:
         panel: Axes of matplotlib.
         curves: By method: speed-up and PSNR, by rising speed-up.
         worst: Of the best method, by speed-up, what its worst clip kept; shaded.
+        like: Methods that a picture beside this one has chosen, in its order: they have the same colours here.
+        more: What else the note above says.
     """
     chosen, controls = best_methods(curves), [m for m in CONTROLS if curves.get(m)]
+    colours = palette(chosen, like)
     named = [*reversed(chosen), *controls]
     others = [method for method, curve in curves.items() if curve and method not in named]
     for method in others:
@@ -83,16 +104,17 @@ def draw_glance(panel: Any, curves: Mapping[str, Sequence[Point]], *, worst: Map
     ends: list[tuple[Point, str, str]] = []
     for method in named:
         x, y = _within(curves[method])
-        look = _look(method, chosen)
+        look = _look(method, colours)
         panel.plot(x, y, markersize=5, linewidth=2.4 if method in chosen[:1] else 1.6, **look)
         if x:
             ends.append(((x[-1], y[-1]), method, look["color"]))
     said = []
-    if chosen and _shaded(panel, curves[chosen[0]], worst):
+    if chosen and _shaded(panel, curves[chosen[0]], worst, colour=_COLOURS[colours[chosen[0]]]):
         said.append(f"shaded: down to the worst clip of {chosen[0]}")
     if others:
         said.append(f"grey: {counted(len(others), 'other method')}")
-    panel.text(0.99, 0.99, "\n".join(said), transform=panel.transAxes, color="0.4", ha="right", va="top", fontsize=10)
+    said += [more] if more else []
+    panel.set_title("\n".join(said), color="0.4", loc="right", fontsize=10)  # above: curves may be anywhere below
     if not ends:
         panel.text(0.5, 0.5, "no method has a result to show", ha="center", transform=panel.transAxes)
     panel.set_ylabel("PSNR against the exact clip, dB")
@@ -149,12 +171,12 @@ def _glance(results: Sequence[Result], title: str) -> Any:
     return figure
 
 
-def _look(method: str, chosen: Sequence[str]) -> dict[str, Any]:
+def _look(method: str, colours: Mapping[str, int]) -> dict[str, Any]:
     """The controls black and broken, since the others are to be held against them."""
     if method in CONTROLS:
         first = method == CONTROLS[0]
         return {"color": "black", "marker": "x" if first else "+", "linestyle": (0, (4, 2)) if first else (0, (1, 1.5))}
-    number = chosen.index(method)
+    number = colours[method]
     return {"color": _COLOURS[number], "marker": "osD^"[number], "linestyle": "-"}
 
 
@@ -166,14 +188,14 @@ def _within(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _shaded(panel: Any, curve: Sequence[Point], worst: Mapping[float, float]) -> bool:
+def _shaded(panel: Any, curve: Sequence[Point], worst: Mapping[float, float], *, colour: str) -> bool:
     """Shade between what a method's clips kept on average and what its worst clip did; False if there is no such."""
     mean = dict(curve)
     x = sorted(at for at in worst if at in mean and at <= _SHOWN[1] and math.isfinite(worst[at]))
     if len(x) < 2:
         return False
     low, high = [worst[at] for at in x], [mean[at] for at in x]
-    panel.fill_between(x, low, high, color=_COLOURS[0], alpha=0.12, linewidth=0)
+    panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     return True
 
 

@@ -67,6 +67,7 @@ def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[
     rows = [row for row in comparison["rows"] if row["method"] not in (EXACT, OFF)]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     curves = {method: sorted(_points(rows, method, by)) for method in methods}
+    like = best_methods({method: sorted(_points(rows, method, "latency")) for method in methods})
     if not any(curves.values()):
         return None
 
@@ -81,10 +82,10 @@ def speed_quality(comparison: Mapping[str, Any], *, by: str, salt: str) -> dict[
         axes = figure.subplots()
         front = pareto([point for points in curves.values() for point in points])
         axes.plot(*zip(*front, strict=True), color="#f4c542", linewidth=7, alpha=0.45, zorder=0)
-        draw_glance(axes, curves, worst=worst)
+        draw_glance(axes, curves, worst=worst, like=like, more="yellow: what nothing beats")
         axes.set_xlabel("times faster, measured" if by == "latency" else "times fewer FLOPs")
 
-    return both(draw, salt=salt, heights=(5.0, 4.0))
+    return both(draw, salt=salt, heights=(5.0, 4.5))
 
 
 def stages(renders: Sequence[Mapping[str, Any]], *, salt: str) -> dict[str, str] | None:

@@ -237,7 +237,8 @@ def _methods(one: Mapping[str, Any]) -> str:
         lines.append(f"<tr{mark}>{cells}</tr>")
         if row["error"]:
             lines.append(f'<tr class="error"><td colspan="{len(_COLUMNS)}">{_text(row["error"])}</td></tr>')
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll"><table class="methods">{body}</table></div>'
 
 
 def _worst(item: Mapping[str, Any]) -> str:
