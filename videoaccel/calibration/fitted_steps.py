@@ -18,7 +18,7 @@ from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, evenly, to_tables
 from videoaccel.planning.plan import UnreachableError
 from videoaccel.policies.soda import Soda
 
-RATIOS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.3, 2.5, 3.0, 3.3, 3.75, 4.3, 5.0, 6.0)
+RATIOS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.3, 2.5, 3.0, 3.3, 3.75, 4.25, 5.0, 6.0)
 """How many times fewer network calls the budgets have that are fitted."""
 
 HELD_OUT = 4
@@ -29,8 +29,12 @@ Quality = Callable[[Tensor], list[float]]
 
 
 def ladder(steps: int) -> list[int]:
-    """Numbers of network calls that are fitted."""
-    return sorted({round(steps / ratio) for ratio in RATIOS} & {*range(1, steps)} | {*range(max(1, steps - 1), steps)})
+    """Numbers of network calls that are fitted: as many as a target leaves, so that none of them are given away.
+
+    >>> ladder(30)
+    [5, 6, 7, 8, 9, 10, 12, 13, 15, 17, 20, 24, 27, 29]
+    """
+    return sorted({int(steps / ratio) for ratio in RATIOS} & {*range(1, steps)} | {*range(max(1, steps - 1), steps)})
 
 
 def parted(count: int) -> tuple[list[int], list[int]]:
