@@ -55,8 +55,8 @@ def test_clips_of_a_run_are_counted() -> None:
 
 @pytest.mark.parametrize("field", ["steps", "samples", "first", "seed", "replay_samples", "fit_samples"])
 def test_calibrations_have_bounds(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"x: {field} = 1000000000000000000000: input should be less than or equal"):
-        validate(CalibrateSettings, {field: 10**21}, source="x")
+    with pytest.raises(ValueError, match=rf"^{field}: 1000000000000000000000: input should be less than or equal"):
+        CalibrateSettings(**{field: 10**21})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["height", "width", "num_frames", "fps", "steps", "align", "condition_latents"])
