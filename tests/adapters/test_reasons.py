@@ -27,7 +27,7 @@ def counted(tiny: Tiny, method: str, **fields: Any) -> Report:
             for _ in range(1 + measures):
                 tiny()
             if measures and "computed whole and measured" in str(fast.report().note):
-                tiny()  # the first generation changed the scheduler's own configuration, so the second was measured, too
+                tiny()  # the first one changed the scheduler's own configuration, so the second was measured, too
             report = fast.report()
     told = sum(report.reasons.values()) - sum(report.passed.values()) + sum(report.due.values())
     assert told == report.calls_computed > 0
