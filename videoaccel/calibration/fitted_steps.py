@@ -1,4 +1,4 @@
-"""Fitted steps for a ladder of budgets, and what they keep on clips that nothing was fitted on.
+"""Fitted steps for a ladder of budgets, and what they keep, on clips that were held out, too.
 
 Shape legend: N steps.
 """

@@ -1,7 +1,7 @@
 """Steps served by fitted combinations of velocities: how a prior keeps them, and which of them a plan takes.
 
 For some numbers of network calls a prior has the anchors, the coefficients of every segment from one anchor to the
-next, and what both these and Taylor forecasts kept on clips that nothing was fitted on.
+next, and what both these and Taylor forecasts kept on the clips of a calibration.
 
 Shape legend: N steps, J velocities that are combined.
 """

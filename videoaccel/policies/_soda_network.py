@@ -1,7 +1,7 @@
 """SODA's schedule ``network``: which steps call the network, and what is served in between.
 
 Ours. A plan for a budget is at least as good as every plan for a smaller one: by the quality that calibration measured
-on clips that nothing was fitted on, by the curve of older priors, or by the expected error.
+on the clips of a calibration, by the curve of older priors, or by the expected error.
 
 Shape legend: N steps, A ages (1 to A).
 """
