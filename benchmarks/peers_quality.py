@@ -42,10 +42,11 @@ from videoaccel.calibration.calibrate import calibrate
 from videoaccel.comparison.values import EXACT
 from videoaccel.eval.oracle import agreement, read
 from videoaccel.eval.world import Scene
+from videoaccel.jobs.parts import strewn
 
 MODELS = Path("examples/small_models")
 NAMES = ("pixart", "dit")
-PROMPTS, SEEDS, CALIBRATED, TIMED = 16, 2, 12, 4
+PROMPTS, SEEDS, CALIBRATED, TIMED = 16, 2, 24, 4
 OTHER_SEED = 1000
 """The first of those that are calibrated on."""
 
@@ -68,10 +69,12 @@ class Still(NamedTuple):
 
 
 def spread(count: int, prompts: Path) -> tuple[list[Scene], list[Scene]]:
-    """Scenes of the file of prompts, every other one of ``count`` to compare, the ones between to calibrate on."""
+    """Scenes to compare, every other one of the file of prompts, and those to calibrate on: the ones between, then others.
+    """
     by_sentence = {sentences(scene)[1]: scene for scene in still_scenes(kinds(), seed=0)}
-    scenes = [by_sentence[line] for line in prompts.read_text().splitlines() if line]
-    return scenes[: 2 * count : 2], scenes[1::2]
+    scenes = [by_sentence.pop(line) for line in prompts.read_text().splitlines() if line]
+    rest = list(by_sentence.values())
+    return scenes[: 2 * count : 2], scenes[1::2] + [rest[k] for k in strewn(len(rest))]
 
 
 @dataclass

@@ -53,9 +53,14 @@ def test_lines_are_taken_where_they_kept_more() -> None:
     assert tables["soda.psnr"][9] == 41.0
 
 
-def lines() -> dict[int, Fitted]:
-    """Coefficients that were fitted, of every budget."""
-    return {calls: Fitted(evenly(calls, N), ((1.0,), *[(1.5, -0.5)] * (calls - 1))) for calls in ladder(N)}
+def lines() -> dict[int, list[Fitted]]:
+    """Coefficients that were fitted, of every budget, at evenly spaced anchors and at others."""
+
+    def fits(calls: int) -> list[Fitted]:
+        others = (0, *(mark + 1 for mark in evenly(calls, N)[1:-1]), N - 1)
+        return [Fitted(marks, ((1.0,), *[(1.5, -0.5)] * (calls - 1))) for marks in (evenly(calls, N), others)]
+
+    return {calls: fits(calls) for calls in ladder(N)}
 
 
 def test_fitted_steps_are_taken_where_they_kept_most() -> None:
@@ -65,6 +70,10 @@ def test_fitted_steps_are_taken_where_they_kept_most() -> None:
     assert steps[3] == {2: 1.5, 0: -0.5} and tables["soda.psnr"][9] == 45.0
     worse = errors() | kept_tables([rows(20.0, 30.0, 25.0)], N, fitted)
     assert schedule_of(Soda(flops_ratio=2.0))(worse, N)[3] == {2: 1.0}
+    other = errors() | kept_tables([rows(20.0, 30.0, 35.0, 20.0), rows(20.0, 30.0, 35.0, 60.0)], N, fitted)
+    steps = schedule_of(Soda(flops_ratio=2.0))(other, N)
+    assert steps[4] == {3: 1.5, 0: -0.5}, "of the fits the one that kept more of generations that it was not made of"
+    assert other["soda.psnr"][9] == 50.0
 
 
 def test_fewer_calls_are_preferred_only_beyond_chance() -> None:
@@ -99,7 +108,8 @@ def test_what_can_be_generated() -> None:
     assert set(candidates(errors(), 10, one_network=False)) == {"forecasts"}
     assert set(candidates(errors(), 2, one_network=False)) == set(), "no forecast reaches so far"
     assert set(candidates(errors(), 10, one_network=True)) == {"forecasts", "held"}
-    assert set(candidates(errors(), 10, one_network=True, fitted=held(10, N))) == set(WAYS)
+    assert set(candidates(errors(), 10, one_network=True, fitted=lines()[10])) == set(WAYS)
+    assert set(candidates(errors(), 10, one_network=True, fitted=lines()[10][:1])) == set(WAYS[:3])
     for calls in range(2, N):
         fit = held(calls, N)
         assert len(fit.anchors) == calls == len(fit.weights) and fit.anchors[0] == 0

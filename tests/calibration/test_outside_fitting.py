@@ -1,6 +1,5 @@
 """Fitted steps of pipelines that are not ours: foretold right, better than forecasts, refused where noise is drawn."""
 
-import math
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from videoaccel.adapters.attach import attach
 from videoaccel.adapters.planned import OutputPlan, Planned
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.fitting import mean_taylor
-from videoaccel.calibration.outside_fitting import Enough, FittingRule, Path, best_fit, dense_paths, fit, shares_at
+from videoaccel.calibration.outside_fitting import Enough, FittingRule, Path, dense_paths, fit, shares_at
 from videoaccel.planning.fitted import Fitted
 
 ANCHORS, STEPS = (0, 1, 4, 5, 9), 12
@@ -59,23 +58,18 @@ def test_fitted_steps_come_closer_than_forecasts(tiny: Tiny) -> None:
     paths = paths_of(tiny, 2)
     before = tiny.pipe.transformer.forward
     found = fit(ANCHORS, paths, tiny.pipe.transformer, lambda rule, clip: under(tiny, rule, clip))
-    assert found is not None and found.fitted.anchors == ANCHORS
-    assert [len(some) for some in found.fitted.weights] == [0, 2, 0, 3, 3]
+    assert found is not None and found.anchors == ANCHORS
+    assert [len(some) for some in found.weights] == [0, 2, 0, 3, 3]
     assert tiny.pipe.transformer.forward == before
-    errors, logs = [], []
-    for plan in (usual(ANCHORS, STEPS), found.fitted):
+    errors = []
+    for plan in (usual(ANCHORS, STEPS), found):
         ends = []
         for seed in (0, 1):
             path = Path()
             under(tiny, Watched(served(plan), path), seed)
             ends.append(float((path.latents[-1] - paths[seed][-1]).square().mean()))
         errors.append(sum(ends))
-        logs.append(sum(map(math.log, ends)) / 2)
     assert errors[1] < 0.81 * errors[0]
-    assert found.left == pytest.approx(logs[1], abs=0.02), "what is left is what a generation is left with"
-    worse = (0, 1, 9, 10, 11)
-    best = best_fit([worse, ANCHORS], paths, tiny.pipe.transformer, lambda rule, clip: under(tiny, rule, clip))
-    assert best is not None and best.anchors == ANCHORS
 
 
 class Watched(StepRule):

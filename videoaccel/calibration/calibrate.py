@@ -60,7 +60,7 @@ def calibrate(
         calls: Arguments of that pipeline's call, one generation each.
         out: File for that pipeline's prior.
         curve: On how many of those calls the quality that is left is measured.
-        fit: On how many of the others SODA's served steps are fitted; default up to 8, if there are 4.
+        fit: On how many of the others SODA's served steps are fitted; default up to 16, if there are 4.
         listener: Told how far the work is.
         note: Told in a sentence where it goes on.
 

@@ -26,7 +26,7 @@ from videoaccel.outside.signature import check_calls
 from videoaccel.parallel.comm import Comm
 from videoaccel.planning.prior import Prior
 
-LEAST_FITTED, MOST_FITTED = 4, 8
+LEAST_FITTED, MOST_FITTED = 4, 16
 """Generations on which steps are fitted unasked: at least, and at most."""
 
 
@@ -101,8 +101,8 @@ def calibrate_pipeline(
         calls: Arguments of its call, one generation each: other prompts and seeds, the same size, length, guidance.
         out: The file; default one in the user's cache, where it is found for such calls.
         curve: On how many of the calls the quality that is left is measured, so that ``min_psnr`` can be asked for, and
-            by which plans are chosen; default 2, of 8 calls or more 4.
-        fit: On how many of the other calls SODA's served steps are fitted, 0 for none; default up to 8 of them, if
+            by which plans are chosen; default 2, of 8 calls or more 4, of more than 12 a third.
+        fit: On how many of the other calls SODA's served steps are fitted, 0 for none; default up to 16 of them, if
             there are 4. Needs the quality to be measured, and one network.
         listener: Told of the stages ``measure`` and ``curve``, which count this process's generations, and ``fit``,
             which counts budgets.
@@ -188,7 +188,7 @@ def check_fit(fit: int | None, *, of: int, curve: int | None) -> None:
 
 def _judging(calls: int, curve: int | None) -> int:
     """On how many calls the quality that is left is measured."""
-    return (4 if calls >= 8 else 2) if curve is None else curve
+    return (max(4, calls // 3) if calls >= 8 else 2) if curve is None else curve
 
 
 def _wanted(fit: int | None, others: int) -> int:

@@ -1,8 +1,8 @@
 """What is left of a pipeline's generations at fewer network calls: by forecasts, by outputs held, by fitted steps.
 
 Forecasts are planned from how far they are off, which is not what becomes of a picture: where a network's output bends
-early, a line through two outputs does more harm than the last of them held. So all are generated and the best is taken,
-number of calls by number.
+early, a line through two outputs does more harm than the last of them held. Nor is the fit that leaves least error on
+what it was made of the best one elsewhere. So all are generated and the best is taken, number of calls by number.
 
 Shape legend: N evaluations.
 """
@@ -20,7 +20,7 @@ from videoaccel.adapters.attach import attach
 from videoaccel.adapters.curves import rule_of
 from videoaccel.adapters.methods import schedule_of
 from videoaccel.adapters.rule import RuleMaker, StepRule
-from videoaccel.calibration.outside_fitting import best_fit, dense_paths
+from videoaccel.calibration.outside_fitting import dense_paths, fit
 from videoaccel.planning.fitted import FIGURES, HELD, KINDS, Fitted, evenly, held, to_tables
 from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
@@ -28,8 +28,14 @@ from videoaccel.policies.soda import Soda
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Times fewer calls at which the quality is measured."""
 
-WAYS = ("forecasts", "held", "fitted")
-"""What is generated at each number of calls."""
+WAYS = ("forecasts", "held", "fitted evenly", "fitted as planned")
+"""What is generated at each number of calls: fits are of anchors that lie evenly, and of those of forecasts."""
+
+HELD_WAY, FIRST_FIT = 1, 2
+"""Where ways that serve combinations of outputs begin, and those that are fitted."""
+
+Fits = Mapping[int, Sequence[Fitted]]
+"""By number of calls what was fitted, at most as many as there are ways of it."""
 
 Tables = Mapping[str, Tensor]
 
@@ -57,7 +63,7 @@ def ladder(count: int) -> list[int]:
 
 def fits(
     pipe: Any, prior: Prior, takes: Sequence[Callable[[], Mapping[str, Any]]], tell: Callable[[str, int, int], None]
-) -> dict[int, Fitted]:
+) -> dict[int, list[Fitted]]:
     """By number of calls, steps fitted on some generations; none where that cannot be done (see docs/diffusers.md).
 
     Args:
@@ -79,8 +85,9 @@ def fits(
     paths = dense_paths(count, len(takes), generate)
     for done, calls in enumerate(wanted if paths is not None else ()):
         assert paths is not None
-        candidates = [evenly(calls, count), *_planned(prior.tables, calls)]
-        if (fitted := best_fit(candidates, paths, getattr(pipe, networks[0]), generate)) is not None:
+        different = dict.fromkeys((evenly(calls, count), *_planned(prior.tables, calls)))
+        made = (fit(anchors, paths, getattr(pipe, networks[0]), generate) for anchors in different)
+        if fitted := [one for one in made if one is not None]:
             found[calls] = fitted
         tell("fit", done + 1, len(wanted))
     return found
@@ -95,16 +102,15 @@ def _planned(tables: Tables, calls: int) -> list[tuple[int, ...]]:
     return [tuple(i for i, step in enumerate(steps) if step is None)]
 
 
-def candidates(tables: Tables, calls: int, *, one_network: bool, fitted: Fitted | None = None) -> dict[str, Tables]:
+def candidates(tables: Tables, calls: int, *, one_network: bool, fitted: Sequence[Fitted] = ()) -> dict[str, Tables]:
     """By way (see :data:`WAYS`) tables from which its plan of so many calls is made."""
     count = len(tables["levels"])
     found = {WAYS[0]: tables} if _planned(tables, calls) else {}
     if one_network:  # what is held is one network's
         quality = torch.full((count, len(KINDS), len(FIGURES)), math.nan)
         quality[calls - 1, 1] = 0.0  # so that it counts as measured
-        for way, plan in zip(WAYS[1:], (held(calls, count), fitted), strict=True):
-            if plan is not None:
-                found[way] = {**tables, **to_tables([plan], quality, steps=count)}
+        for way, plan in zip(WAYS[HELD_WAY:], (held(calls, count), *fitted), strict=False):
+            found[way] = {**tables, **to_tables([plan], quality, steps=count)}
     return found
 
 
@@ -112,7 +118,7 @@ def drawn(
     pipe: Any,
     prior: Prior,
     known: Mapping[int, Known],
-    fitted: Mapping[int, Fitted],
+    fitted: Fits,
     tell: Callable[[str, int, int], None],
 ) -> dict[int, Tensor]:
     """PSNR of generations by number of computed evaluations and by way, [N, ways]; NaN where it was not measured."""
@@ -122,7 +128,7 @@ def drawn(
     done, total = 0, len(wanted) * len(known)
     for calls in wanted:
         tell("curve", done, total)
-        for way, tables in candidates(prior.tables, calls, one_network=one, fitted=fitted.get(calls)).items():
+        for way, tables in candidates(prior.tables, calls, one_network=one, fitted=fitted.get(calls, ())).items():
             plan = Soda(anchors=calls, order="taylor" if way == WAYS[0] else "fitted")
             rules = RuleMaker(partial(rule_of, schedule_of(plan), tables, prior.info["networks"]))
             with attach(pipe, rules, method="soda") as fast:
@@ -135,8 +141,8 @@ def drawn(
     return found
 
 
-def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted] | None = None) -> dict[str, Tensor]:
-    """What all generations kept by number of calls, with the plans that hold or are fitted, the better of the two.
+def kept_tables(rows: Sequence[Tensor], count: int, fitted: Fits | None = None) -> dict[str, Tensor]:
+    """What all generations kept by number of calls, with the best of the plans that hold or are fitted.
 
     Args:
         rows: [N, ways] each.
@@ -146,11 +152,11 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted]
     every = torch.stack(list(rows))
     figures = torch.stack([every.mean(0), every.amin(0), every.std(0, correction=0)], -1)
     mean = figures[..., 0]
-    second = (mean[:, 2] > mean[:, 1]).long() + 1
+    second = mean[:, HELD_WAY:].nan_to_num(-math.inf).argmax(1) + HELD_WAY
     quality = torch.stack([figures[:, 0], figures[torch.arange(count), second]], 1)
     chosen = every[:, torch.arange(count), second]
     plans = [
-        fitted[calls] if fitted and second[calls - 1] == WAYS.index("fitted") else held(calls, count)
+        fitted[calls][at - FIRST_FIT] if fitted and (at := int(second[calls - 1])) >= FIRST_FIT else held(calls, count)
         for calls in range(1, count + 1)
         if not quality[calls - 1, 1, 0].isnan()
     ]
@@ -158,7 +164,7 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Mapping[int, Fitted]
     return {
         "soda.psnr": torch.where(best.isinf(), math.nan, best),
         **to_tables(plans, quality, steps=count, rank=ranks(torch.stack([every[:, :, 0], chosen], -1))),
-        HELD: figures[:, 1],
+        HELD: figures[:, HELD_WAY],
     }
 
 

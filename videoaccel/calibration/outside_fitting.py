@@ -10,9 +10,9 @@ Shape legend: N evaluations, B samples, J values that are combined, P positions 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,29 +168,7 @@ Generate = Callable[[StepRule, int], Any]
 """Makes a clip, by its number, under a rule."""
 
 
-class Found(NamedTuple):
-    """Coefficients of some anchors.
-
-    Attributes:
-        fitted: They.
-        left: Mean logarithm of the squared errors that finished latents are left with, which is what a mean of
-            decibels is.
-    """
-
-    fitted: Fitted
-    left: float
-
-
-def best_fit(
-    candidates: Iterable[Sequence[int]], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate
-) -> Fitted | None:
-    """Of some anchors those that leave least error once they are fitted; None as of :func:`fit`."""
-    different = dict.fromkeys(tuple(anchors) for anchors in candidates)
-    tried = [found for anchors in different if (found := fit(anchors, paths, network, generate)) is not None]
-    return min(tried, key=lambda found: found.left).fitted if tried else None
-
-
-def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate) -> Found | None:
+def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any, generate: Generate) -> Fitted | None:
     """Coefficients of every segment; None where what comes of them cannot be foretold (a step that draws noise).
 
     Args:
@@ -199,10 +177,10 @@ def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any,
         network: What is called.
         generate: Makes clips.
     """
-    n, weights, left = len(paths[0]) - 1, [], 0.0  # type: int, list[tuple[float, ...]], float
+    n, weights = len(paths[0]) - 1, []  # type: int, list[tuple[float, ...]]
     with Tape(network) as tape:
         for j, (anchor, stop) in enumerate(zip(anchors, (*anchors[1:], n), strict=True)):
-            if stop == anchor + 1 and stop < n:
+            if stop == anchor + 1:
                 weights.append(())
                 continue
             plan = Fitted(tuple(anchors[: j + 1]), tuple(weights))
@@ -210,14 +188,10 @@ def fit(anchors: Sequence[int], paths: Sequence[Sequence[Tensor]], network: Any,
             if seen is None:
                 return None
             moved, target = seen
-            shares = torch.zeros(len(moved), dtype=torch.float64)
-            if stop > anchor + 1:
-                known = anchors[max(0, j + 1 - MOST) : j + 1][::-1]
-                shares = least_squares(moved, target, usual=mean_taylor(known, range(anchor + 1, stop)), gaps=known)
-            weights.append(tuple(shares.tolist()) if stop > anchor + 1 else ())
-            error = target - torch.einsum("j,jbp->bp", shares.float(), moved)
-            left = float(error.square().mean(1).clamp_min(1e-20).log().mean())
-    return Found(Fitted(tuple(anchors), tuple(weights)), left)
+            known = anchors[max(0, j + 1 - MOST) : j + 1][::-1]
+            usual = mean_taylor(known, range(anchor + 1, stop))
+            weights.append(tuple(least_squares(moved, target, usual=usual, gaps=known).tolist()))
+    return Fitted(tuple(anchors), tuple(weights))
 
 
 def _seen(

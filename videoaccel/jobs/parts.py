@@ -6,6 +6,7 @@ Shape legend: B prompts, T frames, H, W pixels.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,8 @@ from videoaccel.text.prompts import cut_options
 
 TILE = 256
 """Side in pixels of the tiles that ``vae_tiling`` decodes in."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def texts_needed(order: WorkOrder) -> list[str]:
@@ -240,8 +243,21 @@ def _from_hub(part: Part, name: str) -> Path:
 
 
 def known_classes(source: Source) -> tuple[str, ...]:
-    """Numbers of a hundred classes, evenly spread, or of all if there are fewer; where some have names, of these."""
+    """Numbers of a hundred classes, or of all if there are fewer; where some have names, of these.
+
+    The first few of them lie as far apart as the rest, since a calibration takes no more.
+    """
     named = sorted(map(int, class_labels(source.text.source)))
     known = named or range(transformer_class(source).classes_read(network_config(source)))
-    some = min(len(known), 100)
-    return tuple(str(known[k * len(known) // some]) for k in range(some))
+    return tuple(str(known[k]) for k in strewn(len(known))[:100])
+
+
+def strewn(count: int) -> list[int]:
+    """All numbers below ``count``, each about a golden section of the whole behind the one before.
+
+    >>> strewn(10)
+    [0, 7, 4, 1, 8, 5, 2, 9, 6, 3]
+    """
+    strides = (k for k in range(1, count + 1) if math.gcd(k, count) == 1)
+    stride = min(strides, key=lambda k: abs(k - GOLDEN * count))
+    return [k * stride % count for k in range(count)]
