@@ -69,8 +69,7 @@ class Still(NamedTuple):
 
 
 def spread(count: int, prompts: Path) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to compare, every other one of the file of prompts, and those to calibrate on: the ones between, then others.
-    """
+    """Scenes to compare, every other one of the file, and those to calibrate on: the ones between, then all others."""
     by_sentence = {sentences(scene)[1]: scene for scene in still_scenes(kinds(), seed=0)}
     scenes = [by_sentence.pop(line) for line in prompts.read_text().splitlines() if line]
     rest = list(by_sentence.values())
