@@ -68,7 +68,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
-    "soda": {"flops_ratio": (1.5, 1.75, 2.0, 2.5, 3.0)},
+    "soda": {"flops_ratio": (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)},
     "sada": {"threshold": (0.05, 0.12, 0.35)},
     "lemica": {"budget": (20, 15, 12, 10)},
     "magcache": {"max_skips": (1, 2, 3)},
@@ -84,8 +84,8 @@ SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
     "toca": {"period": (2, 4)},
     "delta_dit": {"interval": (2, 3, 4)},
     "fora+sada": {"sada.threshold": (0.12, 0.6), "fora.period": (2,)},
-    "fewer_steps": {"share": (0.66, 0.5, 0.4, 0.33)},
-    "fixed_linear": {"period": (1.5, 2, 3)},
+    "fewer_steps": {"share": (0.8, 0.66, 0.5, 0.4, 0.33)},
+    "fixed_linear": {"period": (1.25, 1.5, 2, 3)},
 }
 """The same for the small models of images: fewer."""
 

@@ -231,7 +231,8 @@ def _faster(every: float, timestep: Callable[[], float]) -> Any:
 
 # ours --------------------------------------------------------------------------------------------------------------
 
-RATIOS = (1.5, 2.0, 2.5, 3.0)
+RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0)
+"""Of which the first is there so that curves go on to 1.5x, which few numbers of calls leave exactly."""
 
 SWEEPS: dict[str, tuple[str, Sequence[float]]] = {
     "soda": ("flops_ratio", RATIOS),
@@ -241,8 +242,8 @@ SWEEPS: dict[str, tuple[str, Sequence[float]]] = {
     "teacache": ("threshold", (0.1, 0.2, 0.5, 1.0)),
     "magcache": ("max_skips", (1, 2, 3, 5)),
     "fora": ("period", (2, 3, 4, 5)),
-    "fixed_linear": ("period", (1.5, 2, 2.5, 3)),
-    "fewer_steps": ("share", (0.66, 0.5, 0.4, 0.33)),
+    "fixed_linear": ("period", (1.25, 1.5, 2, 2.5, 3)),
+    "fewer_steps": ("share", (0.8, 0.66, 0.5, 0.4, 0.33)),
 }
 """By method the knob and its values; LeMiCa's budgets are of the number of steps."""
 
