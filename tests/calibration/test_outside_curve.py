@@ -12,7 +12,7 @@ from torch import Tensor
 from videoaccel.adapters.curves import for_course
 from videoaccel.adapters.methods import schedule_of
 from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr, ranks
-from videoaccel.planning.fitted import Fitted, evenly, held
+from videoaccel.planning.fitted import Fitted, evenly, held, late
 from videoaccel.planning.forecast_errors import AGES, ORDERS
 from videoaccel.policies.soda import Soda
 
@@ -58,7 +58,8 @@ def lines() -> dict[int, list[Fitted]]:
 
     def fits(calls: int) -> list[Fitted]:
         others = (0, *(mark + 1 for mark in evenly(calls, N)[1:-1]), N - 1)
-        return [Fitted(marks, ((1.0,), *[(1.5, -0.5)] * (calls - 1))) for marks in (evenly(calls, N), others)]
+        sets = evenly(calls, N), late(calls, N), others
+        return [Fitted(marks, ((1.0,), *[(1.5, -0.5)] * (calls - 1))) for marks in sets]
 
     return {calls: fits(calls) for calls in ladder(N)}
 
@@ -70,7 +71,7 @@ def test_fitted_steps_are_taken_where_they_kept_most() -> None:
     assert steps[3] == {2: 1.5, 0: -0.5} and tables["soda.psnr"][9] == 45.0
     worse = errors() | kept_tables([rows(20.0, 30.0, 25.0)], N, fitted)
     assert schedule_of(Soda(flops_ratio=2.0))(worse, N)[3] == {2: 1.0}
-    other = errors() | kept_tables([rows(20.0, 30.0, 35.0, 20.0), rows(20.0, 30.0, 35.0, 60.0)], N, fitted)
+    other = errors() | kept_tables([rows(20.0, 30.0, 35.0, 30.0, 20.0), rows(20.0, 30.0, 35.0, 30.0, 60.0)], N, fitted)
     steps = schedule_of(Soda(flops_ratio=2.0))(other, N)
     assert steps[4] == {3: 1.5, 0: -0.5}, "of the fits the one that kept more of generations that it was not made of"
     assert other["soda.psnr"][9] == 50.0
@@ -113,6 +114,8 @@ def test_what_can_be_generated() -> None:
     for calls in range(2, N):
         fit = held(calls, N)
         assert len(fit.anchors) == calls == len(fit.weights) and fit.anchors[0] == 0
+        marks = late(calls, N)
+        assert len({*marks}) == calls and [*marks] == sorted(marks) and (marks[0], marks[-1]) == (0, N - 1)
         assert [w == () for w in fit.weights] == [b == a + 1 for a, b in pairwise((*fit.anchors, N))]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videoaccel.calibration.anchor_search import best_of, grown, improved
 from videoaccel.calibration.fitting import Clips, Fit, follow
-from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, evenly, to_tables
+from videoaccel.planning.fitted import FIGURES, KINDS, Fitted, evenly, late, to_tables
 from videoaccel.planning.plan import UnreachableError
 from videoaccel.policies.soda import Soda
 
@@ -51,7 +51,7 @@ def calls_of(count: int, steps: int, *, search: int = 0) -> int:
     """Network calls that fitting on so many clips takes, at most."""
     fitted, held = (len(part) for part in parted(count))
     budgets = ladder(steps)
-    tried = 4 * sum(budgets) + search * sum(calls**2 for calls in budgets)
+    tried = 5 * sum(budgets) + search * sum(calls**2 for calls in budgets)
     return (fitted + held) * steps + fitted * tried + 2 * held * sum(budgets)
 
 
@@ -70,8 +70,8 @@ def fit_steps(
     Args:
         fitting: Clips to fit on.
         held: Clips to measure the quality on.
-        tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too, and those of the budget
-            before with more between them.
+        tables: Calibrated ones, of which anchors are made; evenly spaced ones are tried, too, from the first step on
+            and to the last, and those of the budget before with more between them.
         quality: Of the clips to fit on, and of those held out; the tables have figures of all, and the kind that
             keeps more of those held out ranks before the other.
         counts: Numbers of network calls; default the ladder's.
@@ -89,7 +89,11 @@ def fit_steps(
 
     for calls in ladder(steps) if counts is None else counts:
         policy = Soda(anchors=calls, order="taylor")
-        candidates = [evenly(calls, steps), *(grown(one.anchors, calls, steps) for one in found[-1:])]
+        candidates = [
+            evenly(calls, steps),
+            late(calls, steps),
+            *(grown(one.anchors, calls, steps) for one in found[-1:]),
+        ]
         with suppress(UnreachableError):  # so few calls that no forecast reaches from one to the next
             candidates.append(tuple(policy.network(tables, steps).anchors))
             note(calls, 0, forecast(fitting, policy, tables), forecast(held, policy, tables))

@@ -21,15 +21,15 @@ from videoaccel.adapters.curves import rule_of
 from videoaccel.adapters.methods import schedule_of
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.outside_fitting import dense_paths, fit
-from videoaccel.planning.fitted import FIGURES, HELD, KINDS, Fitted, evenly, held, to_tables
+from videoaccel.planning.fitted import FIGURES, HELD, KINDS, Fitted, evenly, held, late, to_tables
 from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Times fewer calls at which the quality is measured."""
 
-WAYS = ("forecasts", "held", "fitted evenly", "fitted as planned")
-"""What is generated at each number of calls: fits are of anchors that lie evenly, and of those of forecasts."""
+WAYS = ("forecasts", "held", "fitted evenly", "fitted late", "fitted as planned")
+"""What is generated at each number of calls; fits are of three sets of anchors, the last those of forecasts."""
 
 HELD_WAY, FIRST_FIT = 1, 2
 """Where ways that serve combinations of outputs begin, and those that are fitted."""
@@ -85,7 +85,7 @@ def fits(
     paths = dense_paths(count, len(takes), generate)
     for done, calls in enumerate(wanted if paths is not None else ()):
         assert paths is not None
-        different = dict.fromkeys((evenly(calls, count), *_planned(prior.tables, calls)))
+        different = dict.fromkeys((evenly(calls, count), late(calls, count), *_planned(prior.tables, calls)))
         made = (fit(anchors, paths, getattr(pipe, networks[0]), generate) for anchors in different)
         if fitted := [one for one in made if one is not None]:
             found[calls] = fitted

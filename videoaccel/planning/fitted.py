@@ -74,6 +74,17 @@ def evenly(calls: int, steps: int) -> tuple[int, ...]:
     return tuple(round(k * steps / calls) for k in range(calls))
 
 
+def late(calls: int, steps: int) -> tuple[int, ...]:
+    """The first step, and anchors as far apart as those of :func:`evenly` that end with the last step.
+
+    Where noise is high the first steps decide little, and what a step at the end repairs stays repaired.
+
+    >>> late(4, 10)
+    (0, 4, 6, 9)
+    """
+    return (0, *(round(steps - 1 - (calls - 1 - k) * steps / calls) for k in range(1, calls)))
+
+
 def held(calls: int, steps: int) -> Fitted:
     """Evenly spaced steps are computed, and each output is held up to the next.
 
