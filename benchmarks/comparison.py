@@ -3,6 +3,7 @@
     python -m benchmarks.comparison --out runs/comparison
     python -m benchmarks.comparison --out runs/dit --model examples/small_models/dit
     python -m benchmarks.comparison --out runs/pixart --model examples/small_models/pixart
+    python -m benchmarks.comparison --out runs/lcm --model examples/small_models/pixart_lcm
 
 16 prompts x 2 seeds are made with every setting (about 125 of them, for the demo model 2 s each on one core); then 4
 clips are timed three times. Resumes. Writes ``benchmarks/results/comparison.json`` and
@@ -32,7 +33,7 @@ from videoaccel.settings.generate import GenerateSettings
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "images"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
-STEPS = {"demo": 30, "dit": 50, "pixart": 20}
+STEPS = {"demo": 30, "dit": 50, "pixart": 20, "pixart_lcm": 4}
 CALIBRATED = 16  # classes, at most, that the small DiT's prior was made with
 
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -89,6 +90,15 @@ SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """The same for the small models of images: fewer."""
 
+FEW: dict[str, dict[str, tuple[Any, ...]]] = {
+    "delta_dit": {"share": (0.25, 0.5, 0.75), "interval": (2,), "last": (False,)},
+    "fora": {"period": (2,)},
+    "first_block": {"threshold": (1.0, 2.0)},
+    "fewer_steps": {"share": (0.75, 0.5)},
+    "fixed_linear": {"period": (1.5, 2), "order": (0,)},
+}
+"""The same for a network of four steps: what needs no prior and can leave out one of them."""
+
 ELASTIC = (1.25, 1.5, 1.9, 2.3)
 """Times fewer FLOPs that routers of a small model are asked for, where it has some; E-DiT was published at 1.9x."""
 
@@ -111,7 +121,10 @@ def further() -> list[Setting]:
 
 def values_for(model: str) -> dict[str, dict[str, tuple[Any, ...]]]:
     """Values of every method's knob, numbers of network calls for the model's steps."""
-    chosen, steps = (VALUES if model == "demo" else SMALL), STEPS[Path(model).name]
+    steps = STEPS[Path(model).name]
+    if steps < 10:
+        return FEW
+    chosen = VALUES if model == "demo" else SMALL
     calls = tuple(round(count * steps / 30) for count in chosen["lemica"]["budget"])
     routers = Path(model).with_name(f"{Path(model).name}-routers.safetensors")
     elastic = {"elastic": {"flops_ratio": ELASTIC, "router": (routers.as_posix(),)}} if routers.exists() else {}
@@ -156,8 +169,12 @@ def main() -> None:
     args = parser.parse_args()
     demo, name = args.model == "demo", Path(args.model).name
     prompts = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else prompts_for(args.model)
-    prior = None if demo else Prior.load(Path(args.model).with_name(f"{name}-prior.safetensors"))
-    settings = GenerateSettings(model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads)
+    file = Path(args.model).with_name(f"{name}-prior.safetensors")
+    prior = Prior.load(file) if not demo and file.exists() else None
+    few = {"guidance": 1.0} if STEPS[name] < 10 else {}  # what is distilled holds it
+    settings = GenerateSettings(
+        model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads, steps=STEPS[name], **few
+    )
     values = values_for(args.model)
     comparison = compare_settings(
         settings,
