@@ -21,7 +21,9 @@ from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.methods import soda
 from videoaccel.adapters.rule import StepRule
 from videoaccel.adapters.swap import listeners_of
+from videoaccel.calibration.outside_curve import pixels, psnr
 from videoaccel.planning import prior as priors
+from videoaccel.planning.fitted import PLAIN
 from videoaccel.planning.prior import setting_of
 from videoaccel.policies._soda_errors import ErrorProbe
 
@@ -265,6 +267,18 @@ def test_a_plan_takes_the_prior_that_it_is_given(tmp_path: Path, shelf: Path) ->
     with accelerate(tiny.pipe, "soda", min_psnr=5, prior=prior) as fast:
         tiny()
         assert fast.computed == foretold.computed != [*range(12)]
+    told = foretold.instead
+    assert told is not None and told.steps == len(foretold.computed), "as many plain steps were made, too"
+    with accelerate(tiny.pipe, "fewer_steps", share=told.steps / 12) as fast:
+        few, kept = tiny(steps=12), len(fast.computed)
+    made = [pixels(run.tensors[0]) for run in (few, tiny(steps=12))]
+    assert kept == told.steps and told.psnr == pytest.approx(psnr(*made), abs=1), "of another seed"
+    better = {**prior.tables, PLAIN: prior.tables[PLAIN] + 100}
+    with accelerate(
+        tiny.pipe, "soda", min_psnr=5, prior=Prior(prior.setting, better, prior.samples, prior.info)
+    ) as fast:
+        tiny()
+        assert "more than this plan: here fewer steps are the better choice" in fast.report().summary
     known = Prior(prior.setting, prior.tables, prior.samples, {**prior.info, "share": 0.8})
     whole = plan(tiny.pipe, "soda", speedup=2.0, prior=known, of="all", call=call)
     assert len(whole.computed) == 4 and whole.fields["speedup"] == 2.0

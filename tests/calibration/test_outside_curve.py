@@ -11,8 +11,8 @@ from torch import Tensor
 
 from videoaccel.adapters.curves import for_course
 from videoaccel.adapters.methods import schedule_of
-from videoaccel.calibration.outside_curve import WAYS, candidates, kept_tables, ladder, psnr, ranks
-from videoaccel.planning.fitted import Fitted, evenly, held, late
+from videoaccel.calibration.outside_curve import FEWER, WAYS, candidates, kept_tables, ladder, psnr, ranks
+from videoaccel.planning.fitted import Fitted, evenly, held, instead, late
 from videoaccel.planning.forecast_errors import AGES, ORDERS
 from videoaccel.policies.soda import Soda
 
@@ -88,6 +88,18 @@ def test_fewer_calls_are_preferred_only_beyond_chance() -> None:
     assert sum(step is None for step in schedule_of(Soda(flops_ratio=1.25))(tables, N)) == 16
 
 
+def test_fewer_steps_are_told_and_not_taken() -> None:
+    tables = errors() | kept_tables([rows(20.0, 30.0, 25.0, 25.0, 25.0, 33.0)], N, lines())
+    assert schedule_of(Soda(flops_ratio=2.0))(tables, N)[3] == {2: 1.0} and tables["soda.psnr"][9] == 40.0
+    told = instead(tables, 10, steps=N)
+    assert told is not None and told.more
+    assert str(told).startswith("10 plain steps kept 43.0 dB of the same clips, more than this plan")
+    worse = errors() | kept_tables([rows(20.0, 30.0, 25.0, 25.0, 25.0, 29.0)], N, lines())
+    assert str(instead(worse, 10, steps=N)) == "10 plain steps kept 39.0 dB of the same clips"
+    for calls, steps in ((11, N), (10, N + 1), (0, N)):
+        assert instead(worse, calls, steps=steps) is None, "not measured"
+
+
 def course(count: int) -> Any:
     return SimpleNamespace(sigmas=torch.linspace(1, 0.05, count).tolist(), times=())
 
@@ -109,7 +121,7 @@ def test_what_can_be_generated() -> None:
     assert set(candidates(errors(), 10, one_network=False)) == {"forecasts"}
     assert set(candidates(errors(), 2, one_network=False)) == set(), "no forecast reaches so far"
     assert set(candidates(errors(), 10, one_network=True)) == {"forecasts", "held"}
-    assert set(candidates(errors(), 10, one_network=True, fitted=lines()[10])) == set(WAYS)
+    assert set(candidates(errors(), 10, one_network=True, fitted=lines()[10])) == set(WAYS[:FEWER])
     assert set(candidates(errors(), 10, one_network=True, fitted=lines()[10][:1])) == set(WAYS[:3])
     for calls in range(2, N):
         fit = held(calls, N)

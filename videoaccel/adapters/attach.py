@@ -29,6 +29,7 @@ from videoaccel.adapters.report import Report, nothing_yet
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.adapters.swap import listeners_of, original, unwatch, watch
 from videoaccel.common.user_warning import warn_user
+from videoaccel.planning.fitted import Instead, instead
 from videoaccel.planning.prior import Prior
 
 NETWORKS = (
@@ -184,12 +185,20 @@ class Attachment:
                 said = None  # it had a plan, and reasons not to keep to it, which the report has
             note = "; ".join(one for one in (said, *sorted(filter(None, remarks))) if one) or None
             self._last = last = generation.finish(pipeline=self._kind, method=self.method, failed=failed, note=note)
+            if generation.served and (told := self._better(last)):
+                self._last = last = replace(last, note=f"{note}; {told}" if note else str(told))
             after = self._rules.ends(seconds=last.seconds, in_networks=last.seconds_in_networks, failed=failed)
             if after is not None:
                 self._last = replace(last, note=after)
                 warn_user(f"{self.method} on {self._kind}: {after}")
         if generation.forecasts:
             _say(self._last)
+
+    def _better(self, last: Report) -> Instead | None:
+        """Plain steps, if these kept more than the plan of a generation."""
+        tables = self._prior.tables if self._prior is not None and self.method == "soda" else {}
+        found = instead(tables, len(last.computed), steps=last.evaluations)
+        return found if found is not None and found.more else None
 
     # Parts ----------------------------------------------------------------------------------------------------------
 

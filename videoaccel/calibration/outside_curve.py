@@ -9,6 +9,7 @@ Shape legend: N evaluations.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,21 +19,23 @@ from torch import Tensor
 
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.curves import rule_of
-from videoaccel.adapters.methods import schedule_of
+from videoaccel.adapters.methods import fewer_steps, schedule_of
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.outside_fitting import dense_paths, fit
-from videoaccel.planning.fitted import FIGURES, HELD, KINDS, Fitted, evenly, held, late, to_tables
+from videoaccel.planning.fitted import FIGURES, HELD, KINDS, PLAIN, Fitted, evenly, held, late, to_tables
 from videoaccel.planning.prior import Prior
+from videoaccel.policies.fewer_steps import FewerSteps
 from videoaccel.policies.soda import Soda
 
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Times fewer calls at which the quality is measured."""
 
-WAYS = ("forecasts", "held", "fitted evenly", "fitted late", "fitted as planned")
-"""What is generated at each number of calls; fits are of three sets of anchors, the last those of forecasts."""
+WAYS = ("forecasts", "held", "fitted evenly", "fitted late", "fitted as planned", "fewer steps")
+"""What is generated at each number of calls; fits are of three sets of anchors, the last those of forecasts. The last
+way is no plan: it is there to be told."""
 
-HELD_WAY, FIRST_FIT = 1, 2
-"""Where ways that serve combinations of outputs begin, and those that are fitted."""
+HELD_WAY, FIRST_FIT, FEWER = 1, 2, len(WAYS) - 1
+"""Where ways that serve combinations of outputs begin, those that are fitted, and the one that is no plan."""
 
 Fits = Mapping[int, Sequence[Fitted]]
 """By number of calls what was fitted, at most as many as there are ways of it."""
@@ -109,7 +112,7 @@ def candidates(tables: Tables, calls: int, *, one_network: bool, fitted: Sequenc
     if one_network:  # what is held is one network's
         quality = torch.full((count, len(KINDS), len(FIGURES)), math.nan)
         quality[calls - 1, 1] = 0.0  # so that it counts as measured
-        for way, plan in zip(WAYS[HELD_WAY:], (held(calls, count), *fitted), strict=False):
+        for way, plan in zip(WAYS[HELD_WAY:FEWER], (held(calls, count), *fitted), strict=False):
             found[way] = {**tables, **to_tables([plan], quality, steps=count)}
     return found
 
@@ -123,22 +126,32 @@ def drawn(
 ) -> dict[int, Tensor]:
     """PSNR of generations by number of computed evaluations and by way, [N, ways]; NaN where it was not measured."""
     count = len(prior.tables["levels"])
-    wanted, one = ladder(count), len(set(prior.tables["component"].tolist())) == 1
+    wanted = ladder(count)
     found = {number: torch.full((count, len(WAYS)), math.nan) for number in known}
     done, total = 0, len(wanted) * len(known)
     for calls in wanted:
         tell("curve", done, total)
-        for way, tables in candidates(prior.tables, calls, one_network=one, fitted=fitted.get(calls, ())).items():
-            plan = Soda(anchors=calls, order="taylor" if way == WAYS[0] else "fitted")
-            rules = RuleMaker(partial(rule_of, schedule_of(plan), tables, prior.info["networks"]))
+        for way, rules in _rules(prior, calls, fitted.get(calls, ())).items():
             with attach(pipe, rules, method="soda") as fast:
                 for number, take in known.items():
-                    quality = psnr(pixels(pipe(**take.arguments())), take.exact)
-                    if len(fast.computed) == calls:
-                        found[number][calls - 1, WAYS.index(way)] = quality
+                    with suppress(ValueError):  # of a pipeline that has no such argument, or cannot take so few steps
+                        quality = psnr(pixels(pipe(**take.arguments())), take.exact)
+                        if len(fast.computed) == calls:
+                            found[number][calls - 1, WAYS.index(way)] = quality
         done += len(known)
     tell("curve", total, total)
     return found
+
+
+def _rules(prior: Prior, calls: int, fitted: Sequence[Fitted]) -> dict[str, Callable[[], StepRule]]:
+    """By way what is put on a pipeline."""
+    count, networks = len(prior.tables["levels"]), prior.info["networks"]
+    one_network = len(set(prior.tables["component"].tolist())) == 1
+    found: dict[str, Callable[[], StepRule]] = {}
+    for way, tables in candidates(prior.tables, calls, one_network=one_network, fitted=fitted).items():
+        plan = Soda(anchors=calls, order="taylor" if way == WAYS[0] else "fitted")
+        found[way] = RuleMaker(partial(rule_of, schedule_of(plan), tables, networks))
+    return {**found, WAYS[FEWER]: fewer_steps.rules(FewerSteps(share=calls / count))}
 
 
 def kept_tables(rows: Sequence[Tensor], count: int, fitted: Fits | None = None) -> dict[str, Tensor]:
@@ -152,7 +165,7 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Fits | None = None) 
     every = torch.stack(list(rows))
     figures = torch.stack([every.mean(0), every.amin(0), every.std(0, correction=0)], -1)
     mean = figures[..., 0]
-    second = mean[:, HELD_WAY:].nan_to_num(-math.inf).argmax(1) + HELD_WAY
+    second = mean[:, HELD_WAY:FEWER].nan_to_num(-math.inf).argmax(1) + HELD_WAY
     quality = torch.stack([figures[:, 0], figures[torch.arange(count), second]], 1)
     chosen = every[:, torch.arange(count), second]
     plans = [
@@ -160,11 +173,12 @@ def kept_tables(rows: Sequence[Tensor], count: int, fitted: Fits | None = None) 
         for calls in range(1, count + 1)
         if not quality[calls - 1, 1, 0].isnan()
     ]
-    best = mean.nan_to_num(-math.inf).amax(1)
+    best = mean[:, :FEWER].nan_to_num(-math.inf).amax(1)
     return {
         "soda.psnr": torch.where(best.isinf(), math.nan, best),
         **to_tables(plans, quality, steps=count, rank=ranks(torch.stack([every[:, :, 0], chosen], -1))),
         HELD: figures[:, HELD_WAY],
+        PLAIN: figures[:, FEWER],
     }
 
 

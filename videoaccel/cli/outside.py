@@ -183,6 +183,8 @@ def foretold(plan: OutsidePlan, *, asked: str | None = None) -> str:
     if plan.psnr is not None:
         worst = "" if plan.worst is None else f", {plan.worst:.1f} the worst"
         lines.append(f"  expected quality: {plan.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}")
+    if plan.instead is not None:
+        lines.append(f"  {plan.instead}")
     lines.append(f"  computed: {len(plan.computed)} of {len(plan.evaluations)}: {ranges(plan.computed)}")
     for order in sorted({one.order for one in plan.evaluations if one.order is not None}):
         at = [number for number, one in enumerate(plan.evaluations) if one.order == order]

@@ -26,6 +26,8 @@ RANK = "soda.fitted.rank"
 of one budget the kind that kept less of those held out stands below the other. Without it the mean is taken."""
 HELD = "soda.fitted.held"
 """[N, figures] of plans that hold evenly spaced outputs, where these were measured by themselves; NaN where not."""
+PLAIN = "soda.fitted.plain"
+"""[N, figures] of the same scheduler with as many steps as a plan has calls; NaN where it was not measured."""
 PREFIX = "soda.fitted."
 """Of tables that hold plans: they are not averaged, and not interpolated."""
 
@@ -172,3 +174,36 @@ def exactly(tables: Mapping[str, Tensor], calls: int, *, taylor: bool = True, fi
         known = [at + 1 for at, kept in enumerate(tables[QUALITY][:, 1, 0].tolist()) if not math.isnan(kept)]
         raise UnreachableError(f"steps were not fitted for {calls} anchors; they were for {ranges(known)}")
     return found
+
+
+class Instead(NamedTuple):
+    """Plain steps in place of a plan.
+
+    Attributes:
+        steps: How many.
+        psnr: What they kept of the clips of the calibration, in dB.
+        more: Whether that is more than plans of as many network calls kept.
+    """
+
+    steps: int
+    psnr: float
+    more: bool
+
+    def __str__(self) -> str:
+        told = f"{self.steps} plain steps kept {self.psnr:.1f} dB of the same clips"
+        return f"{told}, more than this plan: here fewer steps are the better choice" if self.more else told
+
+
+def instead(tables: Mapping[str, Tensor], calls: int, *, steps: int) -> Instead | None:
+    """What plain steps kept in place of a plan of so many calls; None where it was not measured.
+
+    Args:
+        tables: A prior's.
+        calls: Of the network.
+        steps: N, of the generation.
+    """
+    if PLAIN not in tables or len(tables[PLAIN]) != steps or not 1 <= calls <= steps:
+        return None
+    kept = float(tables[PLAIN][calls - 1, 0])
+    plans = tables[QUALITY][calls - 1, :, 0].nan_to_num(-math.inf)
+    return None if math.isnan(kept) else Instead(calls, kept, kept > float(plans.max()))

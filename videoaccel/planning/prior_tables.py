@@ -13,7 +13,7 @@ _AXES: Mapping[str, str] = MappingProxyType(
         "soda.psnr": "N", "influence.step": "N", "influence.site": "NM", "lemica.error": "N*", "soda.velocity": "N**",
         "soda.cache": "NM*", "soda.forecast": "NM*", "soda.prune": "NM**", "soda.fitted.anchors": "NN",
         "soda.fitted.quality": "N23", "soda.fitted.weights": "NN3", "soda.fitted.rank": "N2",
-        "soda.fitted.held": "N3",
+        "soda.fitted.held": "N3", "soda.fitted.plain": "N3",
     }
 )  # fmt: skip
 """Axes of the tables of our own models: N steps, M module sites, * any number, digits so many."""

@@ -29,7 +29,7 @@ from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.outside.signature import check_calls
-from videoaccel.planning.fitted import QUALITY
+from videoaccel.planning.fitted import QUALITY, Instead, instead
 from videoaccel.planning.prior import Prior
 from videoaccel.preview.course import Peek, course_of
 from videoaccel.session.policy import Policy
@@ -66,6 +66,7 @@ class OutsidePlan:
         share: The networks' share of the time when they were; None if it is not known.
         psnr: Expected, where that was measured.
         worst: Likewise, of the worst clip.
+        instead: What as many plain steps kept of the same clips; None if it was not measured.
         note: What the method says.
     """
 
@@ -78,6 +79,7 @@ class OutsidePlan:
     share: float | None = None
     psnr: float | None = None
     worst: float | None = None
+    instead: Instead | None = None
     note: str | None = None
 
     @property
@@ -99,7 +101,8 @@ class OutsidePlan:
 
     def as_data(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {**asdict(self), "computed": self.computed, "speedup": self.speedup, "whole_speedup": self.whole}
+        more = {"computed": self.computed, "speedup": self.speedup, "whole_speedup": self.whole}
+        return {**asdict(self), **more, "instead": None if self.instead is None else self.instead._asdict()}
 
 
 class Wanted(NamedTuple):
@@ -254,6 +257,7 @@ def _planned(pipe: Any, wanted: Wanted, seen: Peek) -> OutsidePlan:
         share=share,
         psnr=_psnr(prior, course.n, orders.count(None)),
         worst=_worst(prior, course.n, orders.count(None)),
+        instead=instead(prior.tables, orders.count(None), steps=course.n),
     )
 
 
