@@ -1,6 +1,7 @@
 """The trained small models: folders of at most 10 MB in float16 that our pipeline and diffusers' both run."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from videoaccel.eval.oracle import read
 SMALL = Path(__file__).parents[2] / "examples" / "small_models"
 
 
-@pytest.mark.parametrize("name", ["pixart", "dit", "features"])
+@pytest.mark.parametrize("name", ["pixart", "pixart_lcm", "dit", "features"])
 def test_folders_are_small_and_in_float16(name: str) -> None:
     files = [path for path in (SMALL / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10_000_000
@@ -25,12 +26,17 @@ def test_folders_are_small_and_in_float16(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "prompt"), [("pixart", "a red circle on a black background"), ("dit", "red circle on black")]
+    ("name", "prompt", "options"),
+    [
+        ("pixart", "a red circle on a black background", {"num_inference_steps": 12}),
+        ("pixart_lcm", "a red circle on a black background", {"num_inference_steps": 4, "guidance_scale": 1.0}),
+        ("dit", "red circle on black", {"num_inference_steps": 12}),
+    ],
 )
-def test_they_draw_what_they_are_asked_for(name: str, prompt: str) -> None:
+def test_they_draw_what_they_are_asked_for(name: str, prompt: str, options: dict[str, Any]) -> None:
     pipe = VideoPipeline.from_pretrained(SMALL / name, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    frames = pipe(prompt, num_inference_steps=12, output_type="np").frames
+    frames = pipe(prompt, output_type="np", **options).frames
     assert frames.shape == (1, 1, 64, 64, 3)
     seen = read(np.round(frames[0] * 255).astype(np.uint8))
     assert (seen.background.word, seen.actors[0].colour.word, seen.actors[0].shape.word) == ("black", "red", "circle")
