@@ -11,12 +11,15 @@ Operations are those of the transformer, counted call by call; memory is that of
 under way, beyond the exact run's. Times are of whole calls, an exact one beside each; ``--repeats 0`` leaves them out.
 
 Every generation is a row in ``--out/MODEL.jsonl``; the same command goes on where it was stopped. Clip after clip is
-made by every tool, so that a table can be had before the end: ``--report`` makes it from the rows that there are.
+made by every tool, so that a table can be had before the end: ``--report`` makes it from the rows that there are. The
+record keeps what earlier runs found of models that this one does not name.
 """
 
 import argparse
 import hashlib
 import json
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,10 +34,10 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
-from benchmarks.measure import keep
+from benchmarks.measure import RESULTS, keep
 from benchmarks.peer_cells import Flops, living
 from benchmarks.quality_table import equal_table, record, whole_table
-from benchmarks.quality_tools import Knowledge, Way, attempts, magnitudes, ways
+from benchmarks.quality_tools import Knowledge, Way, attempts, dbcache, magnitudes, ways
 from examples.small_models.pixart import ways as sentences
 from examples.small_models.recipe import kinds, label, still_scenes
 from examples.small_models.score import ATTRIBUTES, SAMPLING
@@ -213,6 +216,9 @@ class Comparison:
 
     def known(self, prior: Path) -> Knowledge:
         """Calibrate whoever wants that, and try what diffusers offers by itself."""
+        if peers():  # cache-dit patches a DiT for good, and what is calibrated is to be what is compared
+            with dbcache(self.model.pipe, steps=self.model.steps, threshold=0.0):
+                pass
         if not prior.exists():
             began, calls = time.perf_counter(), [self.model.call(still) for still in self.others]
             calibrate(self.model.pipe, calls=calls, out=prior)
@@ -347,6 +353,20 @@ def peers() -> dict[str, str]:
         return {}
 
 
+def kept_before() -> dict[str, Any]:
+    """Models' records of earlier runs, which may have been of others."""
+    file = RESULTS / "peers_quality.json"
+    models: dict[str, Any] = json.loads(file.read_text())["models"] if file.exists() else {}
+    return models
+
+
+def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A model's record, with how many stills it is of and what made it."""
+    stills = {(row["prompt"], row["seed"]) for row in rows if row["kind"] == "quality"}
+    return {"command": shlex.join(["python", "-m", "benchmarks.peers_quality", *sys.argv[1:]]),
+            "stills": len(stills), **record(rows)}  # fmt: skip
+
+
 def main() -> None:
     """Run what is missing, print the tables, keep the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -366,7 +386,7 @@ def main() -> None:
             print(f"\n{name}, PSNR (worst) at equal {by}\n\n{equal_table(rows, by=by)}")
         print(f"\n{name}\n\n{whole_table(rows)}\n")
     if not args.report:
-        keep("peers_quality", {"peers": peers(), "models": {name: record(rows) for name, rows in found.items()}})
+        keep("peers_quality", {"peers": peers(), "models": {**kept_before(), **{n: told(r) for n, r in found.items()}}})
 
 
 if __name__ == "__main__":
