@@ -37,7 +37,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "fp8": (faster.fp8, 40),
     "vae": (stages.vae, 60),
     "methods": (methods.methods, 70),
-    "pruning": (methods.pruning, 30),
+    "pruning": (methods.pruning, 45),
     "compiled parts": (faster.compiled_parts, 90),
     "triton kernels and compiled": (faster.kernels_and_compiled, 90),
     "memory 720p": (faster.memory_720p, 30),

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.measure import keep
-from videoaccel.models.kernels import group_norm, modulate, qk_norm, quantize, temporal_attention
+from videoaccel.models.kernels import columns, group_norm, modulate, qk_norm, quantize, temporal_attention
 
 TARGET = GPUTarget("cuda", 90, 32)
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -77,6 +77,7 @@ def cases(kind: str) -> Iterator[Case]:
         yield _case(f"modulate, {width} channels", modulate._modulate, types, block, 4)
         types = {"x": x, "delta": x, "table": x, "out": x, **sizes, "gate": whole}
         yield _case(f"gated add, {width} channels", modulate._gated_add, types, block, 4)
+        yield from _columns(kind, width)
     for channels in (128, 512):
         tile = {"ROWS": max(1, 4096 // channels), "BLOCK": channels}
         types = {"x": x, "sums": "*fp32", "pixels": whole, "channels": whole}
@@ -90,6 +91,22 @@ def cases(kind: str) -> Iterator[Case]:
         types = {"x": x, "out": "*fp8e4nv", "scales": "*fp32", "width": whole}
         constants: dict[str, Any] = {"LARGEST": 448.0, "GELU": gelu, "BLOCK": block}
         yield _case(f"rows of {width} in 8 bits", quantize._quantize, types, constants, 4 if block < 4096 else 8)
+
+
+def _columns(kind: str, width: int) -> Iterator[Case]:
+    """What is done with some columns of a stream of so many channels."""
+    x, block, of = f"*{kind}", {"BLOCK": triton.next_power_of_2(width)}, f"{width} channels"
+    types = {"x": x, "before": x, "scores": "*fp32", **dict.fromkeys(("frames", "places", "width"), "i32")}
+    constants: dict[str, Any] = {"CHANGE": False, "ABSOLUTE": False, **block}
+    yield _case(f"columns' scores, {of}", columns._score, types, constants, 4)
+    whole = dict.fromkeys(("frames", "places", "kept", "width", "row_stride", "frame_stride", "gate"), "i32")
+    types = {**dict.fromkeys(("x", "part", "rest"), x), "numbers": "*i32", "table": x, "out": x, **whole}
+    constants = {"GATED": True, "KEEP": True, **block}
+    yield _case(f"sum with some columns, {of}", columns._add, types, constants, 4)
+    if width == 1152:
+        whole = dict.fromkeys(("frames", "places", "real", "length", "quota", "kept"), "i32")
+        types = {"scores": "*fp32", "flat": "*i64", "numbers": "*i32", **whole}
+        yield _case("columns' choice", columns._choose, types, {"ROWS": 128, "RIVALS": 32}, 4)
 
 
 def _case(name: str, kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int) -> Case:

@@ -4,19 +4,21 @@ Shape legend: B rows, T frames, S places, C channels.
 """
 
 import os
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from videoaccel.models.fp8 import Fp8Linear
+from videoaccel.models.kernels.columns import add_columns, choose_columns, score_columns
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
 from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention
 from videoaccel.models.layers import NORM_EPS, RMSNorm
 from videoaccel.models.seam import Attend, attention
-from videoaccel.models.stdit_blocks import Conditioning, FeedForward, SelfAttention
+from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, FeedForward, SelfAttention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, on any device."""
@@ -27,10 +29,38 @@ def _runs(x: Tensor) -> bool:
     return (x.is_cuda or (INTERPRETED and x.device.type == "cpu")) and not torch.is_grad_enabled()
 
 
-class FusedSelfAttention(SelfAttention):
+class _Columned:
+    """Of a module: choosing columns, and adding what is computed of some and served of the others, a kernel each."""
+
+    gate: ClassVar[int | None] = None
+    """Row of the table; None where there is no gate."""
+
+    def column_kernels(self, x: Tensor) -> Self | None:
+        """See :class:`videoaccel.session.columns.Kernels`; None where kernels cannot take the stream."""
+        return self if _runs(x) else None
+
+    def score_columns(self, x: Tensor, *, absolute: bool, before: Tensor | None = None) -> Tensor:
+        """Mean of x [R, T, S, C], or of its change since ``before``, by column: float32 [R, S]."""
+        before = None if before is None else before.contiguous()
+        return score_columns(x.contiguous(), absolute=absolute, before=before)
+
+    choose_columns = staticmethod(choose_columns)
+
+    def add_columns(
+        self, x: Tensor, part: Tensor, rest: Tensor, numbers: Tensor, cond: Conditioning, *, keep: bool
+    ) -> Tensor:
+        """X + gate * rest [R, T, S, C] with part [R, T, k, C] in the kept columns, with ``keep`` in rest, too."""
+        assert rest.is_contiguous() or not keep, "what is kept would be kept in a copy"
+        table = None if self.gate is None else cond.table
+        parts = (x.contiguous(), part.contiguous(), rest.contiguous(), numbers, table)
+        return add_columns(*parts, row=self.gate or 0, keep=keep)
+
+
+class FusedSelfAttention(_Columned, SelfAttention):
     """Self-attention with fused edges; along time in one kernel between the two projections."""
 
     form_of = SelfAttention
+    gate = 2
 
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
@@ -68,13 +98,20 @@ class FusedSelfAttention(SelfAttention):
         """See the base class."""
         if not _runs(x) or cond.table is None:
             return super().add(x, delta, cond)
-        return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=2)
+        return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=self.gate)
 
 
-class FusedFeedForward(FeedForward):
+class FusedCrossAttention(_Columned, CrossAttention):
+    """Cross-attention, of which kernels add columns; all of it has nothing to fuse."""
+
+    form_of = CrossAttention
+
+
+class FusedFeedForward(_Columned, FeedForward):
     """The MLP branch with fused edges, and GELU in the first product's epilogue."""
 
     form_of = FeedForward
+    gate = 5
 
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
@@ -96,7 +133,7 @@ class FusedFeedForward(FeedForward):
         """See the base class."""
         if not _runs(x) or cond.table is None:
             return super().add(x, delta, cond)
-        return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=5)
+        return gated_add(x.contiguous(), delta.contiguous(), cond.table, row=self.gate)
 
 
 class FusedGroupNorm(nn.GroupNorm):
@@ -113,7 +150,7 @@ class FusedGroupNorm(nn.GroupNorm):
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
-    form.form_of: form for form in (FusedSelfAttention, FusedFeedForward, FusedGroupNorm)
+    form.form_of: form for form in (FusedSelfAttention, FusedCrossAttention, FusedFeedForward, FusedGroupNorm)
 }
 
 

@@ -57,7 +57,8 @@ class Branch(Work, Protocol):
     """A module on the residual stream, in three parts so that each can be left out, moved or replaced.
 
     ``pre`` and ``add`` act on every token alone; only ``mix`` lets tokens see each other. So a guest may cut ``x`` to
-    some places, keep the output of ``mix`` for later steps, or send it to other ranks, and stay exact.
+    some places, keep the output of ``mix`` for later steps, or send it to other ranks, and stay exact. A branch may
+    bring kernels for a guest that does so with some columns, see :mod:`videoaccel.session.columns`.
     """
 
     def pre(self, x: Tensor, cond: Any) -> Tensor:

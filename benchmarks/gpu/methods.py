@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.bench import STEPS, Bench
+from benchmarks.gpu.faster import share
+from videoaccel.generation.prepared import Denoising
 from videoaccel.models.fp8 import quantize_linears
 from videoaccel.models.fused import fuse
 from videoaccel.models.seam import BODY
 from videoaccel.planning.plan import Plan
 from videoaccel.planning.session import PlanSession
 from videoaccel.session.actions import COMPUTE, Forecast
-from videoaccel.session.costs import count_flops, measure_time
+from videoaccel.session.costs import Costs, count_flops, measure_time
 from videoaccel.session.job import Job
 from videoaccel.session.policy import Session
 from videoaccel.session.registry import make_policy
@@ -108,17 +111,22 @@ def _generation(bench: Bench, make: Callable[[Job], Session], steps: int) -> dic
 
 
 def pruning(bench: Bench) -> None:
-    """What modules cost at shares of their columns: measured beside counted."""
+    """What modules cost at shares of their columns, with PyTorch's operations and with kernels: measured, counted."""
     denoising = bench.denoising()
-    blocks = denoising.model.sites
-    ms = measure_time(denoising.once_here, blocks=blocks, repeats=3, budget=8.0)
-    flops = count_flops(denoising.once_here, blocks=blocks)
-    bench.put("ms of a step, and of its rest", [round(ms.dense, 2), round(ms.rest, 3)])
+    flops = count_flops(denoising.once_here, blocks=denoising.model.sites)
+    _pruning(bench, "", denoising, flops)
+    model = share(bench.model)
+    fuse(model)
+    _pruning(bench, "kernels: ", replace(denoising, model=model), flops)
+
+
+def _pruning(bench: Bench, label: str, denoising: Denoising, flops: Costs) -> None:
+    ms = measure_time(denoising.once_here, blocks=denoising.model.sites, repeats=3, budget=8.0)
+    bench.put(f"{label}ms of a step, and of its rest", [round(ms.dense, 2), round(ms.rest, 3)])
     for kind, times in ms.modules.items():
         shares = {share: round(value / flops.modules[kind][1.0], 3) for share, value in flops.modules[kind].items()}
         found = {share: [round(value, 4), shares[share]] for share, value in sorted(times.items())}
-        bench.put(f"{'.'.join(kind)}: ms, share of FLOPs", found)
+        bench.put(f"{label}{'.'.join(kind)}: ms, share of FLOPs", found)
     for kind, times in ms.kept.items():
-        bench.put(
-            f"{'.'.join(kind)}, kept keys: ms", {share: round(value, 4) for share, value in sorted(times.items())}
-        )
+        found_ = {share: round(value, 4) for share, value in sorted(times.items())}
+        bench.put(f"{label}{'.'.join(kind)}, kept keys: ms", found_)

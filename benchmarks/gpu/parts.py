@@ -1,15 +1,17 @@
 """One module at a time: what its eager parts cost, and what would replace them."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.bench import BACKENDS, Bench, error, using
+from videoaccel.generation.tuning import distance
 from videoaccel.models.fp8 import in_eight_bits
-from videoaccel.models.fused import fuse
+from videoaccel.models.fused import FusedFeedForward, fuse
+from videoaccel.models.kernels.columns import add_columns, score_columns
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
@@ -19,7 +21,7 @@ from videoaccel.models.layers import Rotary
 from videoaccel.models.seam import attention
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.stdit_blocks import Block, Conditioning
-from videoaccel.session.columns import choose, score
+from videoaccel.session.columns import Columns, choose, score
 
 
 class Scene:
@@ -163,6 +165,7 @@ def _products(bench: Bench, s: Scene) -> None:
 
 def _triton(bench: Bench, s: Scene) -> None:
     attn, table = s.time.attn, s.in_time.table
+    assert table is not None
     weights = (attn.q_norm.weight, attn.k_norm.weight)
     turns = tuple(part[:, ::2].float().contiguous() for part in s.in_time.rotation)
 
@@ -190,6 +193,44 @@ def _triton(bench: Bench, s: Scene) -> None:
 
         bench.attempt(f"triton modulation, gate and residual: {warps} warps", edges)
     bench.attempt("triton modulation: error", lambda: error(modulate(s.x, table, row=0), s.h))
+    _triton_columns(bench, s, table)
+
+
+def _triton_columns(bench: Bench, s: Scene, table: Tensor) -> None:
+    """Columns scored, chosen and added in a kernel each."""
+    ours = cast(Any, FusedFeedForward)
+
+    def scored() -> Tensor:
+        return score_columns(s.x, absolute=False)
+
+    bench.attempt("triton columns: score, error", lambda: [bench.ms(scored), error(scored(), score(s.x, "signed"))])
+    scores = score(s.x, "signed")
+    for keep in (0.25, 0.5):
+
+        def chosen(kernels: Any = ours, keep: float = keep) -> Columns:
+            return choose(scores, keep, frames=s.frames, groups=8, kernels=kernels)
+
+        bench.attempt(
+            f"triton columns {keep}: choose, on the host, same as PyTorch's",
+            lambda c=chosen: [bench.ms(c), bench.host_ms(c), torch.equal(c().flat, c(None).flat)],
+        )
+        for warps in (2, 4, 8):
+            bench.attempt(
+                f"triton columns {keep}: put, gate and residual: {warps} warps: ms, apart, same bits",
+                lambda c=chosen, warps=warps: _sum_of_columns(bench, s, c(), table, warps),
+            )
+
+
+def _sum_of_columns(bench: Bench, s: Scene, columns: Columns, table: Tensor, warps: int) -> list[Any]:
+    served, part = torch.randn_like(s.x), columns.take(s.x)
+
+    def added() -> Tensor:
+        return add_columns(s.x, part, served, columns.numbers, table, row=2, keep=True, warps=warps)
+
+    def apart() -> Tensor:
+        return gated_add(s.x, columns.put(served, part), table, row=2)
+
+    return [bench.ms(added), bench.ms(apart), torch.equal(added(), apart())]
 
 
 def exactness(bench: Bench) -> None:
@@ -208,6 +249,9 @@ def exactness(bench: Bench) -> None:
             bench.attempt(
                 shape, lambda k=kind, f=frames, p=places, n=heads, d=size: _network_error(bench, k, f, p, n, d)
             )
+        bench.attempt(
+            f"{kind}, some columns".removeprefix("torch."), lambda k=kind: round(distance(bench.device, k), 7)
+        )
     bench.attempt("8-bit rows against PyTorch's", lambda: _quantized(bench))
     for shape in ((4, 128, 37, 53), (1, 96, 3, 31, 17)):
         bench.attempt(f"group norm {shape}", lambda shape=shape: _group_norm_error(bench, shape))

@@ -50,23 +50,24 @@ def modulate(x: Tensor, table: Tensor, *, row: int, eps: float = 1e-6, warps: in
         warps: Of a program.
     """
     out = torch.empty_like(x)
-    _modulate[(x.numel() // x.shape[-1],)](x, table, out, *_shape(x, table), row, eps, **_tile(x, warps))
+    _modulate[(x.numel() // x.shape[-1],)](x, table, out, *sizes(x, table), row, eps, **tile(x, warps))
     return out
 
 
 def gated_add(x: Tensor, delta: Tensor, table: Tensor, *, row: int, warps: int = 4) -> Tensor:
     """X + gate * delta, [B, T, S, C] each and contiguous, with the gate in a row of a table [B, F, 1, rows, C]."""
     out = torch.empty_like(x)
-    _gated_add[(x.numel() // x.shape[-1],)](x, delta, table, out, *_shape(x, table), row, **_tile(x, warps))
+    _gated_add[(x.numel() // x.shape[-1],)](x, delta, table, out, *sizes(x, table), row, **tile(x, warps))
     return out
 
 
-def _shape(x: Tensor, table: Tensor) -> tuple[int, ...]:
+def sizes(x: Tensor, table: Tensor) -> tuple[int, ...]:
     """T, S, C and the table's strides from row to row and frame to frame."""
     _, frames, places, width = x.shape
     strides = (table.stride(axis) if table.shape[axis] > 1 else 0 for axis in (0, 1))
     return (frames, places, width, *strides)
 
 
-def _tile(x: Tensor, warps: int) -> dict[str, int]:
+def tile(x: Tensor, warps: int) -> dict[str, int]:
+    """Constants of a program that takes a token: channels up to the next power of two."""
     return {"BLOCK": triton.next_power_of_2(x.shape[-1]), "num_warps": warps}

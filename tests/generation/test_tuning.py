@@ -74,6 +74,24 @@ def test_the_trial_compares_kernels_with_modules() -> None:
     assert 0 < distance(CPU, torch.float32) < tuning.TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("wrong", ["add_columns", "choose_columns", "score_columns", "nothing"])
+def test_the_trial_tries_kernels_for_some_columns(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    pytest.importorskip("triton")
+    from videoaccel.models import fused
+
+    form = fused.FusedCrossAttention
+    monkeypatch.setattr(fused, "FUSED", {form.form_of: form})  # nothing else of it has kernels
+    choose_columns, score_columns = form.choose_columns, form.score_columns
+    made: dict[str, Any] = {
+        "add_columns": lambda self, x, *_, **__: x.clone(),
+        "choose_columns": lambda self, scores, **options: choose_columns(-scores, **options),
+        "score_columns": lambda self, x, **options: -score_columns(self, x, **options),
+    }
+    if wrong != "nothing":
+        monkeypatch.setattr(form, wrong, made[wrong])
+    assert (distance(CPU, torch.float32) > tuning.TOLERANCE[torch.bfloat16]) == (wrong != "nothing")
+
+
 def test_float32_stays_float32() -> None:
     before = torch.backends.cudnn.allow_tf32
     try:

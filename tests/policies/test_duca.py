@@ -8,6 +8,7 @@ from tests.policies.rollout import computed_at, rollout
 from tests.policies.stubs import stub_job
 from videoaccel.models.seam import Site, attention
 from videoaccel.policies.duca import DuCa
+from videoaccel.session.action_session import Seen
 from videoaccel.session.job import Job, Mix
 from videoaccel.session.policy import Session
 
@@ -77,9 +78,9 @@ def test_a_column_is_worth_more_the_smaller_its_values(kernel: Any) -> None:
             noted[str(site)] = worth
             inner(site, worth)
 
-        def choose(site: Site, action: Any, x: Tensor) -> Any:
-            chosen = columns(site, action, x)
-            kept[str(site)] = chosen.flat.view(chosen.shape)[:, 0] % x.shape[2]
+        def choose(site: Site, action: Any, seen: Seen) -> Any:
+            chosen = columns(site, action, seen)
+            kept[str(site)] = chosen.places(seen.x.shape[2])
             return chosen
 
         session.note, session.columns = note, choose

@@ -12,6 +12,7 @@ from tests.policies.stubs import stub_job
 from videoaccel.models.seam import Site, attention
 from videoaccel.policies._refresh import unit_in_groups
 from videoaccel.policies.toca import ToCa, attention_with_entropy
+from videoaccel.session.action_session import Seen
 from videoaccel.session.actions import Partial
 from videoaccel.session.columns import choose
 from videoaccel.session.job import Job, Mix
@@ -86,10 +87,10 @@ def watched(policy: ToCa, kept: dict[int, Tensor]) -> Any:
         session: Any = policy.session(job, mix=mix)
         inner = session.columns
 
-        def columns(site: Site, action: Partial, x: Tensor) -> Any:
-            chosen = inner(site, action, x)
+        def columns(site: Site, action: Partial, seen: Seen) -> Any:
+            chosen = inner(site, action, seen)
             if str(site) == "time.0.mlp":
-                kept[session.i] = chosen.flat.view(chosen.shape)[:, 0] % x.shape[2]
+                kept[session.i] = chosen.places(seen.x.shape[2])
             return chosen
 
         session.columns = columns

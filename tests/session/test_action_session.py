@@ -179,7 +179,7 @@ def test_partial_computes_kept_columns_and_fills_the_rest() -> None:
             before = self.slots[site].read(self.i).clone() if site in self.slots else None
             out = super().run(site, branch, x, cond)
             if str(site) == "time.0.mlp" and self.i == 1:
-                columns = self.columns(site, Partial(0.5), x)
+                columns = self.columns(site, Partial(0.5), Seen(branch, x, cond))
                 dense = branch.mix(branch.pre(x, cond), cond)
                 merged = columns.put(before, columns.take(dense))
                 torch.testing.assert_close(out, branch.add(x, merged, cond), atol=1e-5, rtol=1e-5)

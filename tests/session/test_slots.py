@@ -81,3 +81,17 @@ def test_change_is_that_of_the_last_two_values_whatever_their_gap() -> None:
     slot.write(5, torch.full((1, 1, 1, 1), 9.0), [1])
     assert slot.change().flatten().tolist() == [2.0, 6.0]
     assert slot.change([1]).flatten().tolist() == [6.0]
+
+
+def test_an_open_value_is_the_stored_one_where_it_lies_in_one_part() -> None:
+    slot = Slot(4)
+    slot.write(0, torch.zeros(4, 3, 2, 1))
+    for rows, lies_in_one in ((None, True), ([1, 2], True), ([0, 2], False)):
+        value = slot.open(rows)
+        assert (value is not None) == lies_in_one
+        if value is not None:
+            value += 1
+            assert torch.equal(slot.read(1, rows), value)
+    assert slot.read(1).flatten(1)[:, 0].tolist() == [1.0, 2.0, 2.0, 1.0]
+    slot.write(1, torch.zeros(4, 2, 3, 1).transpose(1, 2))
+    assert slot.open() is None, "a transposed value would be written into a copy"

@@ -5,6 +5,7 @@ them more and are asked for by name.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from videoaccel.generation.graphs import Asked
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.packed import pack
 from videoaccel.models.stdit import STDiT3
+from videoaccel.session.columns import add, choose, kernels_of, score
+from videoaccel.session.costs import Module, capture
 
 Kernels = Literal["auto", "triton", "torch"]
 Precision = Literal["full", "fp8"]
@@ -169,7 +172,10 @@ def _first_trial(device: torch.device, dtype: torch.dtype, *, asked: Kernels) ->
 
 @torch.inference_mode()
 def distance(device: torch.device, dtype: torch.dtype) -> float:
-    """Relative L2 distance of a small network with our kernels from the same network without."""
+    """Relative L2 distance of a small network with our kernels from the same network without.
+
+    The largest of the whole network's and of its modules' with some columns computed and the others served.
+    """
     from videoaccel.models.fused import fuse
 
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 1, "caption_channels": 16, "model_max_length": 8}
@@ -181,5 +187,29 @@ def distance(device: torch.device, dtype: torch.dtype) -> float:
     fused = copy.deepcopy(plain)
     fuse(fused)
     given: dict[str, Any] = {"timestep": torch.full((2,), 500.0, device=device), "height": 48.0, "width": 80.0}
-    out: list[Tensor] = [network(x.to(device), y=y.to(device, dtype), **given) for network in (fused, plain)]
-    return float((out[0] - out[1]).norm() / out[1].norm())
+    out: list[Tensor] = []
+
+    def modules(network: STDiT3) -> list[Module]:
+        return capture(lambda run: out.append(network(x.to(device), y=y.to(device, dtype), run=run, **given)))
+
+    by_columns = [_columns_off(a.branch, b) for a, b in zip(modules(fused), modules(plain), strict=True)]
+    return max(_off(*out), *by_columns)
+
+
+def _off(found: Tensor, wanted: Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+def _columns_off(branch: Any, plain: Module) -> float:
+    """The same of a branch with kernels, where some columns are computed; infinite where it keeps others."""
+    x, kernels = plain.x, kernels_of(branch, plain.x)
+    scores = score(x, "signed")
+    ours, theirs = (
+        choose(scores, 0.4, frames=x.shape[1], groups=2, kernels=chosen_by) for chosen_by in (kernels, None)
+    )
+    if not torch.equal(ours.flat, theirs.flat):
+        return math.inf
+    part, served = theirs.take(x), [x.flip(2).contiguous() for _ in range(2)]
+    out = add(branch, x, part, served[0], ours, plain.cond, keep=True)
+    wanted = add(plain.branch, x, part, served[1], theirs, plain.cond, keep=True)
+    return max(_off(score(x, "signed", kernels=kernels), scores), _off(served[0], served[1]), _off(out, wanted))

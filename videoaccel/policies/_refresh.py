@@ -102,7 +102,7 @@ class RefreshSession(ActionSession):
             rows, _, places, _ = delta.shape
             self._refreshed[place] = torch.full((rows, places), float(self.i), device=delta.device)
 
-    def scores(self, site: Site, x: Tensor) -> Tensor:
+    def scores(self, site: Site, seen: Seen) -> Tensor:
         """What the columns are worth, and more the older they are; [R, S].
 
         A block in which nothing is noted takes what was noted in another block of its layer.
@@ -112,9 +112,9 @@ class RefreshSession(ActionSession):
         worth = self._worth.get(site, near[0] if near else torch.zeros_like(ages))
         return worth + self.age_weight * ages / self.period
 
-    def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
+    def columns(self, site: Site, action: Partial, seen: Seen) -> Columns:
         """The columns worth most; they are new then."""
-        chosen = super().columns(site, action, x)
-        places = chosen.places(x.shape[2])
+        chosen = super().columns(site, action, seen)
+        places = chosen.places(seen.x.shape[2])
         self._refreshed[site] = self._refreshed[site].scatter(1, places, float(self.i))
         return chosen

@@ -29,7 +29,7 @@ from videoaccel.session.actions import (
     order_of,
     reads,
 )
-from videoaccel.session.columns import Columns, Select, choose, score
+from videoaccel.session.columns import Columns, Select, add, choose, kernels_of, score
 from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
 from videoaccel.session.policy import Session
 from videoaccel.session.slots import Slot
@@ -298,7 +298,7 @@ class ActionSession(Session):
 
     def _partial(self, site: Site, action: Partial, seen: Seen) -> Tensor:
         branch, x, cond = seen
-        columns = self.columns(site, action, x)
+        columns = self.columns(site, action, seen)
         spatial = (site.kind, site.axis) == ("attn", "space")
         options: dict[str, Any] = {"columns": columns} if spatial else {}
         if spatial and action.keys == "all":
@@ -310,22 +310,40 @@ class ActionSession(Session):
         delta = self.mixed(site, branch, part, cond, **options)
         if action.fill == "zero":
             return columns.put(x, branch.add(columns.take(x), delta, cond))
-        filling = self.slots[site].read(self.i, self.rows, order=1 if action.fill == "forecast" else 0)
-        merged = columns.put(filling, delta)
-        if action.fill == "reuse":
-            self.slots[site].patch(merged, self.rows)
-        return cast(Tensor, branch.add(x, merged, cond))
+        assert self.form == "output", "columns are put into what a module gives before its gate"
+        slot = self.slots[site]
+        if action.fill == "forecast":
+            return add(branch, x, delta, slot.read(self.i, self.rows, order=1), columns, cond, keep=False)
+        own = slot.open(self.rows)
+        rest = slot.read(self.i, self.rows).contiguous() if own is None else own
+        out = add(branch, x, delta, rest, columns, cond, keep=True)
+        if own is None:
+            slot.patch(rest, self.rows)
+        return out
 
-    def columns(self, site: Site, action: Partial, x: Tensor) -> Columns:
-        """The columns of the stream x entering ``site`` that ``action`` keeps."""
-        scores = self.scores(site, x)
-        real, total = self.job.places, self.job.total_places
-        return choose(scores, action.keep, frames=x.shape[1], groups=self.groups, places=real, total=total)
+    def columns(self, site: Site, action: Partial, seen: Seen) -> Columns:
+        """The columns of the stream entering ``site`` that ``action`` keeps."""
+        return choose(
+            self.scores(site, seen),
+            action.keep,
+            frames=seen.x.shape[1],
+            groups=self.groups,
+            places=self.job.places,
+            total=self.job.total_places,
+            kernels=kernels_of(seen.work, seen.x),
+        )
 
-    def scores(self, site: Site, x: Tensor) -> Tensor:
-        """How much each column of the stream x entering ``site`` matters, [R, S]."""
-        part = {"start": self.job.first_place, "total": self.job.total_places}
-        return score(x, self.select, before=self._entries.get(site), generator=self._generator, **part)
+    def scores(self, site: Site, seen: Seen) -> Tensor:
+        """How much each column of the stream entering ``site`` matters, [R, S]."""
+        return score(
+            seen.x,
+            self.select,
+            before=self._entries.get(site),
+            generator=self._generator,
+            start=self.job.first_place,
+            total=self.job.total_places,
+            kernels=kernels_of(seen.work, seen.x),
+        )
 
     # Guards --------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from videoaccel.models.seam import BODY, Run, Site, Work, direct
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Borrow, Compute, Partial, Place, Reuse, Span
-from videoaccel.session.columns import choose, score
+from videoaccel.session.columns import add, choose, kernels_of, score
 
 Unit = Literal["flops", "ms"]
 
@@ -147,14 +147,21 @@ def perform(module: Module, action: Action, stored: Tensor) -> Tensor:
     if isinstance(action, Reuse):
         return cast(Tensor, branch.add(x, stored, cond))
     assert isinstance(action, Partial)
-    columns = choose(score(x, "signed"), action.keep, frames=x.shape[1], groups=GROUPS)
+    kernels = kernels_of(branch, x)
+    scores = score(x, "signed", kernels=kernels)
+    columns = choose(scores, action.keep, frames=x.shape[1], groups=GROUPS, kernels=kernels)
     options: dict[str, Any] = {}
     if (site.kind, site.axis) == ("attn", "space") and action.keys == "all":
         h = branch.pre(x, cond)
         part, options["kv"] = columns.take(h), h
     else:
         part = branch.pre(columns.take(x), cond)
-    return cast(Tensor, branch.add(x, columns.put(stored, branch.mix(part, cond, **options)), cond))
+    return add(branch, x, branch.mix(part, cond, **options), stored, columns, cond, keep=True)
+
+
+def _stored(module: Module) -> Tensor:
+    """What a session would hold of a module; the stream itself may be a view in another order."""
+    return torch.zeros_like(module.x, memory_format=torch.contiguous_format)
 
 
 def count_flops(call: Callable[[Run], Any], *, blocks: Mapping[Site, tuple[Site, ...]]) -> Costs:
@@ -166,9 +173,7 @@ def count_flops(call: Callable[[Run], Any], *, blocks: Mapping[Site, tuple[Site,
     """
     modules = capture(call)
     found: dict[Kind, dict[Action, float]] = {
-        (m.site.axis, m.site.kind): {
-            a: float(_flops(partial(perform, m, a, torch.zeros_like(m.x)))) for a in _actions(m)
-        }
+        (m.site.axis, m.site.kind): {a: float(_flops(partial(perform, m, a, _stored(m)))) for a in _actions(m)}
         for m in modules
     }
     return _costs("flops", found, float(_flops(lambda: call(serve_all))), blocks)
@@ -190,7 +195,7 @@ def measure_time(
     modules = capture(call)
     jobs: dict[Any, Callable[[], Any]] = {"dense": lambda: call(direct), "rest": lambda: call(serve_all)}
     for m in modules:
-        stored = torch.zeros_like(m.x)  # made once: sessions have it already when they serve it
+        stored = _stored(m)  # made once: sessions have it already when they serve it
         jobs |= {((m.site.axis, m.site.kind), a): partial(perform, m, a, stored) for a in _actions(m)}
     times = interleaved(jobs, repeats=repeats, budget=budget)
     found: dict[Kind, dict[Action, float]] = {}

@@ -69,7 +69,7 @@ class Slot:
     def read(self, step: int, rows: Sequence[int] | None = None, *, order: int = 0, gain: float = 1.0) -> Tensor:
         """The value forecast for ``step`` by ``order`` terms, as far as they are known; [R', ...].
 
-        Order 0 returns the stored tensor itself: do not change it.
+        Order 0 returns the stored tensor itself: do not change it (but see :meth:`open`).
         """
         index = range(len(self.steps)) if rows is None else rows
         value = self._rows(self.terms[0], rows)
@@ -94,6 +94,17 @@ class Slot:
             return torch.zeros_like(self._rows(self.terms[0], rows))
         slope = self._rows(self.terms[1], rows)
         return slope * self._per_row([self.gaps[row] for row in index], slope)
+
+    def open(self, rows: Sequence[int] | None = None) -> Tensor | None:
+        """The stored value of ``rows`` itself, contiguous, to write some columns into; None where it lies in parts.
+
+        Only of outputs of modules, which nobody else keeps.
+        """
+        where = None if rows is None else rows_at(rows)
+        if isinstance(where, list):
+            return None
+        value = self.terms[0] if where is None else self.terms[0][where]
+        return value if value.is_contiguous() else None
 
     def patch(self, merged: Tensor, rows: Sequence[int] | None = None) -> None:
         """Replace the value by one of which only some columns are new; the age stays."""
