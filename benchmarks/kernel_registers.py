@@ -79,18 +79,21 @@ def cases(kind: str) -> Iterator[Case]:
         yield _case(f"gated add, {width} channels", modulate._gated_add, types, block, 4)
         yield from _columns(kind, width)
     for channels in (128, 512):
-        tile = {"ROWS": max(1, 4096 // channels), "BLOCK": channels}
+        tile = {"ROWS": group_norm.TILE // channels, "BLOCK": channels}
+        sums = {"PIXELS": group_norm.PIXELS, "ROWS": group_norm.SUM_TILE // channels, "BLOCK": channels}
         types = {"x": x, "sums": "*fp32", "pixels": whole, "channels": whole}
-        yield _case(
-            f"group norm's sums, {channels} channels", group_norm._sums, types, {"PIXELS": group_norm.PIXELS, **tile}, 4
-        )
+        yield _case(f"group norm's sums, {channels} channels", group_norm._sums, types, sums, 4)
         types = {"x": x, "factor": "*fp32", "offset": "*fp32", "out": x, "pixels": whole, "channels": whole}
         yield _case(f"group norm, {channels} channels", group_norm._apply, types, tile, 4)
     for width, gelu in ((1152, False), (4608, True)):
         block = triton.next_power_of_2(width)
         types = {"x": x, "out": "*fp8e4nv", "scales": "*fp32", "width": whole}
-        constants: dict[str, Any] = {"LARGEST": 448.0, "GELU": gelu, "BLOCK": block}
+        constants: dict[str, Any] = {"LARGEST": quantize.LARGEST, "GELU": gelu, "BLOCK": block}
         yield _case(f"rows of {width} in 8 bits", quantize._quantize, types, constants, 4 if block < 4096 else 8)
+    for width in (1152, 256):
+        types = {"x": x, "table": x, "out": "*fp8e4nv", "scales": "*fp32", **sizes, "shift": whole, "eps": number}
+        constants = {"LARGEST": quantize.LARGEST, "BLOCK": triton.next_power_of_2(width)}
+        yield _case(f"modulated rows of {width} in 8 bits", quantize._modulate, types, constants, 4)
 
 
 def _columns(kind: str, width: int) -> Iterator[Case]:

@@ -50,5 +50,5 @@ def _compiled(kind: type[nn.Module], options: tuple[tuple[str, Any], ...]) -> ty
         return cast(Tensor, run(self, h, cond, attend=attend, **given))
 
     plain = getattr(kind, "form_of", kind)
-    body = {"pre": pre, "mix": mixed, "add": add, "form_of": plain, "parts_are_compiled": True}
+    body = {"pre": pre, "pre_for_mix": pre, "mix": mixed, "add": add, "form_of": plain, "parts_are_compiled": True}
     return cast(type[nn.Module], type(kind.__name__, (kind,), {**body, "__module__": kind.__module__}))

@@ -7,7 +7,7 @@ Shape legend: M tokens, K inputs, O outputs.
 Source: row-wise scaling as in FP8-LM and torchao; the first and last blocks are left as they are, as is usual.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,22 @@ TEXT = "kv_linear"
 """Text keys and values are computed once a generation: nothing to gain."""
 
 
+class Rows(NamedTuple):
+    """Tokens in 8 bits, ready for a product.
+
+    Attributes:
+        values: float8_e4m3fn [M, K].
+        scales: float32 [M, 1].
+        shape: Of the tokens, [..., K].
+        dtype: Their type, which the product is in, too.
+    """
+
+    values: Tensor
+    scales: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 class Fp8Linear(nn.Linear):
     """A linear layer with an 8-bit copy of its weight [O, K] and a scale for each output [1, O]."""
 
@@ -27,26 +43,30 @@ class Fp8Linear(nn.Linear):
     weight8: Tensor
     scale8: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., O]."""
-        return self._product(x, gelu=False)
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """[..., K], or that in 8 bits already -> [..., O]."""
+        return self._product(x if isinstance(x, Rows) else _rows(x, gelu=False))
 
     def of_gelu(self, x: Tensor) -> Tensor:
         """The layer of the tanh-GELU of x [..., K]."""
-        return self._product(x, gelu=True)
+        return self._product(_rows(x, gelu=True))
 
-    def _product(self, x: Tensor, *, gelu: bool) -> Tensor:
-        rows, scales = in_eight_bits(x.reshape(-1, x.shape[-1]), gelu=gelu)
+    def _product(self, x: Rows) -> Tensor:
         out = torch._scaled_mm(
-            rows,
+            x.values,
             self.weight8.t(),
-            scale_a=scales,
+            scale_a=x.scales,
             scale_b=self.scale8,
             bias=self.bias,
             out_dtype=x.dtype,
             use_fast_accum=True,
         )
         return out.view(*x.shape[:-1], -1)
+
+
+def _rows(x: Tensor, *, gelu: bool) -> Rows:
+    values, scales = in_eight_bits(x.reshape(-1, x.shape[-1]), gelu=gelu)
+    return Rows(values, scales, x.shape, x.dtype)
 
 
 def in_eight_bits(x: Tensor, *, gelu: bool) -> tuple[Tensor, Tensor]:

@@ -4,28 +4,31 @@ Shape legend: B rows, T frames, S places, C channels.
 """
 
 import os
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from videoaccel.models.fp8 import Fp8Linear
+from videoaccel.models.fp8 import Fp8Linear, Rows, in_eight_bits
 from videoaccel.models.kernels.columns import add_columns, choose_columns, score_columns
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
+from videoaccel.models.kernels.quantize import quantize_modulated
 from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention
 from videoaccel.models.layers import NORM_EPS, RMSNorm
-from videoaccel.models.seam import Attend, attention
+from videoaccel.models.seam import Attend, Run, attention
 from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, FeedForward, SelfAttention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, on any device."""
 
 
-def _runs(x: Tensor) -> bool:
-    """Whether a kernel can take a tensor; none has a backward pass."""
+def _runs(x: Tensor | Rows) -> bool:
+    """Whether a kernel can take a tensor, or has made its rows; none has a backward pass."""
+    if isinstance(x, Rows):
+        return True
     return (x.is_cuda or (INTERPRETED and x.device.type == "cpu")) and not torch.is_grad_enabled()
 
 
@@ -56,32 +59,62 @@ class _Columned:
         return add_columns(*parts, row=self.gate or 0, keep=keep)
 
 
-class FusedSelfAttention(_Columned, SelfAttention):
+class _Modulated:
+    """Of a module whose first product may be in 8 bits: norm and modulation round its rows themselves."""
+
+    shift: ClassVar[int]
+    """Row of the table; the scale is in the next."""
+
+    def first(self) -> nn.Module:
+        """The module's first product."""
+        raise NotImplementedError
+
+    def pre_for_mix(self: Any, x: Tensor, cond: Conditioning) -> Tensor | Rows:
+        """See :func:`videoaccel.models.seam.pre_for_mix`."""
+        if cond.table is None or not _runs(x) or not isinstance(self.first(), Fp8Linear):
+            return cast(Tensor, self.pre(x, cond))
+        if x.is_cuda:
+            rows, scales = quantize_modulated(x.contiguous(), cond.table, row=self.shift)
+        else:
+            rows, scales = in_eight_bits(self.pre(x, cond).flatten(0, -2), gelu=False)
+        return Rows(rows, scales, x.shape, x.dtype)
+
+    def compute(self: Any, x: Tensor, cond: Conditioning, run: Run) -> Tensor:
+        """See :class:`videoaccel.models.seam.Work`."""
+        return cast(Tensor, self.add(x, self.mix(self.pre_for_mix(x, cond), cond), cond))
+
+
+class FusedSelfAttention(_Columned, _Modulated, SelfAttention):
     """Self-attention with fused edges; along time in one kernel between the two projections."""
 
     form_of = SelfAttention
-    gate = 2
+    shift, gate = 0, 2
+
+    def first(self) -> nn.Module:
+        """See :class:`_Modulated`."""
+        return self.qkv
 
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
         if not _runs(x) or cond.table is None:
             return super().pre(x, cond)
-        return modulate(x.contiguous(), cond.table, row=0)
+        return modulate(x.contiguous(), cond.table, row=self.shift)
 
     def mix(
         self,
-        h: Tensor,
+        h: Tensor | Rows,
         cond: Conditioning,
         *,
         kv: Tensor | None = None,
         width: float = 1.0,
         attend: Attend = attention,
     ) -> Tensor:
-        """See the base class; for keys of other tokens this is what runs, too."""
+        """See the base class; for keys of other tokens that is what runs, too."""
         normed = isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm)
         in_time = self.axis == "time"
-        if not _runs(h) or kv is not None or not normed or (in_time and not self._fits(h, attend)):
-            return super().mix(h, cond, kv=kv, width=width, attend=attend)
+        like = cast(Tensor, h)  # of 8-bit rows nothing but the first product sees more than the shape
+        if not _runs(h) or kv is not None or not normed or (in_time and not self._fits(like, attend)):
+            return super().mix(like, cond, kv=kv, width=width, attend=attend)
         weights = cast(Tensor, self.q_norm.weight), cast(Tensor, self.k_norm.weight)
         qkv = self.qkv(h).contiguous()
         if in_time:
@@ -89,7 +122,7 @@ class FusedSelfAttention(_Columned, SelfAttention):
             out = temporal_attention(qkv, *weights, cos, sin, heads=self.num_heads, eps=NORM_EPS)
             return self.proj(out)
         q, k, v = self._heads(qk_norm_(qkv, *weights, heads=self.num_heads, eps=NORM_EPS), 3)
-        return self.proj(self._unfold(attend(q, k, v).flatten(2), h))
+        return self.proj(self._unfold(attend(q, k, v).flatten(2), like))
 
     def _fits(self, h: Tensor, attend: Attend) -> bool:
         return attend is attention and h.shape[1] <= MAX_FRAMES
@@ -107,24 +140,29 @@ class FusedCrossAttention(_Columned, CrossAttention):
     form_of = CrossAttention
 
 
-class FusedFeedForward(_Columned, FeedForward):
+class FusedFeedForward(_Columned, _Modulated, FeedForward):
     """The MLP branch with fused edges, and GELU in the first product's epilogue."""
 
     form_of = FeedForward
-    gate = 5
+    shift, gate = 3, 5
+
+    def first(self) -> nn.Module:
+        """See :class:`_Modulated`."""
+        return self.fc1
 
     def pre(self, x: Tensor, cond: Conditioning) -> Tensor:
         """See the base class."""
         if not _runs(x) or cond.table is None:
             return super().pre(x, cond)
-        return modulate(x.contiguous(), cond.table, row=3)
+        return modulate(x.contiguous(), cond.table, row=self.shift)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Rows) -> Tensor:
         """[..., C] -> [..., C]."""
+        if isinstance(self.fc2, Fp8Linear) and _runs(x):
+            return self.fc2.of_gelu(self.fc1(x))
+        assert isinstance(x, Tensor)
         if not _runs(x):
             return super().forward(x)
-        if isinstance(self.fc2, Fp8Linear):
-            return self.fc2.of_gelu(self.fc1(x))
         flat = x.reshape(-1, x.shape[-1])
         inner = torch._addmm_activation(self.fc1.bias, flat, self.fc1.weight.t(), use_gelu=True)
         return self.fc2(inner).view(x.shape)

@@ -8,11 +8,13 @@ Shape legend: B batch, T latent frames, S places in a frame, C channels, L keys,
 The residual stream ``x`` is always [B, T, S, C] at the seam.
 """
 
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
+Mixing = TypeVar("Mixing", bound=Callable[..., Tensor])
 Kind = Literal["body", "block", "attn", "cross", "mlp"]
 Axis = Literal["space", "time", "joint"]
 
@@ -58,7 +60,8 @@ class Branch(Work, Protocol):
 
     ``pre`` and ``add`` act on every token alone; only ``mix`` lets tokens see each other. So a guest may cut ``x`` to
     some places, keep the output of ``mix`` for later steps, or send it to other ranks, and stay exact. A branch may
-    bring kernels for a guest that does so with some columns, see :mod:`videoaccel.session.columns`.
+    bring kernels for a guest that does so with some columns, see :mod:`videoaccel.session.columns`, and a form of
+    ``pre`` for one that does nothing of the kind, see :func:`pre_for_mix`.
     """
 
     def pre(self, x: Tensor, cond: Any) -> Tensor:
@@ -82,6 +85,21 @@ class Branch(Work, Protocol):
     def add(self, x: Tensor, delta: Tensor, cond: Any) -> Tensor:
         """Gate (where there is one) and residual: ``x + gate * delta``."""
         ...
+
+
+def pre_for_mix(branch: Any, x: Tensor, cond: Any) -> Any:
+    """A branch's ``pre``, in the form that its ``mix`` likes best, for whoever hands it on as it is.
+
+    What it is, is the branch's own affair: tokens in 8 bits, perhaps, of which it has the shape alone.
+    """
+    own = getattr(branch, "pre_for_mix", None)
+    return branch.pre(x, cond) if own is None else own(x, cond)
+
+
+def hands_on(mix: Mixing) -> Mixing:
+    """Mark a function that has a branch mix what it was given, whatever that is, and does nothing else with it."""
+    mix.hands_on = True  # type: ignore[attr-defined]
+    return mix
 
 
 class Run(Protocol):

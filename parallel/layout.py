@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videoaccel.models.seam import Attend, Branch, Run, Site, Work
+from videoaccel.models.seam import Attend, Branch, Run, Site, Work, hands_on
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.shards import Shard, Shards
 
@@ -56,10 +56,11 @@ class Layout:
         """A run that has ``inner`` do its work on this rank's tokens."""
         return inner
 
+    @hands_on
     def mix(
         self, site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Any | None = None, **options: Any
     ) -> Tensor:
-        """Mix tokens of h [B, T, s, C]; see :class:`videoaccel.session.policy.Mix`."""
+        """Mix tokens of h [B, T, s, C]; see :class:`videoaccel.session.job.Mix`."""
         if self.kernel is not None and site.kind != "mlp":
             options = {"attend": self.kernel, **options}
         return branch.mix(h, cond, **options)

@@ -15,7 +15,7 @@ from videoaccel.models.kernels.columns import add_columns, score_columns
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
-from videoaccel.models.kernels.quantize import quantize
+from videoaccel.models.kernels.quantize import quantize, quantize_modulated
 from videoaccel.models.kernels.temporal_attention import temporal_attention
 from videoaccel.models.layers import Rotary
 from videoaccel.models.seam import attention
@@ -193,7 +193,33 @@ def _triton(bench: Bench, s: Scene) -> None:
 
         bench.attempt(f"triton modulation, gate and residual: {warps} warps", edges)
     bench.attempt("triton modulation: error", lambda: error(modulate(s.x, table, row=0), s.h))
+    for warps in (1, 2, 4, 8):
+        bench.attempt(
+            f"triton modulation into 8-bit rows: {warps} warps: ms, apart, same bits",
+            lambda warps=warps: _modulated_rows(bench, s, table, warps),
+        )
     _triton_columns(bench, s, table)
+    bench.attempt("triton group norm: ms, TB/s", lambda: _group_norm(bench))
+
+
+def _group_norm(bench: Bench) -> list[float]:
+    """At the VAE's largest activation, four frames: read twice, written once."""
+    x = torch.randn(4, 128, 480, 848, device=bench.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, 128, device=bench.device)
+    ms = bench.ms(lambda: group_norm(x, weight, bias, groups=32, eps=1e-6))
+    return [ms, round(3 * x.numel() * 2 / ms / 1e9, 3)]
+
+
+def _modulated_rows(bench: Bench, s: Scene, table: Tensor, warps: int) -> list[Any]:
+    def at_once() -> tuple[Tensor, Tensor]:
+        return quantize_modulated(s.x, table, row=0, warps=warps)
+
+    def apart() -> tuple[Tensor, Tensor]:
+        return quantize(modulate(s.x, table, row=0, warps=warps).flatten(0, 2))
+
+    (rows, scales), (wanted, its) = at_once(), apart()
+    same = torch.equal(rows.view(torch.uint8), wanted.view(torch.uint8)) and torch.equal(scales, its)
+    return [bench.ms(at_once), bench.ms(apart), same]
 
 
 def _triton_columns(bench: Bench, s: Scene, table: Tensor) -> None:

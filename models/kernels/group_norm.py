@@ -13,24 +13,28 @@ from torch import Tensor
 PIXELS = 256
 """Pixels that a program sums; a fixed number, so that sums do not depend on the device."""
 
+TILE, SUM_TILE = 4096, 2048
+"""Numbers that a program holds at once: when it applies factors, and when it sums, for which it keeps two of each."""
+
 
 @triton.jit
 def _sums(x, sums, pixels, channels, PIXELS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Sum and sum of squares of each channel over PIXELS pixels: [N, P, 2, C]."""
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channel = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    squares = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    squares = tl.zeros((ROWS, BLOCK), tl.float32)
     for start in range(0, PIXELS, ROWS):
         pixel = part * PIXELS + start + tl.arange(0, ROWS)
         inside = (pixel < pixels)[:, None] & (channel < channels)[None, :]
         at = x + (image * pixels + pixel.to(tl.int64))[:, None] * channels + channel[None, :]
         value = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        total += tl.sum(value, 0)
-        squares += tl.sum(value * value, 0)
+        total += value
+        squares += value * value
     at = sums + (image * tl.num_programs(1) + part) * 2 * channels + channel
-    tl.store(at, total, mask=channel < channels)
-    tl.store(at + channels, squares, mask=channel < channels)
+    # Every thread sums its own numbers; threads wait for each other only here.
+    tl.store(at, tl.sum(total, 0), mask=channel < channels)
+    tl.store(at + channels, tl.sum(squares, 0), mask=channel < channels)
 
 
 @triton.jit
@@ -63,10 +67,12 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: flo
     images, channels = x.shape[:2]
     pixels = x[0, 0].numel()
     block = triton.next_power_of_2(channels)
-    rows = max(1, 4096 // block)
+    rows = max(1, TILE // block)
     parts = triton.cdiv(pixels, PIXELS)
     sums = torch.empty(images, parts, 2, channels, device=x.device, dtype=torch.float32)
-    _sums[(images, parts)](x, sums, pixels, channels, PIXELS=PIXELS, ROWS=rows, BLOCK=block, num_warps=4)
+    _sums[(images, parts)](
+        x, sums, pixels, channels, PIXELS=PIXELS, ROWS=max(1, SUM_TILE // block), BLOCK=block, num_warps=4
+    )
     mean, square = sums.double().sum(1).unflatten(-1, (groups, -1)).sum(-1).div(pixels * channels // groups).unbind(1)
     scale = (square - mean.square()).clamp_min(0).add(eps).rsqrt()
     per_channel = (part.repeat_interleave(channels // groups, dim=1) for part in (mean, scale))

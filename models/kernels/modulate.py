@@ -10,9 +10,10 @@ from torch import Tensor
 
 
 @triton.jit
-def _modulate(x, table, out, frames, places, width, row_stride, frame_stride, shift, eps, BLOCK: tl.constexpr):
-    """One token: LN(x) * (1 + scale) + shift; scale's row of the table follows shift's."""
-    token = tl.program_id(0).to(tl.int64)
+def modulated(  # noqa: ANN201
+    x, table, token, frames, places, width, row_stride, frame_stride, shift, eps, BLOCK: tl.constexpr
+):  # fmt: skip
+    """LN(x) * (1 + scale) + shift of one token, in its type; scale's row of the table follows shift's."""
     channel = tl.arange(0, BLOCK)
     inside = channel < width
     row = token // (frames * places) * row_stride + token // places % frames * frame_stride + shift * width + channel
@@ -22,7 +23,16 @@ def _modulate(x, table, out, frames, places, width, row_stride, frame_stride, sh
     normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     add = tl.load(table + row, mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(table + row + width, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + token * width + channel, (normed * (1 + scale) + add).to(stored.dtype), mask=inside)
+    return (normed * (1 + scale) + add).to(stored.dtype)
+
+
+@triton.jit
+def _modulate(x, table, out, frames, places, width, row_stride, frame_stride, shift, eps, BLOCK: tl.constexpr):
+    """One token."""
+    token = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    value = modulated(x, table, token, frames, places, width, row_stride, frame_stride, shift, eps, BLOCK)
+    tl.store(out + token * width + channel, value, mask=channel < width)
 
 
 @triton.jit

@@ -5,6 +5,7 @@ the interpreter gets wrong.
 """
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,18 +13,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.models.guests import job
 from tests.models.networks import stdit_inputs, tiny_stdit
 from videoaccel.models.layers import Rotary
+from videoaccel.models.seam import Site, attention, direct
 from videoaccel.models.stdit_blocks import SelfAttention, _modulate
+from videoaccel.parallel.layout import Layout
+from videoaccel.session.action_session import ActionSession
+from videoaccel.session.actions import Action, Compute, Place
+from videoaccel.session.job import kernel_mix
+from videoaccel.session.policy import Session
 
 pytest.importorskip("triton", reason="kernels are Triton's, which is there on Linux alone")
 from videoaccel.models.forms import in_plain_form
-from videoaccel.models.fp8 import Fp8Linear, in_eight_bits, quantize_linears
+from videoaccel.models.fp8 import Fp8Linear, Rows, in_eight_bits, quantize_linears
 from videoaccel.models.fused import fuse
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
-from videoaccel.models.kernels.quantize import quantize
+from videoaccel.models.kernels.quantize import quantize, quantize_modulated
 from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_attention
 
 TYPES = {torch.float32: 2e-6, torch.float16: 1e-3}
@@ -83,7 +91,12 @@ def test_modulation_and_gate(by_frame: bool, kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "layout"), [((2, 64, 5, 9), torch.channels_last), ((1, 96, 3, 5, 7), torch.channels_last_3d)]
+    ("shape", "layout"),
+    [
+        ((2, 64, 5, 9), torch.channels_last),
+        ((1, 96, 3, 5, 7), torch.channels_last_3d),
+        ((2, 32, 19, 31), torch.channels_last),
+    ],
 )
 def test_group_norm_keeps_channels_last(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     x = (torch.randn(shape) + 2).to(memory_format=layout)
@@ -105,6 +118,20 @@ def test_rows_in_eight_bits(gelu: bool) -> None:
     near = (rows.float() * scales - wanted).abs() <= wanted.abs() / 8 + scales / 512
     assert near.float().mean() > 0.9
     assert torch.isfinite(rows.float()).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 36), (1, 1, 3, 130), (1, 2, 1, 7)])
+@pytest.mark.parametrize("by_frame", [False, True])
+@pytest.mark.parametrize("kind", TYPES)
+def test_modulated_rows_have_the_bits_of_modulating_and_rounding(
+    shape: tuple[int, ...], by_frame: bool, kind: torch.dtype
+) -> None:
+    x = (torch.randn(shape) * 3 + 1).to(kind)
+    x[0, 0, 0] = 0.0
+    table = torch.randn(shape[0], shape[1] if by_frame else 1, 1, 6, shape[3]).to(kind)
+    rows, scales = quantize_modulated(x, table, row=3)
+    wanted, wanted_scales = quantize(modulate(x, table, row=3).flatten(0, 2))
+    assert torch.equal(rows.view(torch.uint8), wanted.view(torch.uint8)) and torch.equal(scales, wanted_scales)
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -131,3 +158,61 @@ def test_eight_bit_products_leave_the_ends_alone() -> None:
     assert not any(isinstance(block.cross_attn.kv_linear, Fp8Linear) for block in model.blocks)
     assert 0 < off(model(**inputs), exact) < 0.1
     assert not [name for name in model.state_dict() if name.endswith("8")], "files stay as they are"
+
+
+class Looks(Session):
+    """Looks at what enters the modules."""
+
+    def mixed(self, site: Site, branch: Any, h: torch.Tensor, cond: Any, **options: Any) -> torch.Tensor:
+        assert isinstance(h, torch.Tensor)
+        return super().mixed(site, branch, h, cond, **options)
+
+
+class Half(ActionSession):
+    """Half of the neurons of MLPs."""
+
+    def decide(self, place: Place, seen: Any) -> Action:
+        return Compute(0.5) if isinstance(place, Site) and place.kind == "mlp" else Compute()
+
+
+def unmarked(site: Site, branch: Any, h: torch.Tensor, cond: Any, **options: Any) -> torch.Tensor:
+    assert isinstance(h, torch.Tensor)
+    return branch.mix(h, cond, **options)
+
+
+def other(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    return attention(q, k, v, mask)
+
+
+def test_modules_get_their_tokens_in_eight_bits_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_stdit(depth=3, hidden_size=64, num_heads=2)
+    inputs = stdit_inputs((1, 2, 4), batch=1, given=False, lengths=None, seed=1)
+    quantize_linears(model)
+    assert sum(fuse(block) for block in model.blocks[2:4]) == 6, "of those in 8 bits alone, for time's sake"
+    task, ready, plain = replace(job(model, inputs), blocks=model.sites), [], Fp8Linear.forward
+
+    def forward(self: Fp8Linear, x: Any) -> torch.Tensor:
+        ready.append(isinstance(x, Rows))
+        return plain(self, x)
+
+    def call(session: Session | None) -> tuple[torch.Tensor, int]:
+        ready.clear()
+        if session is not None:
+            session.begin(0)
+        return model(**inputs, run=direct if session is None else session.run), sum(ready)
+
+    monkeypatch.setattr(Fp8Linear, "forward", forward)
+    exact, count = call(None)
+    assert count == 4, "attention and MLP of two blocks"
+    sessions: list[tuple[Session, int]] = [
+        (Session(task), 4),
+        (ActionSession(task, mix=Layout().mix), 4),
+        (Session(task, mix=unmarked), 0),
+        (Looks(task), 0),
+    ]
+    for session, ready_ones in sessions:
+        found, count = call(session)
+        assert torch.equal(found, exact) and count == ready_ones
+    found, count = call(Session(task, mix=kernel_mix(other)))
+    assert count == 4 and off(found, exact) < 1e-2, "a kernel by name takes PyTorch's way from the same rows"
+    assert call(Half(task))[1] == 2, "some neurons of an MLP are taken of the weights as they are"

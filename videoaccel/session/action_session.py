@@ -225,12 +225,13 @@ class ActionSession(Session):
 
     def _module(self, site: Site, branch: Branch, x: Tensor, cond: Any) -> Tensor:
         if not self.decides_modules:
-            return branch.add(x, self.mixed(site, branch, branch.pre(x, cond), cond), cond)
+            return branch.add(x, self.mixed(site, branch, self.entering(branch, x, cond), cond), cond)
         seen = Seen(branch, x, cond)
         action = self._checked(site, seen)
         if isinstance(action, Compute):
             options: dict[str, Any] = {} if action.width == 1.0 else {"width": action.width}
-            delta = self.mixed(site, branch, branch.pre(x, cond), cond, **options)
+            h = branch.pre(x, cond) if options else self.entering(branch, x, cond)
+            delta = self.mixed(site, branch, h, cond, **options)
             out = branch.add(x, delta, cond)
             self._keep(site, seen, self._in_form(branch, delta, out, cond))
             return out

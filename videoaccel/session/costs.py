@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from videoaccel.models.seam import BODY, Run, Site, Work, direct
+from videoaccel.models.seam import BODY, Run, Site, Work, direct, pre_for_mix
 from videoaccel.session.actions import COMPUTE, REUSE, Action, Borrow, Compute, Partial, Place, Reuse, Span
 from videoaccel.session.columns import add, choose, kernels_of, score
 
@@ -143,7 +143,7 @@ def perform(module: Module, action: Action, stored: Tensor) -> Tensor:
     """Carry out an action at a module as a session does."""
     site, branch, x, cond = module
     if isinstance(action, Compute):
-        return cast(Tensor, branch.add(x, branch.mix(branch.pre(x, cond), cond), cond))
+        return cast(Tensor, branch.add(x, branch.mix(pre_for_mix(branch, x, cond), cond), cond))
     if isinstance(action, Reuse):
         return cast(Tensor, branch.add(x, stored, cond))
     assert isinstance(action, Partial)

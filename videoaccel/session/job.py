@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from videoaccel.models.seam import Attend, Branch, Site
+from videoaccel.models.seam import Attend, Branch, Site, hands_on
 from videoaccel.session.actions import Span
 from videoaccel.session.columns import Columns
 from videoaccel.session.costs import Costs, Unit
@@ -46,6 +46,7 @@ class Mix(Protocol):
         ...
 
 
+@hands_on
 def local_mix(
     site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Columns | None = None, **options: Any
 ) -> Tensor:
@@ -56,6 +57,7 @@ def local_mix(
 def kernel_mix(attend: Attend) -> Mix:
     """Mix on this device with a named attention kernel."""
 
+    @hands_on
     def mix(
         site: Site, branch: Branch, h: Tensor, cond: Any, *, columns: Columns | None = None, **options: Any
     ) -> Tensor:

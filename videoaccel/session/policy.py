@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from torch import Tensor
 
-from videoaccel.models.seam import Branch, Site, Work
+from videoaccel.models.seam import Branch, Site, Work, pre_for_mix
 from videoaccel.session.actions import COMPUTE, Action, Place, precisely
 from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix
 from videoaccel.session.stretches import Stretches
@@ -96,7 +96,7 @@ class Session:
         if site.kind in ("body", "block"):
             return branch.compute(x, cond, self.run)
         module = cast(Branch, branch)
-        return module.add(x, self.mixed(site, module, module.pre(x, cond), cond), cond)
+        return module.add(x, self.mixed(site, module, self.entering(module, x, cond), cond), cond)
 
     @property
     def plain(self) -> bool:
@@ -116,6 +116,14 @@ class Session:
             Whether there is such a place.
         """
         return False
+
+    def entering(self, branch: Branch, x: Tensor, cond: Any) -> Any:
+        """What :meth:`mixed` is given of a module that is computed whole.
+
+        Where nobody looks at it on the way that may be in a form that the module alone knows what to do with.
+        """
+        unseen = type(self).mixed is Session.mixed and getattr(self.mix, "hands_on", False)
+        return pre_for_mix(branch, x, cond) if unseen else branch.pre(x, cond)
 
     def mixed(self, site: Site, branch: Branch, h: Tensor, cond: Any, **options: Any) -> Tensor:
         """Run the part of a module where tokens meet; a session that wants to look overrides this.
