@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 
 from tests.adapters import image_pipes as images
+from tests.adapters import picture_pipes as pictures
 from tests.adapters import video_pipes as videos
-from videoaccel import Prior, accelerate
+from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.call_kinds import numbers_of_call
 from videoaccel.adapters.call_setting import Identities, differences, setting_of_call
 
@@ -27,7 +28,10 @@ SMALL, LARGE = Image.new("RGB", (48, 32)), Image.new("RGB", (96, 64))
         ({"image": SMALL}, {"size of image": "32x48"}),
         ({"image": [SMALL, SMALL]}, {"size of image": "32x48"}),
         ({"image": torch.zeros(2, 3, 32, 48)}, {"shape of image": "3x32x48"}),
-        ({"image": LARGE, "height": None}, {}),
+        ({"image": LARGE, "height": None}, {"size may be of": "image"}),
+        ({"image": LARGE, "height": None, "width": 48}, {"width": 48, "size may be of": "image"}),
+        ({"image": None, "latents": torch.zeros(1, 4, 8, 8), "height": None}, {}),
+        ({"video": [SMALL] * 9, "height": 32, "num_frames": None}, {"height": 32, "size may be of": "video"}),
         ({"image": LARGE, "height": 32, "width": 48}, {"height": 32, "width": 48}),
         ({"video": [SMALL] * 9, "height": 32}, {"height": 32, "length of video": 9}),
         ({"video": [[SMALL] * 9], "height": 32}, {"height": 32, "length of video": 9}),
@@ -60,6 +64,51 @@ def test_guidance_that_a_negative_prompt_turns_on_is_measured_anew(
         assert len(fast.computed) == 12 and "computed whole and measured" in str(fast.report().note)
         tiny(**negative)
         assert len(fast.computed) == 6 and fast.report().calls == 24
+
+
+def kontext(side: int) -> dict[str, Any]:
+    """Arguments of a call whose picture says how many tokens the network is given."""
+    return {"image": Image.new("RGB", (side, side)), "height": None, "width": None}
+
+
+def test_sizes_that_a_picture_decides_are_measured_each_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = pictures.flux_kontext()
+    told: list[str] = []
+    with accelerate(tiny.pipe, "soda", speedup=2, calibrate=1) as fast, pytest.warns(UserWarning, match="no prior"):
+        for side in (32, 32, 48, 48, 32, 48):
+            tiny(**kontext(side))
+            told.append("measured" if "and measured" in str(fast.report().note) else f"planned {len(fast.computed)}")
+    assert told == ["measured", "planned 6", "measured", "planned 6", "planned 6", "planned 6"]
+    found = {Prior.load(path).setting["latents"] for path in (tmp_path / "videoaccel" / "priors").iterdir()}
+    assert found == {"512x4", "832x4"}, "tokens of the latents and of the picture"
+    again = pictures.flux_kontext()
+    with accelerate(again.pipe, "soda", speedup=2, calibrate=False) as fast:  # whichever of the two is looked at first
+        for side in (48, 32):
+            again(**kontext(side))
+            assert len(fast.computed) == 6 and fast.prior is not None
+            assert fast.prior.setting["latents"] == {32: "512x4", 48: "832x4"}[side]
+        with pytest.raises(ValueError, match=r"nearest was measured for latents .*, here 1280x4"):
+            again(**kontext(64))
+
+
+def test_a_prior_that_was_given_is_refused_for_a_picture_of_another_size(tmp_path: Path) -> None:
+    tiny = pictures.flux_kontext()
+    call = {**tiny.options, "num_inference_steps": 12}
+    prior = calibrate(tiny.pipe, calls=[{**call, **kontext(32)}], out=tmp_path / "p.safetensors", curve=0)
+    with accelerate(tiny.pipe, "soda", speedup=2, prior=prior) as fast:
+        tiny(**kontext(32))
+        assert len(fast.computed) == 6
+        with pytest.raises(ValueError, match="measured for latents 512x4, here 832x4; calibrate for this call"):
+            tiny(**kontext(48))
+    with accelerate(tiny.pipe, "soda", speedup=2, prior=prior, foreign_prior=True) as fast:
+        tiny(**kontext(48))
+        assert len(fast.computed) == 6
+    both = [{**call, **kontext(32)}, {**call, **kontext(48)}]
+    with pytest.raises(ValueError, match="calls are of different kinds"):
+        calibrate(tiny.pipe, calls=both, out=tmp_path / "q.safetensors", curve=0)
 
 
 def test_a_guider_counts_whose_scale_no_call_is_told() -> None:

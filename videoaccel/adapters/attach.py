@@ -66,6 +66,7 @@ class Attachment:
         self._thread: int | None = None
         self._last: Report | None = None
         self._prior: Prior | None = None
+        self._note: str | None = None
         self._kind = original(type(pipe)).__name__
         self._look()
         watch(pipe, self, pipeline_members)
@@ -161,8 +162,7 @@ class Attachment:
         self._look()
         agree = agreement_of(self._networks.values())
         others = self._rules.begins(arguments)
-        if agree is not alone:
-            require_same(agree, told_apart(self._rules.prior), "measured errors", _device_of(self._networks.values()))
+        self._planned(agree)
         generation = Generation(
             self._rules,
             observers=self._observers,
@@ -172,14 +172,15 @@ class Attachment:
             blocks=self._blocks,
             inner=self._inner(agree),
             main=next(iter(self._networks)) if len(self._networks) == 1 else None,
+            sees=lambda size: self._rules.sees(size) and self._planned(agree),
         )
         self._generation, self._thread, failed = generation, threading.get_ident(), True
-        said, self._prior = self._rules.note, self._rules.prior
         try:
             yield others
             failed = False
         finally:
             self._generation = self._thread = None
+            said = self._note
             remarks = {blocks.remark for blocks in self._blocks.values()}
             if self._prior is not None and not generation.served:
                 said = None  # it had a plan, and reasons not to keep to it, which the report has
@@ -199,6 +200,13 @@ class Attachment:
         tables = self._prior.tables if self._prior is not None and self.method == "soda" else {}
         found = instead(tables, len(last.computed), steps=last.evaluations)
         return found if found is not None and found.more else None
+
+    def _planned(self, agree: Agreement) -> bool:
+        """It is known what the generation under way is planned from, of which all ranks must have the same."""
+        self._note, self._prior = self._rules.note, self._rules.prior
+        if agree is not alone:
+            require_same(agree, told_apart(self._prior), "measured errors", _device_of(self._networks.values()))
+        return True
 
     # Parts ----------------------------------------------------------------------------------------------------------
 

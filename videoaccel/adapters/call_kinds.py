@@ -20,13 +20,16 @@ FREE = frozenset(
 LENGTHS = ("num_frames", "video_length", "frames")
 """Names by which pipelines are told how long a clip is to be."""
 
+SIZES = ("height", "width", *LENGTHS)
+"""Names by which pipelines are told how large a latent is to be; None leaves it to them."""
+
 
 def numbers_of_call(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers and switches of a call that decide how it runs, by name.
 
-    Those inside of an argument are named ``argument.name``. Of pictures and clips the sizes, where no argument says
-    the size of what is made, and the lengths, where none says the length; of true guidance whether it has a negative
-    prompt, without which it is off.
+    Those inside of an argument are named ``argument.name``. Of pictures and clips the sizes, where the call has no
+    argument for the size of what is made, and the lengths, where it has none for the length; where it has one that is
+    None, which of them may say it. Of true guidance whether it has a negative prompt, without which it is off.
     """
     found: dict[str, Any] = {}
     for name, value in arguments.items():
@@ -38,7 +41,35 @@ def numbers_of_call(arguments: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{name}.{key}": one for key, one in value.items() if isinstance(one, bool | int | float)}
         elif "guidance" in name and isinstance(value, list | tuple):
             found[name] = [one for one in value if isinstance(one, bool | int | float)]
-    return found | dict(_measures(arguments)) | dict(_true_guidance(arguments))
+    return found | dict(_measures(arguments)) | dict(_sources(arguments)) | dict(_true_guidance(arguments))
+
+
+def is_open(arguments: Mapping[str, Any]) -> bool:
+    """Whether a call leaves the size of the latents to the pipeline, or to a picture, clip or sound that it is given.
+
+    >>> is_open({"height": 32, "width": 32}), is_open({"height": None, "width": None}), is_open({"prompt": "a cat"})
+    (False, True, False)
+    """
+    unsaid = any(name in arguments and arguments[name] is None for name in SIZES)
+    return unsaid or any("audio" in name and isinstance(_first(one), Tensor) for name, one in arguments.items())
+
+
+def _first(value: Any) -> Any:
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return value
+
+
+def _sources(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Pictures and clips of a call that leaves the size open: with them it is another call than with words alone."""
+    if not any(name in arguments and arguments[name] is None for name in SIZES):
+        return
+    for name, value in arguments.items():
+        if any(word in name for word in ("video", "image")) and "embed" not in name and "ip_adapter" not in name:
+            first = _first(value)
+            if isinstance(first, Image.Image) or (isinstance(first, Tensor | np.ndarray) and first.ndim > 2):
+                yield "size may be of", name
+                return
 
 
 def numbers_of_guiders(pipe: Any) -> dict[str, Any]:

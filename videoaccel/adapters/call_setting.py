@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videoaccel.adapters.attach import networks_of, schedulers_of
-from videoaccel.adapters.call_kinds import numbers_of_call, numbers_of_guiders
+from videoaccel.adapters.call_kinds import is_open, numbers_of_call, numbers_of_guiders
 from videoaccel.adapters.swap import original
 from videoaccel.planning.prior import Fingerprints
 
@@ -67,9 +67,14 @@ def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Iden
         arguments: Of the call, by name, those that were left out with their defaults. Numbers, switches and sizes
             count, see :mod:`videoaccel.adapters.call_kinds`; texts and pictures are what the errors are means over.
         identities: Of networks that were looked at before.
+
+    Returns:
+        Hashes, the scheduler, numbers of the call. Where the call leaves the size open, ``latents`` is None until
+        :func:`with_latents` says what was seen.
     """
     counted = {**numbers_of_call(arguments), **numbers_of_guiders(pipe)}
     return {
+        **({"latents": None} if is_open(arguments) else {}),
         "model": (identities or Identities()).of(pipe),
         "scheduler": "; ".join(map(_scheduler, schedulers_of(pipe))),
         "dtype": ", ".join(sorted({str(_dtype(network)) for network in networks_of(pipe).values()})),
@@ -77,11 +82,19 @@ def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Iden
     }
 
 
+def with_latents(setting: Mapping[str, Any], size: str) -> dict[str, Any]:
+    """A setting with the size of the latents, as ``4x64x64``, if its call has left that open."""
+    return {**setting, **({"latents": size} if "latents" in setting else {})}
+
+
 def differences(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:
     """In what a prior's setting differs from another, as "num_frames 81, here 49"; of another model nothing else."""
     found = [f"another {name}" for name in FATAL if made_for.get(name) != setting.get(name)]
     if found[:1] == ["another model"]:
         return found[:1]
+    sizes = made_for.get("latents"), setting.get("latents")
+    if None not in sizes and sizes[0] != sizes[1]:
+        found.append(f"latents {sizes[0]}, here {sizes[1]}")
     was, now = made_for.get("call") or {}, setting["call"]
     return found + [f"{k} {was.get(k)}, here {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
 

@@ -22,7 +22,7 @@ from videoaccel.adapters.refusals import forbidden
 from videoaccel.adapters.report import Report, Tally
 from videoaccel.adapters.rule import Ask, Due, Evaluation, Refused, Serve, Space, Stepped, StepRule
 from videoaccel.adapters.sides import STALE, Sides
-from videoaccel.adapters.streams import Stream, Streams, latent_of, time_of
+from videoaccel.adapters.streams import Stream, Streams, latent_of, size_of_latent, time_of
 from videoaccel.adapters.tracker import Tracker
 
 BEFORE = Due("it runs before the network that decides")
@@ -40,6 +40,7 @@ class Generation:
         blocks: By component, who listens to its blocks, of those that are listened to.
         inner: What is forecast of each network; None for outputs.
         main: The denoiser, if there is but one: calls beside it belong to its evaluations.
+        sees: Told the size of the latents when the first call comes; says whether the rules are others by that.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Generation:
         blocks: Mapping[str, Blocks] | None = None,
         inner: Inner | None = None,
         main: str | None = None,
+        sees: Callable[[str], bool] = lambda size: False,
     ) -> None:
         self.tracker, self.tally, self.clock, self.sides = Tracker(), Tally(), CallClock(), Sides()
         self.streams, self.computed = Streams(), list[int]()
         self._rules, self._observers, self._standing, self._wide = rules, observers, standing, wide or {}
         self._blocks, self._inner, self._main = blocks or {}, inner, main
+        self._sees: Callable[[str], bool] | None = sees
         self._rule, self._agree = rules(), agree
         self._rule.agree = agree
         self.history = History(self._rule.keeps)
@@ -93,7 +96,7 @@ class Generation:
             if not self._inside:
                 self.tally.passed["gradients are wanted"] += 1
             return plain(*args, **kwargs)
-        self._enter(component, time_of(args, kwargs))
+        self._enter(component, args, kwargs)
         stream = self.streams.of(component, args, kwargs)
         x = latent_of(args, kwargs)
         made = None
@@ -107,7 +110,7 @@ class Generation:
         """A network whose output goes into the denoiser is called."""
         if self._main is None or self._inside or torch.is_grad_enabled():
             return plain(*args, **kwargs)
-        self._enter(self._main, time_of(args, kwargs))
+        self._enter(self._main, args, kwargs)
         stream = self.streams.of(component, args, kwargs)
 
         def call() -> Any:
@@ -178,10 +181,13 @@ class Generation:
 
     # Evaluations ----------------------------------------------------------------------------------------------------
 
-    def _enter(self, component: str, time: Any) -> None:
+    def _enter(self, component: str, args: Any, kwargs: Any) -> None:
         """A network is called: it may be the first of an evaluation."""
+        sees, self._sees = self._sees, None
+        if sees is not None and (size := size_of_latent(args, kwargs)) is not None and sees(size):
+            self._restart()
         segment = self.tracker.segment
-        begun = self.tracker.called(component, time)
+        begun = self.tracker.called(component, time_of(args, kwargs))
         if begun is not None:
             self._close()
             if self.tracker.segment != segment:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from videoaccel import __version__
-from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call
+from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call, with_latents
 from videoaccel.adapters.curves import Plans
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
@@ -104,6 +104,7 @@ class Lessons(RuleMaker):
         self._given, self._foreign, self._clips, self._needs_share = prior, foreign, clips, needs_share
         self._known: dict[str, Lesson] = {}
         self._now: Lesson | None = None
+        self._setting: Mapping[str, Any] = {}
         self._seen = False
         self._identities = Identities()
         self.meter = Meter(self._measured)
@@ -115,13 +116,40 @@ class Lessons(RuleMaker):
         Raises:
             ValueError: There is no prior and nothing shall be measured, or the prior that was given does not fit.
         """
-        setting = setting_of_call(self._pipe(), arguments, identities=self._identities)
-        key = json.dumps(setting, sort_keys=True, default=str)
+        self._setting = setting_of_call(self._pipe(), arguments, identities=self._identities)
+        key = _key(self._setting)
         if key not in self._known:
-            self._known[key] = self._looked_up(setting)
-        self._now = self._known[key]
-        self.meter.on, self._seen = not self._ready(self._now), False
+            self._known[key] = self._looked_up(self._setting)
+        self._take(self._known[key])
         return {}
+
+    def sees(self, size: str) -> bool:
+        """See :meth:`RuleMaker.sees`. The size of a call that leaves it open is known by now.
+
+        Raises:
+            ValueError: See :meth:`begins`.
+        """
+        setting = with_latents(self._setting, size)
+        key, lesson = _key(setting), self._now
+        if lesson is None or setting == self._setting:
+            return False
+        if key not in self._known:
+            fits = lesson.setting.get("latents") in (None, size)
+            if lesson.prior is not None:
+                fits = not differences(lesson.prior.setting, setting)
+            elif fits:
+                lesson.setting = setting
+            self._known[key] = lesson if fits else self._looked_up(setting)
+        if self._known[key] is lesson:
+            return False
+        self._known[_key(self._setting)] = self._known[key]  # the next such call is more likely to be like this one
+        self._take(self._known[key])
+        self.meter.began()
+        return True
+
+    def _take(self, lesson: Lesson) -> None:
+        self._now, self._seen = lesson, False
+        self.meter.on = not self._ready(lesson)
 
     def __call__(self) -> StepRule:
         """The rule of a segment."""
@@ -358,6 +386,10 @@ def fitting(prior: Prior, setting: Mapping[str, Any], *, foreign: bool) -> Prior
         advice = "; calibrate this pipeline" if fatal else "; calibrate for this call, or allow a foreign prior"
         raise ValueError(f"the prior was measured for {', '.join(told)}{advice}")
     return prior
+
+
+def _key(setting: Mapping[str, Any]) -> str:
+    return json.dumps(setting, sort_keys=True, default=str)
 
 
 def _mean(values: Sequence[float]) -> float | None:

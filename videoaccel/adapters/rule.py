@@ -174,6 +174,14 @@ class RuleMaker:
         """A generation begins, with these arguments by name; returns those that are to be others."""
         return {}
 
+    def sees(self, size: str) -> bool:
+        """Its first call has come, with latents of this size, see :func:`.streams.size_of_latent`.
+
+        Returns:
+            Whether the rules are others by that.
+        """
+        return False
+
     def ends(self, *, seconds: float, in_networks: float, failed: bool) -> str | None:
         """It is over, and took so many seconds, so many of them in networks.
 

@@ -83,6 +83,19 @@ def latent_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def size_of_latent(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Of the latent among the arguments all but the first axis, as ``4x64x64``; None if it is no tensor, nor a list.
+
+    >>> import torch
+    >>> size_of_latent([torch.zeros(2, 4, 8, 6)], {}), size_of_latent([], {"x": [torch.zeros(4, 1, 8, 6)]})
+    ('4x8x6', '1x8x6')
+    """
+    found = args[0] if args else next((kwargs[name] for name in LATENTS if name in kwargs), None)
+    if isinstance(found, list | tuple) and found:
+        found = found[0]
+    return "x".join(map(str, found.shape[1:])) if isinstance(found, Tensor) else None
+
+
 def time_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What may be the timestep among the arguments: the second positional one, or that of the usual name."""
     return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videoaccel.adapters.attach import attach, attachment_of, takes_attachments
 from videoaccel.adapters.blocks import MIDDLE, MODULATED
-from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.call_setting import setting_of_call, with_latents
 from videoaccel.adapters.lessons import kept_at, made
 from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.meter import Meter
@@ -40,6 +40,10 @@ class _Watch(RuleMaker):
     def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         self.settings.append(setting_of_call(self._pipe, arguments))
         return {}
+
+    def sees(self, size: str) -> bool:
+        self.settings[-1] = with_latents(self.settings[-1], size)
+        return False
 
     def ends(self, *, seconds: float, in_networks: float, failed: bool) -> str | None:
         self.shares.append(in_networks / max(seconds, 1e-9))

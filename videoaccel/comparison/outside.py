@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from videoaccel.adapters.attach import Attachment, attach, attachment_of, takes_attachments
 from videoaccel.adapters.call_costs import CallCosts
-from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.call_setting import setting_of_call, with_latents
 from videoaccel.adapters.lessons import find, fitting
 from videoaccel.adapters.loop_clock import LoopClock
 from videoaccel.adapters.methods import available, plans, tables_of
@@ -75,6 +75,10 @@ class _Look(RuleMaker):
     def begins(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         self.setting = setting_of_call(self._pipe, arguments)
         return {}
+
+    def sees(self, size: str) -> bool:
+        self.setting = with_latents(self.setting, size)
+        return False
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from videoaccel.adapters.attach import attach
-from videoaccel.adapters.call_setting import setting_of_call
+from videoaccel.adapters.call_setting import setting_of_call, with_latents
 from videoaccel.adapters.refusals import FEWEST, forbidden
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, Stepped, StepRule
 from videoaccel.adapters.streams import Stream
@@ -37,6 +37,11 @@ class Peek(RuleMaker):
         """See :meth:`RuleMaker.begins`."""
         self.arguments, self.setting = arguments, setting_of_call(self._pipe, arguments)
         return {}
+
+    def sees(self, size: str) -> bool:
+        """See :meth:`RuleMaker.sees`."""
+        self.setting = with_latents(self.setting, size)
+        return False
 
 
 class _Watch:
