@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import MultiControlNetModel, T2IAdapter
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from PIL import Image
 from torch import nn
 
@@ -13,7 +15,7 @@ from tests.adapters import image_pipes as images
 from tests.adapters import picture_pipes as pictures
 from tests.adapters import video_pipes as videos
 from videoaccel import Prior, accelerate, calibrate
-from videoaccel.adapters.call_kinds import numbers_of_call
+from videoaccel.adapters.call_kinds import numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.call_setting import Identities, differences, setting_of_call
 
 SMALL, LARGE = Image.new("RGB", (48, 32)), Image.new("RGB", (96, 64))
@@ -25,6 +27,9 @@ SMALL, LARGE = Image.new("RGB", (48, 32)), Image.new("RGB", (96, 64))
         ({"prompt": "a cat", "guidance_scale": 3.5, "num_inference_steps": 20}, {"guidance_scale": 3.5}),
         ({"attention_kwargs": {"scale": 0.5, "name": "x"}}, {"attention_kwargs.scale": 0.5}),
         ({"skip_guidance_layers": (7, 8)}, {"skip_guidance_layers": [7, 8]}),
+        ({"controlnet_conditioning_scale": [0.5, 1.0]}, {"controlnet_conditioning_scale": [0.5, 1.0]}),
+        ({"conditioning_scale": torch.tensor([0.5, 1.0])}, {"conditioning_scale": [0.5, 1.0]}),
+        ({"control_mode": [1, 2]}, {"control_mode": [1, 2]}),
         ({"image": SMALL}, {"size of image": "32x48"}),
         ({"image": [SMALL, SMALL]}, {"size of image": "32x48"}),
         ({"image": torch.zeros(2, 3, 32, 48)}, {"shape of image": "3x32x48"}),
@@ -117,6 +122,42 @@ def test_a_guider_counts_whose_scale_no_call_is_told() -> None:
     assert first["call"]["guider"] == "ClassifierFreeGuidance" and first["call"]["guider.guidance_scale"] == 5.0
     pipe.guider.guidance_scale = 2.0
     assert differences(first, setting_of_call(pipe, {})) == ["guider.guidance_scale 5.0, here 2.0"]
+
+
+def test_what_is_set_on_the_pipeline_counts() -> None:
+    pipe = videos.wan_two().pipe
+    first = setting_of_call(pipe, {})
+    pipe.register_to_config(boundary_ratio=0.5)
+    assert differences(first, setting_of_call(pipe, {})) == ["boundary_ratio 0.8, here 0.5"]
+    pipe.pag_applied_layers, pipe._free_noise_context_length = "mid", 16
+    assert {"pag_applied_layers": ["mid"], "free_noise_context_length": 16}.items() <= numbers_of_pipe(pipe).items()
+
+
+def test_what_goes_into_a_denoiser_is_part_of_the_model() -> None:
+    """ControlNets and T2I adapters by their weights, IP adapters by their scale, FreeU by its factors."""
+    pipe = images.control_net().pipe
+    known, other = Identities(), images.control_net().pipe.controlnet
+    other.controlnet_mid_block.weight.data += 1.0
+    seen = [known.of(pipe)]
+    pipe.controlnet = other
+    seen.append(known.of(pipe))
+    pipe.controlnet = MultiControlNetModel([other, other])
+    seen.append(known.of(pipe))
+    pipe.adapter = T2IAdapter(channels=[4, 8], num_res_blocks=1, downscale_factor=8)
+    seen.append(known.of(pipe))
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    seen.append(known.of(pipe))
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    seen.append(known.of(pipe))
+    pipe.disable_freeu()
+    assert known.of(pipe) == seen[3]
+    for name, module in pipe.unet.named_modules():
+        if name.endswith("attn2"):
+            module.set_processor(IPAdapterAttnProcessor2_0(8, cross_attention_dim=8))
+    seen.append(known.of(pipe))
+    pipe.set_ip_adapter_scale(0.3)
+    seen.append(known.of(pipe))
+    assert len(set(seen)) == len(seen) == 8
 
 
 class Adapted(nn.Linear):

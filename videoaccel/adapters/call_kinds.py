@@ -20,6 +20,9 @@ FREE = frozenset(
 LENGTHS = ("num_frames", "video_length", "frames")
 """Names by which pipelines are told how long a clip is to be."""
 
+LISTS = ("guidance", "scale", "mode")
+"""What names of arguments say whose numbers may come as a list, one of each ControlNet or layer."""
+
 SIZES = ("height", "width", *LENGTHS)
 """Names by which pipelines are told how large a latent is to be; None leaves it to them."""
 
@@ -39,8 +42,10 @@ def numbers_of_call(arguments: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = value
         elif isinstance(value, Mapping):
             found |= {f"{name}.{key}": one for key, one in value.items() if isinstance(one, bool | int | float)}
-        elif "guidance" in name and isinstance(value, list | tuple):
-            found[name] = [one for one in value if isinstance(one, bool | int | float)]
+        elif isinstance(value, list | tuple) and any(word in name for word in LISTS):
+            found |= {name: told} if (told := [one for one in value if isinstance(one, bool | int | float)]) else {}
+        elif isinstance(value, Tensor) and value.ndim < 2 and "scale" in name:
+            found[name] = value.tolist()
     return found | dict(_measures(arguments)) | dict(_sources(arguments)) | dict(_true_guidance(arguments))
 
 
@@ -72,10 +77,20 @@ def _sources(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 return
 
 
-def numbers_of_guiders(pipe: Any) -> dict[str, Any]:
-    """Those of the guiders of a modular pipeline, which its call is not told."""
+def numbers_of_pipe(pipe: Any) -> dict[str, Any]:
+    """Those that a call is not told: of a modular pipeline's guiders, and what is set on the pipeline itself.
+
+    That are layers of perturbed attention, windows of FreeNoise, rounds of FreeInit, and where a second network begins.
+    """
     found: dict[str, Any] = {}
+    config = getattr(pipe, "config", None) or {}
+    if (boundary := config.get("boundary_ratio")) is not None:
+        found["boundary_ratio"] = boundary
     for name, part in vars(pipe).items():
+        if name == "pag_applied_layers":
+            found[name] = list(part) if isinstance(part, list | tuple) else [part]
+        elif name.startswith(("_free_noise_", "_free_init_")) and isinstance(part, bool | int | float | str):
+            found[name[1:]] = part
         if any(base.__name__ == "BaseGuidance" for base in type(part).__mro__):
             config = {key: vars(part).get(key, value) for key, value in dict(part.config).items() if key[:1] != "_"}
             found |= {name: type(part).__name__, **{f"{name}.{key}": _plain(one) for key, one in config.items()}}

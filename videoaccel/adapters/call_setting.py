@@ -5,10 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from videoaccel.adapters.attach import networks_of, schedulers_of
-from videoaccel.adapters.call_kinds import is_open, numbers_of_call, numbers_of_guiders
+from videoaccel.adapters.attach import modules_of, networks_of, schedulers_of
+from videoaccel.adapters.call_kinds import is_open, numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.swap import original
 from videoaccel.planning.prior import Fingerprints
+
+BESIDE = ("controlnet", "adapter")
+"""Names of networks whose outputs go into a denoiser: ControlNets and T2I adapters. IP adapters are parts of it."""
+
+FREE_U = ("s1", "s2", "b1", "b2")
+"""What FreeU writes into a UNet's blocks."""
 
 FATAL = ("model", "scheduler", "dtype")
 """What must be the same even where a foreign prior is allowed."""
@@ -25,11 +31,11 @@ class Identities:
         self._prints = Fingerprints()
 
     def of(self, pipe: Any) -> str:
-        """One hash for all networks: names, classes, weights."""
+        """One hash for all networks: names, classes, weights, and what is switched on in them."""
         whole = hashlib.sha256()
-        for name, network in networks_of(pipe).items():
+        for name, network in (networks_of(pipe) | modules_of(pipe, BESIDE)).items():
             plain = getattr(network, "_orig_mod", network)  # a compiled one holds it
-            identity = _identity(plain, self._prints) + _adapters(plain)
+            identity = _identity(plain, self._prints) + _switches(plain)
             whole.update(f"{name} {original(type(plain)).__name__} {identity}\n".encode())
         return whole.hexdigest()
 
@@ -47,10 +53,15 @@ def _identity(network: Any, prints: Fingerprints) -> str:
         return hashlib.sha256(json.dumps([config, shapes], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _adapters(network: Any) -> str:
-    """Which adapters of a network are on, and how far: weights do not tell. Empty where there are none."""
+def _switches(network: Any) -> str:
+    """Which adapters of a network are on, how far, and FreeU: weights do not tell. Empty where there are none."""
     told = []
     for name, module in network.named_modules():
+        processor = module._modules.get("processor") or vars(module).get("processor")
+        if (scale := getattr(processor, "scale", None)) is not None:  # of IP adapters
+            told.append(f"{name} {scale}")
+        if any(vars(module).get(one) is not None for one in FREE_U):
+            told.append(f"{name} {[vars(module).get(one) for one in FREE_U]}")
         scaling = getattr(module, "scaling", None)
         if isinstance(scaling, Mapping) and hasattr(module, "active_adapters"):
             off = bool(getattr(module, "disable_adapters", False))
@@ -72,7 +83,7 @@ def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Iden
         Hashes, the scheduler, numbers of the call. Where the call leaves the size open, ``latents`` is None until
         :func:`with_latents` says what was seen.
     """
-    counted = {**numbers_of_call(arguments), **numbers_of_guiders(pipe)}
+    counted = {**numbers_of_call(arguments), **numbers_of_pipe(pipe)}
     return {
         **({"latents": None} if is_open(arguments) else {}),
         "model": (identities or Identities()).of(pipe),
