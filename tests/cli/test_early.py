@@ -57,6 +57,24 @@ GENERATE = {
     ("--lora", "cut.safetensors"): "cut.safetensors is not a safetensors file, or is cut short",
     ("--accel", "fora", "--set", "accel_options.perod=2"): "fora has no field 'perod'; it has period, warmup,",
     ("--accel", "fora", "--set", "accel_options.period=0"): "fora: period: Input should be greater than or equal to 1",
+    ("--accel", "fora+sada", "--set", "accel_options.fora.perod=2"): "fora has no field 'perod'; it has period,",
+    ("--accel", "fora+sada", "--set", "accel_options.sada.max_run=0"): "sada: max_run: Input should be greater",
+    ("--accel", "fora+sada", "--set", "accel_options.period=2"): "say whose, such as fora.period",
+    ("--accel", "fora+sada", "--set", "accel_options.pab.spatial=2"): "fora+sada has no method 'pab'; give fields as",
+    ("--accel", "fora+fora"): "a chain is two different methods, such as soda+sada, got 'fora+fora'",
+    ("--accel", "fora+sada", "--speedup", "2"): "--speedup cannot be kept by fora+sada: what the two save together",
+    ("--accel", "fora-sada", "--set", "accel_options.sada.treshold=1"): "sada has no field 'treshold'; it has",
+    ("--accel", "mine.yaml"): "mine.yaml: fora has no field 'perod'; it has period,",
+    ("--accel", "both.yaml"): "both.yaml: sada has no field 'treshold'; it has",
+    ("--accel", "nameless.yaml"): "nameless.yaml must say its method, one of adacache",
+    (
+        "--accel",
+        "lemica",
+        "--speedup",
+        "2",
+    ): "a target of elastic and soda; lemica takes none: set its budget",
+    ("--accel", "fora", "--set", "accel_options.min_psnr=30"): "is a target of soda; fora takes none: set its period",
+    ("--accel", "off", "--anchors", "3"): "--anchors is a target of soda; off takes none: it has no knob",
     ("-o", "folder.mp4"): "cannot write folder.mp4: a folder has that name; for frames in a folder, end it in '/'",
     ("-o", f"{'x' * 300}.mp4"): "the name is too long for this disk; choose a shorter one",
     ("--config", "none.yaml"): "none.yaml does not exist",
@@ -106,6 +124,7 @@ MISTAKES = {
         "--setting",
         "fora-sada.fora=1,2",
     ): "fora-sada, in the box, is run once: fora takes one value, not 2",
+    ("compare", "--prompts", "p.txt", "-o", "out", "--accel", "mine.yaml"): "mine.yaml: fora has no field 'perod'",
     ("compare", "--prompts", "p.txt", "-o", "out", "--seeds", ""): "there is no seed; give at least one",
     ("compare", "--prompts", "p.txt", "-o", "out", "--speedup", "0.5"): "a speed-up must be a number of at least 1",
     ("compare", "--prompts", "p.txt", "-o", "out", "--clips", "0"): "at least 1 clip is timed, 0 times or more",
@@ -158,6 +177,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tupl
     folder: Path = tmp_path_factory.mktemp("mistakes")
     (folder / "p.txt").write_text("a red circle\n")
     (folder / "a.png").touch()
+    (folder / "mine.yaml").write_text("method: fora\nperod: 2\n")
+    (folder / "both.yaml").write_text("method: fora+sada\nfora: {period: 3}\nsada: {treshold: 1}\n")
+    (folder / "nameless.yaml").write_text("period: 2\n")
     for name in ("folder.mp4", "full", "compared/results.json", "worst", "begun.part"):
         (folder / name).mkdir(parents=True)
     for name in ("full/x", "compared/rows.jsonl", "worst/rows.jsonl", "worst/worst"):

@@ -21,7 +21,8 @@ from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
 from videoaccel.common.wording import counted
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
-from videoaccel.settings.early import check_early, check_method_name
+from videoaccel.settings.early import check_early
+from videoaccel.settings.early_methods import check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 from videoaccel.settings.refused import made_of

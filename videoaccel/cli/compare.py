@@ -23,7 +23,8 @@ from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
 from videoaccel.comparison.log import check_place
 from videoaccel.comparison.values import Values, check_counts, check_told, names_of, read_values
-from videoaccel.settings.early import check_early, check_method_name, check_prior
+from videoaccel.settings.early import check_early, check_prior
+from videoaccel.settings.early_methods import check_fields, check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, merge
 
@@ -165,6 +166,7 @@ def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str],
     for name in methods:
         if name not in ("exact", "all"):
             check_method_name(name)
+            check_fields(name, {})
     check_told(names_of(methods, controls=o.controls), values)
     if o.prior is not None:
         check_prior(o.prior, settings, foreign=o.allow_foreign_prior)

@@ -199,8 +199,8 @@ def described(report: PlanReport, *, asked: str | None = None) -> str:
 
 def changed_fields(report: PlanReport) -> str:
     """Fields that are not as the method has them by itself, in brackets; all of them are in ``--json``."""
-    from videoaccel.session.chain import DOT, SIGN
     from videoaccel.session.registry import policy_class
+    from videoaccel.settings.method_fields import DOT, SIGN
 
     names, found = report.method.split(SIGN), []
     for name in names:

@@ -16,7 +16,8 @@ from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import check_count, require_alone
 from videoaccel.cli.terminal import say
-from videoaccel.settings.early import check_early, check_method_name
+from videoaccel.settings.early import check_early
+from videoaccel.settings.early_methods import check_method_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
 

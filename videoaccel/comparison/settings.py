@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from videoaccel.comparison.values import EXACT, Values, check_values, names_of
-from videoaccel.session.chain import SIGN, nested
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, knob_of, make_policy, named_method
 from videoaccel.settings.config import config_names
+from videoaccel.settings.method_fields import SIGN, nested
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 from videoaccel.common.plugins import names_in
 from videoaccel.common.reading import parse_yaml
 from videoaccel.settings.config import config_names
-from videoaccel.settings.early import METHODS, check_fields
+from videoaccel.settings.early_methods import check_fields
+from videoaccel.settings.method_fields import METHODS
 
 EXACT, OFF, ALL = "exact", "off", "all"
 

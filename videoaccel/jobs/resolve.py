@@ -25,13 +25,13 @@ from videoaccel.models.checkpoint import read_config
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.planning.prior import prior_file
 from videoaccel.sampling.noise import sample_seeds
-from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
-from videoaccel.session.registry import beside_file, make_policy, named_method, policy_class, policy_names, told_by
+from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
 from videoaccel.settings.config import Defaults, config_names
 from videoaccel.settings.early import parse_lora
 from videoaccel.settings.generate import NONE, OUTSIDE, TARGETS, GenerateSettings
 from videoaccel.settings.latent_frames import chunks_of
+from videoaccel.settings.method_fields import check_targets
 from videoaccel.settings.sizes import check_sides, resolve_size
 
 BEST = "soda"
@@ -365,17 +365,8 @@ def policy_of(s: GenerateSettings) -> Policy | None:
         return None
     method, of_file = named_method(s.accel or BEST)
     fields = beside_file(of_file, s.accel_options)
-    if targets and SIGN in method:
-        raise ValueError(
-            f"`{min(targets)}` cannot be kept by {s.accel}: what the two save together is known clip by clip only; set "
-            f"fields of each instead, such as --set accel_options.{method.split(SIGN)[-1].strip()}.threshold=0.1"
-        )
     if targets:
-        known = policy_class(method)
-        if missing := [name for name in targets if name not in known.model_fields]:
-            knob = f"set its {known.knob} with accel_options" if known.knob else "it has no knob"
-            takers = [name for name in policy_names() if missing[0] in policy_class(name).model_fields]
-            raise ValueError(f"`{missing[0]}` is a target of {' and '.join(takers)}; {method} takes none: {knob}")
+        check_targets(method, targets, asked=s.accel)
         fields = beside_file(fields, targets)
     with told_by(s.accel or BEST):
         policy = make_policy(method, **fields)

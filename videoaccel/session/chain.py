@@ -6,7 +6,7 @@ which of its modules are computed. What a call returned that left something out 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,7 @@ from videoaccel.session.actions import COMPUTE
 from videoaccel.session.job import Call, Job, Mix, Velocities, local_mix, of_sample
 from videoaccel.session.policy import Policy, Session
 from videoaccel.session.stretches import Stretches
-
-SIGN = "+"
-"""Between the names of the two."""
-
-DOT = "."
-"""Between a method and its field."""
+from videoaccel.settings.method_fields import SIGN
 
 
 class Chain(Policy):
@@ -184,30 +179,6 @@ class ChainSession(Session):
         """See :meth:`Session.idle`."""
         pairs = zip(self.names, (self.over, self.under[0]), strict=True)
         return [f"{name}: {reason}" for name, part in pairs for reason in part.idle]
-
-
-def nested(
-    fields: Mapping[str, Any], *, owner: Callable[[str], str] = lambda field: "sada"
-) -> dict[str, dict[str, Any]]:
-    """Fields by method, from mappings or dotted names.
-
-    Args:
-        fields: As they were given.
-        owner: Which method a field without one may be meant for.
-
-    Raises:
-        ValueError: A field is nobody's.
-
-    >>> nested({"soda": {"flops_ratio": 2}, "sada.threshold": 0.1})
-    {'soda': {'flops_ratio': 2}, 'sada': {'threshold': 0.1}}
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in fields.items():
-        method, dot, field = name.partition(DOT)
-        if not dot and not isinstance(value, Mapping):
-            raise ValueError(f"of two methods a field is one's or the other's: say whose, such as {owner(name)}.{name}")
-        found.setdefault(method, {}).update({field: value} if dot else value)
-    return found
 
 
 def _says(policy: Policy) -> str:

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from videoaccel.common.home import expand
 from videoaccel.common.plugins import class_in, names_in
-from videoaccel.session.chain import DOT, SIGN, Chain, nested
+from videoaccel.session.chain import Chain
 from videoaccel.session.policy import Policy
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import TARGETS
-from videoaccel.settings.method_fields import fault
+from videoaccel.settings.method_fields import DOT, SIGN, fault, nested
 
 METHODS = "videoaccel.policies"
 

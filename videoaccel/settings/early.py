@@ -5,10 +5,9 @@ Nothing here needs torch, PyAV or numpy. What is checked later with more knowled
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,13 @@ from videoaccel.common.extras import need
 from videoaccel.common.files import check_folder
 from videoaccel.common.home import expand
 from videoaccel.common.plain_files import plain_file
-from videoaccel.common.plugins import names_in
-from videoaccel.settings.config import ModelSpec, config_folder, config_names, load_named, read_yaml
+from videoaccel.settings.config import ModelSpec, config_names, load_named
+from videoaccel.settings.early_methods import check_fields, check_method_name
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.latent_frames import check_overlap, clip_of
 from videoaccel.settings.mask_strategy import check_places, parse_mask_strategy
-from videoaccel.settings.method_fields import check_method_fields
 from videoaccel.settings.sizes import check_sides, resolve_size
 from videoaccel.settings.tensor_heads import PRIOR, check_format, head_of
-
-METHODS = "videoaccel.policies"
-SIGN = "+"
-"""Between the names of two methods at once."""
 
 BACKENDS = (
     "native", "cudnn", "efficient", "native-flash", "xformers", "flash", "sage", "flash-hub", "flash3-hub", "sage-hub",
@@ -61,7 +55,7 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
         raise ValueError("there is no prompt")
     if s.accel is not None:
         check_method_name(s.accel)
-        check_fields(s.accel, s.accel_options)
+        check_fields(s.accel, s.accel_options, [name for name in TARGETS if getattr(s, name) is not None])
     check_backend_name(s.attention)
     if s.explain and writes:
         need("`explain`", "matplotlib", "report")
@@ -121,33 +115,6 @@ def no_model(name: str, specs: Iterable[str]) -> str:
     return (
         f"no model or folder is called {name!r}; there are {', '.join([*known, *released])}, or give a pipeline folder"
     )
-
-
-def check_method_name(name: str) -> None:
-    """Make sure that there is a method of this name, two with a plus between, one in the box, or a YAML file.
-
-    Raises:
-        ValueError: There is none; says what was meant.
-        FileNotFoundError: The file is not there.
-    """
-    methods, boxed = names_in(METHODS), config_names("accel")
-    if name in boxed:
-        return
-    path = expand(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.exists():
-            raise FileNotFoundError(f"configuration file {path} does not exist")
-        return
-    for one in (part.strip() for part in name.split(SIGN)):
-        if one in methods:
-            continue
-        near = difflib.get_close_matches(one, methods, n=1, cutoff=0.8)
-        in_box = difflib.get_close_matches(one, boxed, n=1)
-        if in_box and not near:
-            raise ValueError(f"unknown method {one!r}; did you mean {in_box[0]!r}, which is in the box?")
-        near = difflib.get_close_matches(one, methods, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(methods)}"
-        raise ValueError(f"unknown method {one!r}; {hint}")
 
 
 def check_backend_name(name: str) -> None:
@@ -241,19 +208,6 @@ def check_lora(name: str) -> None:
         start = file.read(2)
     if start[:1] != b"\x80" and start != b"PK":  # a pickle, or torch's archive of one
         raise ValueError(f"{path} holds no weights; a LoRA is a .safetensors file, or one that torch has written")
-
-
-def check_fields(name: str, fields: Mapping[str, Any]) -> None:
-    """Make sure that a method can be told this; of two methods at once, and of a file's, it is checked later.
-
-    Raises:
-        ValueError: It has no such field, or a value is out of its bounds.
-    """
-    method: Any = name
-    if name in config_names("accel") and name not in names_in(METHODS):
-        method = read_yaml(config_folder("accel") / f"{name}.yaml").get("method")
-    if method in names_in(METHODS):
-        check_method_fields(method, fields)
 
 
 def output_kind(path: str | Path) -> str:

@@ -18,9 +18,9 @@ from videoaccel.parallel.comm import RankError
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.parallel.launch import start_ranks
 from videoaccel.parallel.mesh import Mesh
-from videoaccel.session.chain import SIGN
 from videoaccel.session.registry import named_method, policy_class
 from videoaccel.settings.generate import GenerateSettings
+from videoaccel.settings.method_fields import SIGN
 
 EXACT, OFF = "exact", "off"
 """No method at all, and the machinery with nothing changed: these two must agree bit for bit."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from videoaccel.adapters.planned import Step
 from videoaccel.adapters.rule import StepRule
-from videoaccel.session.chain import SIGN
 from videoaccel.session.policy import Policy
+from videoaccel.settings.method_fields import SIGN
 
 Rules = Callable[[], StepRule]
 """Makes the rule of one segment."""
