@@ -54,9 +54,10 @@ def test_the_picture_and_the_controls(cli: Cli, compare: Compare, pipeline_folde
 
 def test_what_is_no_result_makes_the_command_fail(compare: Compare) -> None:
     done = compare("--setting", "fora.period=1")
-    assert done.code == 1
+    assert done.code == 1, "no method has a result"
     assert "no result: fora period=1: never fired" in done.out
     assert done.err.endswith("videoaccel: 1 setting without a result, see the errors in run/results.json\n")
+    assert compare("--setting", "fora.period=1,2").code == 3, "one has"
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from videoaccel.cli.flags import flag, shown
 from videoaccel.cli.generate import keyword, parameter, shared_values, typed
+from videoaccel.cli.options import together
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import is_rank, rank, start_again
@@ -65,6 +66,7 @@ def command() -> Callable[..., None]:
 
 
 def _calibrate(options: dict[str, Any]) -> None:
+    options["methods"] = together(options["methods"]) or None
     if options["merge"] or options["files"]:
         _merge(options)
         return
@@ -200,7 +202,7 @@ def _own(name: str) -> inspect.Parameter:
     """An option of calibrate's own."""
     field = CalibrateSettings.model_fields[name]
     texts = {"memory": "SIZE", "methods": "NAME,NAME,...", "output": "FILE", "backbones": "DIR"}
-    kind: Any = str | None if name in texts else int | None
+    kind: Any = list[str] | None if name == "methods" else str | None if name in texts else int | None
     flags = ["--output", "-o"] if name == "output" else [f"--{name.replace('_', '-')}"]
     default = f" Default: {field.default}." if isinstance(field.default, int) else ""
     made = typer.Option(

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from videoaccel.cli.errors import FAILURE, INCOMPLETE
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import typed
+from videoaccel.cli.options import together
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import Display, calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
@@ -22,7 +24,7 @@ from videoaccel.common.home import expand
 from videoaccel.common.reading import read_prompts
 from videoaccel.common.wording import counted
 from videoaccel.comparison.log import check_place
-from videoaccel.comparison.values import Values, check_counts, check_told, names_of, read_values
+from videoaccel.comparison.values import EXACT, Values, check_counts, check_told, names_of, read_values
 from videoaccel.settings.early import check_early, check_prior
 from videoaccel.settings.early_methods import check_fields, check_method_name
 from videoaccel.settings.generate import GenerateSettings
@@ -48,14 +50,17 @@ class Options:
     ]
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results; gone on with.", metavar="DIR")]
     accel: Annotated[
-        str,
-        typer.Option(help="Methods, comma-separated; all for all. exact is always there.", rich_help_panel=_RUN),
-    ] = "all"
+        list[str] | None,
+        typer.Option(help="Methods, comma-separated; default all. exact is always there.", rich_help_panel=_RUN),
+    ] = None
     speedup: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Speed-ups at which PSNR is read off the curves, comma-separated.", rich_help_panel=_RUN),
     ] = None
-    seeds: Annotated[str, typer.Option(help="Of every prompt's clips, comma-separated.", rich_help_panel=_RUN)] = "0"
+    seeds: Annotated[
+        list[str] | None,
+        typer.Option(help="Of every prompt's clips, comma-separated. Default: 0.", rich_help_panel=_RUN),
+    ] = None
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,10 +125,11 @@ def compare(options: Options) -> None:
     o = options
     require_alone("compare")
     texts = _prompts(o.prompts)
-    seeds, speedups = _numbers("--seeds", o.seeds, int), _numbers("--speedup", o.speedup or "", float)
+    seeds = _numbers("--seeds", together(o.seeds, "0"), int)
+    speedups = _numbers("--speedup", together(o.speedup), float)
     given = typed({name: getattr(o, name) for name in _SHARED}, _SHARED)
     settings = merge([Layer({**given, "prompt": texts}, flag)])
-    methods = [name.strip() for name in o.accel.split(",") if name.strip()]
+    methods = [name.strip() for name in together(o.accel, "all").split(",") if name.strip()]
     values = read_values(o.setting or [])
     _check_early(o, settings, methods, values)
     check_counts(seeds=seeds, speedups=speedups, timed_clips=o.clips, repeats=o.repeats)
@@ -157,7 +163,8 @@ def compare(options: Options) -> None:
     if comparison.errors:
         count = counted(len(comparison.errors), "setting")
         say(f"videoaccel: {count} without a result, see the errors in {comparison.files[0]}", err=True)
-        raise typer.Exit(1)
+        others = [result for result in comparison.results if result.error is None and result.method != EXACT]
+        raise typer.Exit(INCOMPLETE if others else FAILURE)
 
 
 def _check_early(o: Options, settings: GenerateSettings, methods: Sequence[str], values: Mapping[str, Values]) -> None:

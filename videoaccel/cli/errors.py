@@ -20,6 +20,9 @@ from videoaccel.common.versions import UnfitVersionError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
+INCOMPLETE = 3
+"""Part of what was asked for has no result, which is named; the rest is written."""
+
 # A path that was asked for and cannot be had; what else the operating system refuses (a full disk) is a failure.
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _KNOWN = (OSError, MemoryError, ArithmeticError, UnfitVersionError)

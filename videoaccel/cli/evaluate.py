@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from videoaccel.cli.errors import INCOMPLETE
+from videoaccel.cli.options import together
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.terminal import PlainConsole, say
 from videoaccel.common.extras import need
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from videoaccel.evaluation.evaluate import Evaluation
     from videoaccel.evaluation.table import MetricResult
 
-INCOMPLETE = 3
-"""Exit code: files of networks are missing, so that not everything could be measured."""
-
 _WIDTH = 160
 
 
@@ -36,8 +35,9 @@ def evaluate(
         str | None, typer.Option(help="Clips of the same names that these should equal.", metavar="DIR")
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="vbench, fidelity, demo, all, or metrics; comma-separated.", metavar="NAMES")
-    ] = "all",
+        list[str] | None,
+        typer.Option(help="vbench, fidelity, demo, all, or metrics; comma-separated. Default: all.", metavar="NAMES"),
+    ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(help="VBench_full_info.json, a JSON object {file: prompt}, or lines of text.", metavar="FILE"),
@@ -77,7 +77,7 @@ def evaluate(
             expand(folder),
             out=expand(out),
             reference=None if reference is None else expand(reference),
-            suite=[name.strip() for name in suite.split(",") if name.strip()],
+            suite=[name.strip() for name in together(suite, "all").split(",") if name.strip()],
             prompts=None if prompts is None else expand(prompts),
             backbones=None if backbones is None else expand(backbones),
             reader=reader,

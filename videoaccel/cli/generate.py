@@ -195,7 +195,7 @@ def parameter(name: str) -> inspect.Parameter:
     annotation: Any = str | None
     if field.annotation is bool:
         annotation, flags = bool | None, [f"{flag(name)}/--no-{flag(name)[2:]}"]
-    elif field.default in ((), {}) and name != "seeds":
+    elif field.default in ((), {}):
         annotation = list[str] | None
     default = field.default if field.default not in (None, (), {}, False, True) else None
     text = f"{field.description}{f' Default: {default}.' if default is not None else ''}"

@@ -1,9 +1,9 @@
-"""A command whose options are the fields of one value, so that its code takes that and not thirty arguments."""
+"""Options: those of a command as the fields of one value, and those that take several things."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -28,6 +28,15 @@ def command(kind: type[T], run: Callable[[T], None]) -> Callable[..., None]:
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def together(given: Sequence[str] | None, usual: str = "") -> str:
+    """What an option with commas between its things says, given once or again: all of it.
+
+    >>> together(["fora,sada", "soda"]), together(None, "all")
+    ('fora,sada,soda', 'all')
+    """
+    return ",".join(given) if given else usual
 
 
 def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:

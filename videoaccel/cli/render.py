@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from videoaccel.cli.errors import INTERRUPTED, SaidError
+from videoaccel.cli.errors import INCOMPLETE, INTERRUPTED, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import config_path
 from videoaccel.cli.progress import calm_libraries, shown_progress
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from videoaccel.rendering.outcome import Outcome, Rules
     from videoaccel.rendering.run import Render
     from videoaccel.rendering.worker import Tell
-
-SOME_FAILED = 3
 
 _EVERY = 0.5  # seconds between looks at what other workers write down
 _ONCE = ("--quiet", "--retry", "--verify")  # what workers of one command do not do each for themselves
@@ -330,4 +328,4 @@ def _end(opened: Render, outcome: Outcome, *, quiet: bool) -> None:
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.gave_up or outcome.cancelled:
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(INCOMPLETE)

@@ -12,6 +12,7 @@ import typer
 from videoaccel.cli.errors import BAD_INPUT, FAILURE, SaidError
 from videoaccel.cli.flags import flag
 from videoaccel.cli.generate import keyword, parameter, typed
+from videoaccel.cli.options import together
 from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import check_count, require_alone
@@ -52,11 +53,12 @@ def command() -> Callable[..., int]:
 
 def _verify(options: Mapping[str, Any]) -> int:
     require_alone("verify")
-    methods = [name.strip() for name in (options["accel"] or EXACT).split(",") if name.strip()]
+    methods = [name.strip() for name in together(options["accel"], EXACT).split(",") if name.strip()]
     for name in methods:
         if name != EXACT:
             check_method_name(name)
-    settings, ranks = gather(options), numbers(options["ranks"])
+    ranks = numbers(together(options["ranks"], "1,2"))
+    settings = gather(options)
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.jobs.resolve import pick_device  # torch and all
         from videoaccel.parallel.comm import RankError
@@ -167,8 +169,8 @@ def _own() -> list[inspect.Parameter]:
         return keyword(name, Annotated[kind, made], default=False if kind is bool else default)
 
     return [
-        option("ranks", str, "--ranks", "Numbers of ranks.", default="1,2", metavar="N,N,..."),
-        option("accel", str | None, "--accel", "Methods; exact is none (default).", metavar="NAME,NAME,..."),
+        option("ranks", list[str] | None, "--ranks", "Numbers of ranks. Default: 1,2.", metavar="N,N,..."),
+        option("accel", list[str] | None, "--accel", "Methods; exact is none (default).", metavar="NAME,NAME,..."),
         option("set_", list[str] | None, "--set", "Any setting, a.b=c; the value is YAML.", metavar="NAME=VALUE"),
         option("json", bool, "--json", "Machine-readable."),
         option("quiet", bool, "--quiet -q", "Print nothing but the result, warnings and errors."),

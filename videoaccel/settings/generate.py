@@ -31,6 +31,9 @@ def _listed(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
+    """Texts are taken apart at commas, also those in a list."""
+    if isinstance(value, list | tuple):
+        return [part for one in value for part in (one.split(",") if isinstance(one, str) else [one])]
     return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
 
 
