@@ -7,6 +7,7 @@ turns back when the last one leaves. No trace is left in it.
 """
 
 import copyreg
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,19 @@ class _Alike(type):
 def _become(thing: Any, kind: type) -> None:
     # Pipelines and modules have a __setattr__ that registers things.
     object.__setattr__(thing, "__class__", kind)
+    _seen_by_collector(thing)
+
+
+def _seen_by_collector(thing: Any) -> None:
+    """Have the garbage collector look into an object's attributes again, which it may not in Python 3.13 before 3.13.4.
+
+    There a ``__dict__`` that was asked for before anything collectable was in it is left out for good (python/cpython
+    issue 133543). As long as attributes lie in the object itself that does no harm; another class moves them out.
+    """
+    attributes = getattr(thing, "__dict__", None)
+    if isinstance(attributes, dict) and not gc.is_tracked(attributes):
+        for name, value in attributes.items():
+            attributes[name] = value  # what is collectable has the dictionary looked into
 
 
 def _subclass(base: type, members: Members) -> type:
