@@ -154,6 +154,9 @@ MISTAKES = {
     ("plan", "--gpus", "2", "--png", "plan.png"): "--png draws what a method does; name one, such as --accel soda",
     ("plan", "--accel", "soda", "--link", "2"): "--link is for --gpus: how fast ranks exchange",
     ("plan", "--gpus", "2", "--link", "0"): "--link takes GB/s above 0, got 0",
+    ("doctor", "--model", "demo"): "demo is one of our own models, and this test is for pipelines of diffusers",
+    ("doctor", "--model", "ours"): "videoaccel verify tests it; --pipeline-class PixArtSigmaPipeline tests it as",
+    ("doctor", "--model", "demoo"): "no model or folder is called 'demoo'",
     ("status", "none"): "none holds no render",
     ("cancel", "none"): "none holds no render",
     ("verify", "--model", "demoo"): "no model or folder is called 'demoo'",
@@ -186,6 +189,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tupl
     (folder / "a.png").touch()
     (folder / "mine.yaml").write_text("method: fora\nperod: 2\n")
     (folder / "both.yaml").write_text("method: fora+sada\nfora: {period: 3}\nsada: {treshold: 1}\n")
+    (folder / "ours").mkdir()
+    index = {"_class_name": "PixArtSigmaPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"]}
+    (folder / "ours/model_index.json").write_text(json.dumps(index))
     (folder / "nameless.yaml").write_text("period: 2\n")
     for name in ("folder.mp4", "full", "compared/results.json", "worst", "begun.part"):
         (folder / name).mkdir(parents=True)

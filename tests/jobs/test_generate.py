@@ -28,6 +28,7 @@ from videoaccel.media.writer import Writer
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.outside import generate as whatever
+from videoaccel.planning.prior import Prior
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -100,6 +101,19 @@ def test_a_prior_that_nobody_can_have_made_is_missed_before_the_text(
     monkeypatch.setattr(generation, "encode_texts", lambda order: pytest.fail("work began"))
     with pytest.raises(ValueError, match="soda needs calibrated tables, which are not there for this model and sett"):
         make(accel="soda", steps=4)
+
+
+def test_a_prior_beside_the_model_is_named(make: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "mine").symlink_to(make.model)
+    beside = tmp_path / "mine-prior.safetensors"
+    given = {"accel": "soda", "steps": 4, "size": "64x64", "frames": 5, "guidance": 4, "model": str(tmp_path / "mine")}
+    for steps, end in ((4, ""), (9, ", of steps 9")):
+        made_for = {"model": "m", "steps": steps, "size": [64, 64], "frames": 5, "guidance": 4.0}
+        Prior(made_for, {"levels": torch.ones(1)}, {"levels": 1}).save(beside)
+        with pytest.raises(ValueError) as told:
+            make(**given)
+        assert str(told.value).endswith(f"; `prior={beside}` takes the one that lies beside the model{end}")
 
 
 def test_given_images_and_clips(make: Workshop, picture: str, clip: str) -> None:

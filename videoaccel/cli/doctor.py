@@ -90,6 +90,9 @@ def _pipeline(given: dict[str, Any], options: Mapping[str, Any]) -> int:
     """Test a pipeline; 1 if something is wrong with it."""
     prompt = {} if options["prompt"] is None else {"prompt": options["prompt"]}
     settings = merge([Layer({**given, **prompt}, flag)])
+    from videoaccel.outside.find import require_outside
+
+    require_outside(settings)
     with shown_progress(quiet=options["quiet"]) as display:
         from videoaccel.outside.selftest import self_test  # torch and all
 

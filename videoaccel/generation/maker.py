@@ -41,8 +41,13 @@ from videoaccel.settings.latent_frames import frames_of
 
 
 @contextmanager
-def naming_the_nearest(setting: Mapping[str, Any], *, found: bool) -> Iterator[None]:
+def naming_the_nearest(setting: Mapping[str, Any], *, found: bool, also: str = "") -> Iterator[None]:
     """Where a method misses calibrated tables, say which prior there is instead, if any was looked for in vain.
+
+    Args:
+        setting: What is to be generated.
+        found: Whether there is a prior, which has other tables.
+        also: What else to say.
 
     Raises:
         ValueError: A method misses calibrated tables.
@@ -50,7 +55,7 @@ def naming_the_nearest(setting: Mapping[str, Any], *, found: bool) -> Iterator[N
     try:
         yield
     except NoTableError as error:
-        raise ValueError(f"{error}{'' if found else advice(setting)}") from None
+        raise ValueError(f"{error}{'' if found else advice(setting)}{also}") from None
 
 
 class Maker:

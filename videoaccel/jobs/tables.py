@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import nn
 
+from videoaccel.common.home import expand
 from videoaccel.jobs.parts import load_pipeline
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import advice, setting_of, settings_on_shelf
+from videoaccel.settings.tensor_heads import PRIOR, check_format
 
 
 def check_tables(order: WorkOrder) -> None:
@@ -38,5 +41,25 @@ def check_tables(order: WorkOrder) -> None:
         nearest = advice(setting)
     raise ValueError(
         f"{policy.name} needs calibrated tables, which are not there for this model and setting; videoaccel calibrate "
-        f"measures them{nearest}"
+        f"measures them{nearest}{beside_model(s.model, wanted)}"
     )
+
+
+def beside_model(model: str, wanted: Mapping[str, Any]) -> str:
+    """That a prior lies beside a model's folder by its name, and in what it differs; empty if none does.
+
+    It is not taken unasked: a clip's sidecar names what it was made with, and what lies there may be another's.
+    """
+    folder = expand(model)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    path = folder.with_name(f"{folder.name}-prior.safetensors") if folder.name else folder
+    if not folder.is_dir() or not path.is_file():
+        return ""
+    try:
+        made_for = check_format(path, PRIOR, what="no prior").get("setting") or {}
+    except (OSError, ValueError):
+        return ""
+    names = ("steps", "size", "frames", "guidance")
+    other = [f"{name} {made_for.get(name)}" for name in names if made_for.get(name) != wanted.get(name)]
+    return f"; `prior={path}` takes the one that lies beside the model" + (f", of {', '.join(other)}" if other else "")

@@ -18,6 +18,7 @@ from typing import Any
 
 from videoaccel.common.home import expand
 from videoaccel.settings.config import ModelSpec, config_names, load_named
+from videoaccel.settings.early import check_model_name
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.settings.pipeline_folder import CLASS, INDEX, MODULAR, foreign_pipeline, read_index
 
@@ -87,6 +88,24 @@ def find_outside(settings: GenerateSettings) -> Found | None:
     if found is None and settings.pipeline_class is not None:
         raise ValueError(f"`pipeline_class` is for pipelines of diffusers, and {model} is none")
     return found
+
+
+def require_outside(settings: GenerateSettings) -> Found:
+    """The pipeline of diffusers that settings name, for what tests such pipelines.
+
+    Raises:
+        ValueError: The model is one of ours, with what tests these and how diffusers' own class is taken, or nothing.
+    """
+    if (found := find_outside(settings)) is not None:
+        return found
+    check_model_name(settings.model)
+    index, said = expand(settings.model) / INDEX, ""
+    if index.is_file():
+        said = f"; `pipeline_class={read_index(index).get(CLASS)}` tests it as diffusers has it"
+    raise ValueError(
+        f"{settings.model} is one of our own models, and this test is for pipelines of diffusers: videoaccel methods "
+        f"lists what can be had, videoaccel plan says what it would do there, videoaccel verify tests it{said}"
+    )
 
 
 def _in_folder(folder: Path, settings: GenerateSettings) -> Found | None:

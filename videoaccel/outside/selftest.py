@@ -23,10 +23,9 @@ from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.common.wording import counted
 from videoaccel.generation.accelerate import accelerate
-from videoaccel.generation.loading import find_model
 from videoaccel.outside.arguments import BINS, NAMES, Arguments
 from videoaccel.outside.calls import called_with, seeded
-from videoaccel.outside.find import find_outside
+from videoaccel.outside.find import require_outside
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import resolve_outside, with_prompt
 from videoaccel.outside.outputs import numbers_in
@@ -97,10 +96,7 @@ def self_test(settings: GenerateSettings, *, listener: Listener | None = None) -
     Raises:
         ValueError: It is no pipeline of diffusers, does not load, or takes no call of any size.
     """
-    found = find_outside(settings)
-    if found is None:
-        find_model(settings.model)  # says so if there is no such model at all
-        raise ValueError(f"{settings.model} is one of our own models; this test is for pipelines of diffusers")
+    found = require_outside(settings)
     order = resolve_outside(with_prompt(settings, found), found)
     s = order.settings
     clock = StageClock(listener, device=str(s.device))

@@ -3,6 +3,7 @@
 Shape legend: B samples, N steps, L text tokens.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from videoaccel.generation.rank_choice import whole_guidance
 from videoaccel.generation.rehearsal import CHANNELS, depends_on_clip, rehearse
 from videoaccel.jobs.parts import load_pipeline
 from videoaccel.jobs.resolve import WorkOrder, resolve
+from videoaccel.jobs.tables import beside_model
 from videoaccel.parallel.links import Link
 from videoaccel.planning.plan_report import PlanReport
 from videoaccel.planning.prior import Prior, find_prior
@@ -56,7 +58,7 @@ def plan(
         with clock.stage("plan"):
             prior = _prior(order, run)
             s = order.settings
-            with naming_the_nearest(run.setting, found=prior is not None):
+            with _naming(order, run, prior):
                 made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
         if not time or made.adaptive:
             return made
@@ -91,7 +93,7 @@ def check_method(order: WorkOrder, pipe: VideoPipeline, *, listener: Listener | 
         prior = _prior(order, run)
         job = run.job(prior=None if prior is None else prior.tables, cache_memory=order.settings.cache_memory)
         frames, _, _ = run.model.token_grid(run.z.shape[2:])
-        with naming_the_nearest(run.setting, found=prior is not None):
+        with _naming(order, run, prior):
             fit(order.policy, job, frames=frames, width=run.model.width)
 
 
@@ -155,6 +157,12 @@ def _request(order: WorkOrder, pipe: VideoPipeline) -> dict[str, Any]:
         "num_videos_per_prompt": s.batch_size,
         "seed": s.seed,
     }
+
+
+def _naming(order: WorkOrder, run: Denoising, prior: Prior | None) -> AbstractContextManager[None]:
+    """Of missing tables, say which prior there is instead, also of the one that lies beside the model."""
+    lies = "" if prior is not None else beside_model(order.settings.model, run.setting)
+    return naming_the_nearest(run.setting, found=prior is not None, also=lies)
 
 
 def _prior(order: WorkOrder, run: Denoising) -> Prior | None:
