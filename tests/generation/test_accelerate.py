@@ -176,7 +176,7 @@ def test_a_clip_of_a_method_is_made_again_from_its_sidecar(
 def test_nothing_is_changed_by_a_refused_acceleration(pipe: VideoPipeline) -> None:
     pipe.accelerate("fora", period=4)
     policy = pipe.policy
-    with pytest.raises(ValueError, match="fora has no field 'anchors'"):
+    with pytest.raises(ValueError, match="`anchors` is a target of soda; fora takes none: set its period"):
         videoaccel.accelerate(pipe, "fora", anchors=4)
     with pytest.raises(ValueError, match="without a method there is nothing"):
         videoaccel.accelerate(pipe, None, period=4)
