@@ -241,6 +241,8 @@ def test_doctor(cli: Cli) -> None:
     if not torch.cuda.is_available():
         assert "not installed" in found["attention"]["flash"] or "CUDA" in found["attention"]["flash"]
     assert found["codecs"] == {"libx264": "writes mp4", "gif": "writes gif"}
+    if not torch.cuda.is_available():
+        assert set(found["gpu"].values()) == {"they need a CUDA device"}
     text = cli("doctor")
     assert text.code == 0 and torch.__version__ in text.out and "libx264" in text.out and "text cache" in text.out
 

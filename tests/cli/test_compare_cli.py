@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Cli, Result, here
+from tests.generation.stand_in_graphs import stand_in
 from videoaccel.comparison import compare as comparing
+from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.jobs.resolve import WorkOrder
 
 SMALL = ("--frames", 1, "--steps", 6, "--repeats", 1, "--clips", 1, "--no-controls", "--no-picture")
 Compare = Callable[..., Result]
@@ -90,6 +93,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(compare: Compare, monkeypat
         (["--prior", "nowhere.safetensors"], "there is no prior nowhere.safetensors"),
         (["--model", "nothing"], "no model or folder is called 'nothing'"),
         (["--steps", "0"], "--steps"),
+        (["--graphs", "on"], "--graphs on cannot run here: they need a CUDA device"),
         (["--out", "no/where"], "does not exist; make it first"),
         (["--out", "empty.txt"], "not a folder"),
         (["--out", "mine"], "holds 'results.json' but no rows.jsonl"),
@@ -107,3 +111,25 @@ def test_bad_input_is_one_sentence(
     assert done.code == 2, done
     assert done.err.startswith("videoaccel: ") and message in done.err and done.err.count("\n") == 1
     assert not Path("run").exists() and done.out == ""
+
+
+def test_graphs_can_be_had_and_left_out(cli: Cli, compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `generate` would; what was replayed is a column where anything could be."""
+    asked: list[str] = []
+    load = comparing.load_pipeline
+
+    def loaded(order: WorkOrder) -> VideoPipeline:
+        asked.append(order.settings.graphs)
+        pipe = load(order)
+        pipe.graphs = stand_in() if order.settings.graphs == "auto" else None
+        return pipe
+
+    monkeypatch.setattr(comparing, "load_pipeline", loaded)
+    off = compare("--setting", "fora.period=2", "--graphs", "off", out="off")
+    auto = compare("--setting", "fora.period=2", out="auto")
+    assert (off.code, auto.code, asked) == (0, 0, ["off", "auto"])
+    assert "as graphs" not in off.out and "as graphs" in auto.out and "100 %" in auto.out
+    rows = [json.loads(Path(out, "results.json").read_text())["rows"] for out in ("off", "auto")]
+    assert [[row["replayed"] for row in some] for some in rows] == [[None, None], [1.0, 0.0]]
+    assert cli("report", "auto", "--out", "page").code == 0
+    assert "<th>as graphs</th>" in Path("page/report.html").read_text(encoding="utf-8")

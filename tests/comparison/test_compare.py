@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from tests.generation.stand_in_graphs import stand_in
 from tests.tiny_pipeline import tiny_pipeline
 from videoaccel.common.alone import BusyError
 from videoaccel.common.user_warning import Told
@@ -22,7 +23,10 @@ from videoaccel.comparison.run import measure_time
 from videoaccel.comparison.settings import Setting, choose_settings
 from videoaccel.comparison.table import Result, at_speedups, curve_of, psnr_at, quartiles, summarise
 from videoaccel.comparison.values import CONTROLS, read_values
+from videoaccel.generation import maker
 from videoaccel.generation.pipeline import VideoPipeline
+from videoaccel.generation.replay import INSIDE
+from videoaccel.models.seam import attention
 from videoaccel.session.registry import make_policy, policy_class, policy_names
 from videoaccel.settings.generate import GenerateSettings
 
@@ -482,3 +486,40 @@ def test_exact_is_timed_again_where_the_machine_may_have_changed(tmp_path: Path)
     measure_time(cast(Bench, Ten()), settings, [Clip("a", 0)], repeats=1, log=log, clock=lambda: now[0])
     assert made == ["exact", "2", "3", "exact", "4"]
     assert [row["exact_seconds"] for row in log.rows.values()] == [11, 11, 11, 14]
+
+
+# -- graphs
+
+
+def test_a_row_says_what_was_replayed(tmp_path: Path) -> None:
+    """As a generation would: whole calls of methods that decide about steps, nothing where one looks into blocks."""
+    pipe, graphs = tiny_pipeline(), stand_in()
+    pipe.graphs = graphs
+    values: dict[str, Any] = {"fora": {"period": [2]}, "fewer_steps": {"share": [0.5]}}
+    made = small(pipe, tmp_path / "on", methods=["off", "fora", "fewer_steps"], values=values, seeds=[0])
+    found = {result.method: (result.replayed, result.not_replayed) for result in made.results}
+    looks = (0.0, INSIDE)
+    assert found == {"exact": (1.0, None), "fewer_steps": (1.0, None), "off": looks, "fora": looks}
+    timed = [row["graph_calls"] for row in rows_of(tmp_path / "on") if row.get("kind") == "timing"]
+    assert timed and not any("recorded" in one for one in timed), "what is timed is replayed, not recorded"
+    assert {one["replayed"] for one in timed if "plain" not in one} == {6, 3}
+    pipe.graphs = None
+    plain = small(pipe, tmp_path / "off", methods=["off", "fora", "fewer_steps"], values=values, seeds=[0], repeats=0)
+    assert [(one.psnr, one.digest, one.replayed) for one in plain.results] == [
+        (one.psnr, one.digest, None) for one in made.results
+    ]
+
+
+def test_calls_with_another_attention_kernel_are_replayed_as_in_a_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def attend(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+        return attention(q, k, v, mask)
+
+    monkeypatch.setattr(maker, "attention_kernel", lambda name: attend)
+    pipe = tiny_pipeline()
+    pipe.graphs = stand_in()
+    states = {"a red circle": pipe.encode_prompt("a red circle")}
+    bench = Bench(pipe, states, {"num_frames": 1, "num_inference_steps": 3, "attention_backend": "efficient"})
+    made = bench.make(Clip("a red circle", 0), Setting("exact"))
+    assert made.graph_calls == {"recorded": 1, "replayed": 3}

@@ -18,7 +18,8 @@ from tests.parallel.work import job_of
 from tests.policies.test_decisions import KNOWN, PROMPT, SHAPE, SMALL, SOME_FIRE, load
 from tests.session.test_host import Counter
 from tests.tiny_pipeline import tiny_pipeline
-from videoaccel.generation.graphs import Graphs
+from videoaccel.generation.cuda_graph import why_no_graphs
+from videoaccel.generation.graphs import Graphs, why_not_recorded
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.places import Places, place_for, signature
 from videoaccel.generation.references import first_frame
@@ -325,3 +326,22 @@ def test_signatures_tell_calls_apart() -> None:
     assert signature((x, None)) == signature((torch.ones(2, 3), None))
     with pytest.raises(TypeError, match="a function among a call's arguments"):
         signature((x, lambda: None))
+
+
+def test_whether_anything_can_be_recorded_is_tried() -> None:
+    """What `doctor` says; on a machine without a GPU, that they need one."""
+
+    class Blind(Again):
+        def replay(self) -> None:
+            pass
+
+    class Wrong(StandIn):
+        def record(self, work: Callable[[], Tensor]) -> Again:
+            return Blind(work)
+
+    broken = StandIn()
+    broken.failure = RuntimeError("operation not permitted")
+    found = [why_not_recorded(recorder) for recorder in (StandIn(), broken, Wrong())]
+    wrong = "what is replayed is not what was recorded"
+    assert found == [None, "recording fails: RuntimeError: operation not permitted", wrong]
+    assert why_no_graphs(torch.device("cpu")) == "they need a CUDA device"

@@ -24,7 +24,6 @@ from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.jobs.sidecar import file_hash
 from videoaccel.media.reader import read_image, read_video
-from videoaccel.media.writer import Writer
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.outside import generate as whatever
@@ -182,13 +181,13 @@ def test_loops(make: Workshop) -> None:
 
 def test_frames_go_to_the_file_chunk_by_chunk(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    write = Writer.write
+    frames = generation.to_uint8
 
-    def spy(self: Writer, frames: Any) -> None:
-        sizes.append(len(frames))
-        write(self, frames)
+    def spy(chunk: torch.Tensor) -> Any:
+        sizes.append(chunk.shape[1])
+        return frames(chunk)
 
-    monkeypatch.setattr(Writer, "write", spy)
+    monkeypatch.setattr(generation, "to_uint8", spy)
     make(frames=40)
     assert sizes == [17, 17, 6]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _MODEL, _RUN, _JOB, _OUTSIDE = "Model", "Comparison", "Job", "Pipelines of diffusers"
 _SHARED = (
-    "model", "lora", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention", *MORE,
+    "model", "lora", "size", "frames", "steps", "guidance", "dtype", "device", "threads", "attention", "graphs", *MORE,
 )  # fmt: skip
 _WIDTH, _WIDE = 200, 170  # columns: of tables where there is no terminal, and from which on all is shown
 
@@ -101,6 +101,10 @@ class Options:
     device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None
     threads: Annotated[str | None, typer.Option(metavar="N", rich_help_panel=_MODEL)] = None
     attention: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL)] = None
+    graphs: Annotated[
+        str | None,
+        typer.Option(help="CUDA graphs, as of generate: auto, on, off.", metavar="NAME", rich_help_panel=_MODEL),
+    ] = None
     args: Annotated[
         list[str] | None,
         typer.Option(
@@ -217,11 +221,12 @@ def _show(comparison: Comparison) -> None:
 def _results(results: Sequence[Result], *, wide: bool) -> Table:
     """One line a setting; a narrow terminal is shown less."""
     world = list(dict.fromkeys(name for result in results for name in result.world)) if wide else []
+    replayed = ("as graphs",) if any(result.replayed is not None for result in results) else ()
     table = Table(title="speed and quality against exact")
     for name in ("method", "setting"):
         table.add_column(name, no_wrap=True)
     more = ("quartiles", "GiB", "worst PSNR") if wide else ()
-    for name in ("seconds", "faster", "fewer FLOPs", "PSNR", "SSIM", *more, *world):
+    for name in ("seconds", "faster", "fewer FLOPs", "PSNR", "SSIM", *replayed, *more, *world):
         table.add_column(name, justify="right")
     for result in results:
         ends = (result.speedup_latency_low, result.speedup_latency_high)
@@ -231,6 +236,7 @@ def _results(results: Sequence[Result], *, wide: bool) -> Table:
             _number(result.speedup_flops, 2),
             "error" if result.error else _number(result.psnr, 2),
             _number(result.ssim, 4),
+            *([_share(result.replayed)] if replayed else []),
             "-".join(_number(end, 2) for end in ends if end is not None),
             _number(None if result.peak_memory is None else result.peak_memory / 2**30, 2),
             _number(result.worst_psnr, 2),
@@ -252,6 +258,10 @@ def _at_speedups(comparison: Comparison) -> Table:
     for method, by in dict.fromkeys((at.method, at.by) for at in comparison.at):
         table.add_row(method, by, *(found[method, by, speedup] for speedup in speedups))
     return table
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
 
 
 def _number(value: float | None, digits: int) -> str:

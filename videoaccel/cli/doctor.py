@@ -119,6 +119,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "torch": {"version": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
         "devices": _devices(),
+        "gpu": _tuning(),
         "attention": {name: why_not(name) or "works" for name in BACKENDS},
         "codecs": {codec: _codec(codec) or f"writes {kind}" for codec, kind in CODECS.items()},
         "packages": {name: _version(name) for name in ("diffusers", "transformers", "av", "numpy", *OPTIONAL)},
@@ -171,6 +172,17 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
+def _tuning() -> dict[str, str]:
+    """Whether our kernels and CUDA graphs can be had on the first GPU; the latter are tried."""
+    import torch
+
+    from videoaccel.generation.cuda_graph import why_no_graphs
+    from videoaccel.generation.tuning import why_no_kernels
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return {"kernels": why_no_kernels(device) or "can run", "graphs": why_no_graphs(device) or "works"}
+
+
 def _memory() -> dict[str, int]:
     try:
         page = os.sysconf("SC_PAGE_SIZE")
@@ -208,7 +220,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     for device in found["devices"]:
         memory = [f"{device[key] / 2**30:.1f} GiB{word}" for key, word in _WORDS if key in device]
         lines.append(f"  {device['device']:<12}{', '.join([device['name'], *memory])}")
-    for title in ("attention", "codecs", "packages", "models"):
+    for title in ("gpu", "attention", "codecs", "packages", "models"):
         lines += ["", title, *(f"  {name:<16}{text or 'not installed'}" for name, text in found[title].items())]
     if link := found["links"]:
         lines += [

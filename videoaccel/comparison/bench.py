@@ -26,7 +26,7 @@ from videoaccel.common.wording import counted
 from videoaccel.comparison.clip import Clip, Decided
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.values import EXACT
-from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
+from videoaccel.generation.attention_kernels import NATIVE
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.prepared import Denoising
@@ -39,7 +39,7 @@ from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
 from videoaccel.session.action_grid import as_letters
 from videoaccel.session.actions import COMPUTE
 from videoaccel.session.costs import Costs, Unit
-from videoaccel.session.job import Job, kernel_mix, local_mix
+from videoaccel.session.job import Job
 from videoaccel.session.policy import Session
 from videoaccel.text.encoder import PromptStates
 
@@ -54,6 +54,7 @@ class Made(NamedTuple):
         seconds: Denoising alone.
         plan_seconds: Making the session: plans, and on first use costs.
         peak: Most memory in use meanwhile, bytes; None where that cannot be told.
+        graph_calls: See :class:`videoaccel.comparison.clip.Run`.
     """
 
     latents: Tensor
@@ -62,6 +63,7 @@ class Made(NamedTuple):
     seconds: float
     plan_seconds: float
     peak: int | None
+    graph_calls: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -119,19 +121,23 @@ class Bench:
         """
         maker = self.maker(clip, setting)
         attention = maker.request.attention
-        mix = local_mix if attention == NATIVE else kernel_mix(attention_kernel(attention))
         denoising = maker.denoising(maker.request.references)
+        mix = denoising.layout.mix
         job = self._job(denoising, setting)
         clock = StageClock(device=self.device)
         with clock.stage("plan"):
             session = Session(job, mix=mix) if setting.policy is None else setting.policy.session(job, mix=mix)
         run = direct if setting.policy is None and attention == NATIVE else session.run
+        denoising.record(session)  # in no stage: a generation times it apart, too
         told = forget_peak(self.device)
         with clock.stage("denoise"):
             latents = denoising.denoise(session, run=run)
         self.warm.add(setting.key)
         peak = peak_memory(self.device) if told else None
-        return Made(latents, maker.request.num_frames, session, clock.seconds["denoise"], clock.seconds["plan"], peak)
+        seconds, replayed = clock.seconds, None if maker.graphs is None else maker.graphs.told()
+        return Made(
+            latents, maker.request.num_frames, session, seconds["denoise"], seconds["plan"], peak, graph_calls=replayed
+        )
 
     @torch.inference_mode()
     def decode(self, made: Made) -> Frames:
@@ -184,6 +190,7 @@ class Bench:
             "vae": fingerprint(self.pipe.vae),
             "fps": request.fps,
             "attention": request.attention,
+            **({} if self.device.type == "cpu" else {"graphs": self.pipe.tuned.graphs}),
             "device": hardware(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

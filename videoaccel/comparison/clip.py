@@ -63,6 +63,11 @@ class Run(Protocol):
         """Most memory in use meanwhile, bytes; None where that cannot be told."""
         ...
 
+    @property
+    def graph_calls(self) -> Mapping[str, Any] | None:
+        """What was replayed as CUDA graphs, and what was not and why, as in sidecars; None where there are none."""
+        ...
+
 
 class AnyBench(Protocol):
     """Makes any clip with any setting, the same way for all.

@@ -30,6 +30,13 @@ class _Failed(_Row):
     error: _Text
 
 
+class _GraphCalls(BaseModel):
+    recorded: _Count = 0
+    replayed: _Count = 0
+    dropped: _Count = 0
+    plain: dict[str, _Count] = {}
+
+
 class _Quality(_Row):
     repeat: None
     psnr: _Number | Literal["inf"]
@@ -39,6 +46,7 @@ class _Quality(_Row):
     fired: Annotated[bool, Field(strict=True)]
     digest: _Text
     cache_bytes: _Number
+    graph_calls: _GraphCalls | None = None
 
 
 class _Timing(_Row):
@@ -47,6 +55,7 @@ class _Timing(_Row):
     exact_seconds: _Positive
     plan_seconds: _Number
     peak_memory: _Number | None
+    graph_calls: _GraphCalls | None = None
 
 
 def is_row(row: Mapping[str, Any]) -> bool:

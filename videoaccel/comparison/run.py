@@ -155,6 +155,7 @@ def _quality(
         "digest": did.digest,
         "actions": did.actions,
         "cache_bytes": did.cache_bytes,
+        **_replayed(made),
         **({"frames": _hash(reference)} if made is wanted else {}),
         # One clip's decisions step by step are enough to draw; all of them would be most of the file.
         **({"grid": did.grid} if first else {}),
@@ -167,7 +168,12 @@ def _timing(made: Run, exact: Run) -> dict[str, Any]:
         "exact_seconds": exact.seconds,
         "plan_seconds": made.plan_seconds,
         "peak_memory": made.peak,
+        **_replayed(made),
     }
+
+
+def _replayed(made: Run) -> dict[str, Any]:
+    return {} if made.graph_calls is None else {"graph_calls": dict(made.graph_calls)}
 
 
 def _attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

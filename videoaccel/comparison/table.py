@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -48,6 +49,9 @@ class Result:
         worst_seed: Its seed.
         digest: Of all decisions; two rows that decided alike share it.
         world: Of the demo world, share by attribute of what is shown as told.
+        replayed: Share of the network's calls, or of stretches of its blocks, that ran as CUDA graphs, of timed clips
+            if any were timed; None where there were no graphs.
+        not_replayed: Why others did not, the most frequent reason.
     """
 
     method: str
@@ -73,6 +77,8 @@ class Result:
     worst_seed: int | None = None
     digest: str | None = None
     world: Mapping[str, float] = field(default_factory=dict)
+    replayed: float | None = None
+    not_replayed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,20 @@ def _result(setting: Setting, rows: Sequence[Row], *, exact_flops: float | None)
         worst_seed=None if worst is None else worst["seed"],
         digest=_digest([row["digest"] for row in sorted(good, key=lambda row: (row["prompt"], row["seed"]))]),
         world=_world(good),
+        **_graphs(timed or good),
     )
+
+
+def _graphs(rows: Sequence[Row]) -> dict[str, Any]:
+    """What was replayed of what the rows' clips ran."""
+    told = [row["graph_calls"] for row in rows if row.get("graph_calls") is not None]
+    plain: Counter[str] = Counter()
+    for one in told:
+        plain.update(one.get("plain", {}))
+    replayed = sum(one.get("replayed", 0) for one in told)
+    if not told or not (count := replayed + plain.total()):
+        return {}
+    return {"replayed": replayed / count, "not_replayed": plain.most_common(1)[0][0] if plain else None}
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float] | tuple[None, None, None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videoaccel.generation.cache_memory import free_bytes
-from videoaccel.generation.graphs import Asked, Graphs
+from videoaccel.generation.graphs import NO_CUDA, Asked, Graphs, why_not_recorded
 
 WARM_UP = 2
 """Runs before one is recorded: kernels are compiled, loaded and chosen then, which a recording must not do."""
@@ -118,6 +118,13 @@ def _tidy(device: torch.device, pool: Any) -> None:
     with suppress(RuntimeError, AttributeError):
         generator = torch.cuda.default_generators[index]
         generator.graphsafe_set_state(generator.clone_state())
+
+
+def why_no_graphs(device: torch.device) -> str | None:
+    """Why CUDA graphs cannot be had on a device, which is tried; None if they can."""
+    if device.type != "cuda":
+        return NO_CUDA
+    return why_not_recorded(CudaRecorder(device, width=1))
 
 
 def cuda_graphs(device: torch.device, *, width: int, asked: Asked) -> Graphs:

@@ -19,6 +19,9 @@ from videoaccel.generation.places import Places, signature
 
 Asked = Literal["auto", "on", "off"]
 
+NO_CUDA = "they need a CUDA device"
+"""Why there are none elsewhere."""
+
 MOST = 16
 """Graphs that are kept; a call's signature changes with clip size, batch and length of text."""
 
@@ -218,6 +221,22 @@ class Graphs:
                 recording.release()
                 return None, f"a graph gains too little: {graph:.1f} ms in place of {plain:.1f}"
         return (places, recording), ""
+
+
+def why_not_recorded(recorder: Recorder) -> str | None:
+    """Why nothing can be recorded here, from a product of small matrices; None if it can, and comes out the same."""
+    x = torch.linspace(-1, 1, 256, device=recorder.device).view(16, 16)
+    try:
+        recording = recorder.record(lambda: x @ x)
+        wanted = (2 * x) @ (2 * x)
+        x.mul_(2)
+        recording.replay()
+        same = torch.equal(recording.out, wanted)
+        recording.release()
+        recorder.forget()
+    except Exception as failure:
+        return f"recording fails: {type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
+    return None if same else "what is replayed is not what was recorded"
 
 
 def switches() -> Hashable:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videoaccel.common.user_warning import warn_user
-from videoaccel.generation.graphs import Asked
+from videoaccel.generation.graphs import NO_CUDA, Asked
 from videoaccel.models.compiled import compile_branches
 from videoaccel.models.packed import pack
 from videoaccel.models.stdit import STDiT3
@@ -121,7 +121,7 @@ def check_graphs(device: torch.device, asked: Asked, *, offload: bool = False) -
         ValueError: They are asked for by name; says why.
     """
     if asked == "on" and (device.type != "cuda" or offload):
-        reason = "weights are moved by `offload`" if offload else "they need a CUDA device"
+        reason = "weights are moved by `offload`" if offload else NO_CUDA
         raise ValueError(f"`graphs=on` cannot run here: {reason}; `graphs=auto` takes them where they run")
 
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from videoaccel.jobs.ranks import started, told_of_ranks
 from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
 from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash, titles
 from videoaccel.jobs.tables import check_tables
+from videoaccel.media.beside import Beside
 from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
@@ -178,6 +180,7 @@ class Run:
         given: Pictures and clips, see `videoaccel.jobs.parts.read_given`.
         identity: For sidecars: ``model`` and ``inputs`` with their hashes.
         seconds: What stages before took, for sidecars.
+        beside: Encode frames while the next ones are decoded; False does one after the other, for the same files.
     """
 
     order: WorkOrder
@@ -186,6 +189,7 @@ class Run:
     given: Sequence[Tensor]
     identity: Mapping[str, Any]
     seconds: Mapping[str, float]
+    beside: bool = True
 
     def make(self, batch: Sequence[Sample], *, listener: Listener) -> Iterator[Clip]:
         """Generate one batch and write its clips.
@@ -208,20 +212,25 @@ class Run:
         with ExitStack() as stack:
             assert s.fps is not None
             files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
+            beside = stack.enter_context(Beside(thread=self.beside))  # it is over before the files are closed
             sessions: list[Session] = []
             request = requested(order, batch, pipe=self.pipe, states=self.states, given=self.given)
             spoilt: Exception | None = None
             for chunk in self.pipe.stream(request, clock=clock, sessions=sessions):
                 with clock.stage("write"):
                     try:
-                        for row, file in files.items() if spoilt is None else ():
-                            file.add(_frames(chunk[row]))
+                        if spoilt is None:
+                            frames = {row: _frames(chunk[row]) for row in files}
+                            beside.do([partial(files[row].add, frame) for row in files for frame in frames[row]])
                     except Exception as error:
                         if mesh.clip.size == 1:
                             raise
                         spoilt = error  # the other ranks count on this one until the last chunk
             if spoilt is not None:
                 raise spoilt
+            with clock.stage("write"):
+                beside.wait()
+                stack.close()
         explained = [_explain(order, session) for session in sessions] if s.explain and mesh.leads else []
         if mesh.leads:
             _warn(order, sessions, explained)
@@ -325,12 +334,13 @@ class _File:
         self.wanted = evenly_spaced(s.frames + (s.loops - 1) * (s.frames - again), SHEET_FRAMES)
         self.kept: list[Frames] = []
 
-    def add(self, frames: Frames) -> None:
-        """Write frames uint8 [t, H, W, 3]."""
-        start = self.writer.frames
-        self.writer.write(frames)
-        self.size = (int(frames.shape[1]), int(frames.shape[2]))
-        self.kept += [frames[number - start] for number in self.wanted if start <= number < self.writer.frames]
+    def add(self, frame: Frames) -> None:
+        """Write a frame, uint8 [H, W, 3]."""
+        number = self.writer.frames
+        self.writer.write(frame[None])
+        self.size = (int(frame.shape[0]), int(frame.shape[1]))
+        if number in self.wanted:
+            self.kept.append(frame.copy())  # a view would keep its whole chunk
 
     def describe(self, clip: str, *, fps: float | None) -> dict[str, Any]:
         """The finished file."""

@@ -28,6 +28,7 @@ _COLUMNS = (
     ("speedup_flops", "fewer FLOPs"), ("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("worst_psnr", "worst PSNR, dB"),
     ("latency_s", "seconds"),
 )  # fmt: skip
+_REPLAYED = ("replayed", "as graphs")  # of comparisons on a GPU
 
 
 def report(
@@ -229,14 +230,15 @@ def _subtitle(one: Mapping[str, Any]) -> str:
 
 
 def _methods(one: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{_text(title)}</th>" for _, title in _COLUMNS)
+    columns = _COLUMNS if all(row.get("replayed") is None for row in one["rows"]) else (*_COLUMNS, _REPLAYED)
+    head = "".join(f"<th>{_text(title)}</th>" for _, title in columns)
     lines = []
     for row in one["rows"]:
-        cells = "".join(f"<td>{_number(row.get(name))}</td>" for name, _ in _COLUMNS)
+        cells = "".join(f"<td>{_number(row.get(name))}</td>" for name, _ in columns)
         mark = ' class="control"' if row.get("control") else ' class="error"' if row["error"] else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
         if row["error"]:
-            lines.append(f'<tr class="error"><td colspan="{len(_COLUMNS)}">{_text(row["error"])}</td></tr>')
+            lines.append(f'<tr class="error"><td colspan="{len(columns)}">{_text(row["error"])}</td></tr>')
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
     return f'<div class="scroll"><table class="methods">{body}</table></div>'
 

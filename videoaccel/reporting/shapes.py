@@ -54,6 +54,7 @@ class Result(Shape):
     speedup_flops: Number | None = None
     peak_memory: Number | None = None
     cache_bytes: Number | None = None
+    replayed: Number | None = None
 
 
 class Compared(Shape):
