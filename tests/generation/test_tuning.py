@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,19 +118,19 @@ def test_methods_are_limited_only_where_memory_could_run_out() -> None:
 
 
 def test_a_full_gpu_limits_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The maker asks the device where nobody has said what may be stored."""
-    from videoaccel.generation import maker as module
+    """The maker asks the device where nobody has said what may be stored; of a CPU nothing is asked."""
+    from videoaccel.generation import cache_memory as module
 
+    assert module.free_on_gpu(torch.device("cpu")) is None
     pipe = tiny_pipeline()
     asked: list[Any] = []
-    monkeypatch.setattr(module, "free_bytes", lambda device: asked.append(device) or 160_000)
+    monkeypatch.setattr(module, "free_on_gpu", lambda device: asked.append(device) or 160_000)
     request = pipe.request("a red circle", policy=make_policy("fora"))
     made = pipe._maker(request, None)
     with torch.inference_mode():
         denoising = made.denoising(request.references)
-        made.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
         session = made._session(denoising)
-        monkeypatch.setattr(module, "free_bytes", lambda device: 1000)
+        monkeypatch.setattr(module, "free_on_gpu", lambda device: 1000)
         with pytest.raises(ValueError, match=r"fora stores at least .* four fifths of the memory that is free"):
             made._session(denoising)
     assert asked

@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from tests.tiny_run import tiny_run
+from tests.workshop import Workshop
 from videoaccel import CalibrateSettings, GenerateSettings, calibrate
 from videoaccel.calibration import replay
 from videoaccel.calibration.probing import SiteInfluence, default_methods, measure, run_probe
+from videoaccel.generation import cache_memory
 from videoaccel.generation.rehearsal import depends_on_clip, rehearse
 from videoaccel.models.seam import BODY, Site
 from videoaccel.planning.picture import draw
@@ -161,6 +163,22 @@ def test_a_static_method_needs_no_prior(pipeline_folder: Path) -> None:
     assert made.prior is None and made.error is None and made.anchors == [0, 1, 2, 4]
     fewer = plan(settings(pipeline_folder, accel="fewer_steps"), time=False)
     assert len(fewer.steps) == 3 and fewer.asked == 6 and fewer.ratio(fewer.flops) == pytest.approx(2.0)
+
+
+def test_on_a_full_gpu_it_has_the_form_that_a_generation_takes(
+    make: Workshop, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has said what may be stored, and four fifths of what is free are less than the method would like."""
+    given = {"accel": "fora", "steps": 6, "frames": 5}
+    roomy = plan(settings(pipeline_folder, **given), time=False)
+    monkeypatch.setattr(cache_memory, "free_on_gpu", lambda device: roomy.cache_bytes)
+    found = plan(settings(pipeline_folder, **given), time=False)
+    make(**given)
+    made = make.record()["acceleration"]
+    assert found.fields == made["fields"] != roomy.fields
+    assert found.cache_bytes == made["loops"][0]["cache_foretold_bytes"] < roomy.cache_bytes
+    by_hand = plan(settings(pipeline_folder, **given, cache_memory=2 * roomy.cache_bytes), time=False)
+    assert by_hand.fields == roomy.fields, "what is said counts more than what is free"
 
 
 def test_a_foreign_prior_is_refused_or_interpolated(pipeline_folder: Path, prior: Prior) -> None:

@@ -85,6 +85,42 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + held
 
 
+def free_on_gpu(device: torch.device) -> int | None:
+    """`free_bytes`; None of a device that is no GPU."""
+    return free_bytes(device) if device.type == "cuda" else None
+
+
+def fit_here(
+    policy: Policy, job: Job, *, device: torch.device, alone: bool, frames: int, width: int, mix: Mix = local_mix
+) -> tuple[Session, int | None]:
+    """The session of a method within the memory that was allowed; on a GPU, if nobody has said, within what is free.
+
+    Args:
+        policy: The method.
+        job: The generation.
+        device: Where it runs.
+        alone: Whether it runs on one rank: of several each would find another number.
+        frames: Token frames T.
+        width: Channels C of the residual stream.
+        mix: How tokens are mixed.
+
+    Returns:
+        The session, and the limit in bytes; None if there is none.
+
+    Raises:
+        ValueError: No form of the method keeps within it.
+    """
+    size = {"frames": frames, "width": width}
+    free = free_on_gpu(device) if alone and job.cache_memory is None else None
+    limit = None if free is None else spare(job, free, **size)
+    if limit is None:
+        return fit(policy, job, mix=mix, **size), job.cache_memory
+    try:
+        return fit(policy, replace(job, cache_memory=limit), mix=mix, **size), limit
+    except ValueError as error:
+        raise ValueError(f"{error}; that is four fifths of the memory that is free here") from None
+
+
 def fit(policy: Policy, job: Job, *, frames: int, width: int, mix: Mix = local_mix) -> Session:
     """The session of a method; where the job has a limit, in the first form that keeps within it.
 

@@ -5,7 +5,6 @@ Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from videoaccel.common.stages import StageClock
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.attention_kernels import NATIVE, attention_kernel
-from videoaccel.generation.cache_memory import fit, free_bytes, spare
+from videoaccel.generation.cache_memory import fit_here
 from videoaccel.generation.denoise import StepCallback
 from videoaccel.generation.graphs import Graphs
 from videoaccel.generation.prepared import Denoising
@@ -285,21 +284,9 @@ class Maker:
         return session
 
     def _fitting(self, policy: Policy, job: Job, *, frames: int, mix: Mix) -> Session:
-        """A session within the memory that was allowed; on a GPU, if nobody has said, within what is free.
-
-        Raises:
-            ValueError: No form of the method keeps within it.
-        """
-        size = {"frames": frames, "width": self.transformer.width}
-        # Of several ranks each would find another number.
-        alone_on_gpu = self.device.type == "cuda" and self.mesh.clip.size == 1
-        limit = spare(job, free_bytes(self.device), **size) if job.cache_memory is None and alone_on_gpu else None
-        if limit is None:
-            return fit(policy, job, mix=mix, **size)
-        try:
-            return fit(policy, replace(job, cache_memory=limit), mix=mix, **size)
-        except ValueError as error:
-            raise ValueError(f"{error}; that is four fifths of the memory that is free here") from None
+        """A session within the memory that was allowed, or is free."""
+        alone, width = self.mesh.clip.size == 1, self.transformer.width
+        return fit_here(policy, job, device=self.device, alone=alone, frames=frames, width=width, mix=mix)[0]
 
     def _tables(self, setting: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
         """Calibrated tables, where the policy needs some and there are any."""

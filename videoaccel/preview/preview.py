@@ -11,7 +11,7 @@ import torch
 
 from videoaccel.common.devices import cpu_threads
 from videoaccel.common.stages import Listener, StageClock
-from videoaccel.generation.cache_memory import fit, foretell
+from videoaccel.generation.cache_memory import fit_here, foretell
 from videoaccel.generation.maker import naming_the_nearest
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.prepared import Denoising
@@ -38,6 +38,8 @@ def plan(
 ) -> PlanReport:
     """Show what a generation with these settings would do.
 
+    On a GPU a method takes the form that the memory which is free now leaves it, as a generation's does.
+
     Args:
         settings: Those of the generation; a prompt is not needed.
         time: Measure milliseconds, too, once on this machine.
@@ -59,7 +61,7 @@ def plan(
             prior = _prior(order, run)
             s = order.settings
             with _naming(order, run, prior):
-                made = _made(order.policy, run, prior, steps=s.steps or 1, cache_memory=s.cache_memory)
+                made = _made(order, order.policy, run, prior, steps=s.steps or 1)
         if not time or made.adaptive:
             return made
         with clock.stage("time"):
@@ -94,7 +96,7 @@ def check_method(order: WorkOrder, pipe: VideoPipeline, *, listener: Listener | 
         job = run.job(prior=None if prior is None else prior.tables, cache_memory=order.settings.cache_memory)
         frames, _, _ = run.model.token_grid(run.z.shape[2:])
         with _naming(order, run, prior):
-            fit(order.policy, job, frames=frames, width=run.model.width)
+            fit_here(order.policy, job, **_here(order, run), frames=frames, width=run.model.width)
 
 
 def plan_ranks(
@@ -173,10 +175,17 @@ def _prior(order: WorkOrder, run: Denoising) -> Prior | None:
     return Prior.load(order.settings.prior).for_setting(run.setting, foreign=order.settings.allow_foreign_prior)
 
 
-def _made(policy: Policy, run: Denoising, prior: Prior | None, *, steps: int, cache_memory: int | None) -> PlanReport:
-    job, width = run.job(prior=None if prior is None else prior.tables, cache_memory=cache_memory), run.model.width
+def _here(order: WorkOrder, run: Denoising) -> dict[str, Any]:
+    """What memory there is depends on: where the generation would run, and whether on one rank."""
+    return {"device": run.z.device, "alone": order.degrees.clip == 1}
+
+
+def _made(order: WorkOrder, policy: Policy, run: Denoising, prior: Prior | None, *, steps: int) -> PlanReport:
+    asked, width = order.settings.cache_memory, run.model.width
+    job = run.job(prior=None if prior is None else prior.tables, cache_memory=asked)
     frames, _, _ = run.model.token_grid(run.z.shape[2:])
-    policy = fit(policy, job, frames=frames, width=width).made_by or policy
+    fitting, cache_memory = fit_here(policy, job, **_here(order, run), frames=frames, width=width)
+    policy = fitting.made_by or policy
     stored = foretell(policy, job, frames=frames, width=width).peak
     # The network that computes nothing is narrower, and what is stored of it is smaller.
     limit = None if cache_memory is None else cache_memory * CHANNELS // width
