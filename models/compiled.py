@@ -1,21 +1,29 @@
-"""Compiles the parts of a network's modules: norm and modulation, mixing, gate and residual, each a graph of its own.
+"""Compiles the parts of a network's modules, norm and modulation, mixing, gate and residual, and a VAE's decoders.
 
 Whole networks are not compiled: a session decides module by module what runs, and a graph around its decisions would be
 made anew whenever they change. The parts under the seam are the same few functions at every layer, in every step and
-for every method and rank, so a handful of graphs serves all of them.
+for every method and rank, so a handful of graphs serves all of them. Nothing decides inside of a decoder, so each is a
+graph as a whole; its parts would need one for every width and resolution, more than Dynamo keeps of one function.
 
 Shape legend: as in :mod:`videoaccel.models.seam`.
 """
 
+from collections.abc import Hashable
 from functools import cache
 from typing import Any, cast
 
 import torch
+from diffusers.models.autoencoders.vae import Decoder
 from torch import Tensor, nn
 
+from videoaccel.models.forms import plain_form
 from videoaccel.models.seam import Attend, attention
+from videoaccel.models.temporal_vae import TemporalDecoder
 
 PARTS = ("pre", "mix", "add")
+
+DECODERS: tuple[type[nn.Module], ...] = (TemporalDecoder, Decoder)
+"""Of VAEs: of chunks in time, and of pictures."""
 
 
 def compile_branches(model: nn.Module, **options: Any) -> None:
@@ -37,6 +45,35 @@ def is_compiled(model: nn.Module) -> bool:
     """Whether any module of a network, or the network as a whole, runs compiled."""
     whole = getattr(model, "_compiled_call_impl", None) is not None
     return whole or any(hasattr(module, "parts_are_compiled") for module in model.modules())
+
+
+def compile_decoders(vae: nn.Module, **options: Any) -> None:
+    """From now on run a VAE's decoders compiled; the first call with a size compiles them for it.
+
+    Args:
+        vae: The VAE.
+        **options: Of ``torch.compile``.
+    """
+    for module in vae.modules():
+        if type(module) in DECODERS:
+            module.__class__ = _compiled_decoder(type(module), tuple(sorted(options.items())))
+            cast(Any, module).met = set()
+
+
+def is_new_to_decoders(vae: nn.Module, call: Hashable) -> bool:
+    """Whether compiled decoders have not met such a call; from now on they have. False where none is compiled."""
+    decoders: list[Any] = [module for module in vae.modules() if plain_form(module) in DECODERS]
+    met: list[set[Hashable]] = [module.met for module in decoders if hasattr(module, "met")]
+    new = any(call not in one for one in met)
+    for one in met:
+        one.add(call)
+    return new
+
+
+@cache
+def _compiled_decoder(kind: type[nn.Module], options: tuple[tuple[str, Any], ...]) -> type[nn.Module]:
+    body = {"forward": torch.compile(kind.forward, **dict(options)), "form_of": kind, "parts_are_compiled": True}
+    return cast(type[nn.Module], type(kind.__name__, (kind,), {**body, "__module__": kind.__module__}))
 
 
 @cache

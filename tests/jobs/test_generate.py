@@ -24,7 +24,7 @@ from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import OutOfMemoryError
 from videoaccel.jobs.sidecar import file_hash
 from videoaccel.media.reader import read_image, read_video
-from videoaccel.models.compiled import compile_branches
+from videoaccel.models.compiled import compile_branches, compile_decoders
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.outside import generate as whatever
 from videoaccel.planning.prior import Prior
@@ -241,6 +241,7 @@ def test_options_reach_the_networks(make: Workshop, monkeypatch: pytest.MonkeyPa
 
 def test_compile_is_timed_apart(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "compile_branches", partial(compile_branches, backend="eager"))
+    monkeypatch.setattr(tuning, "compile_decoders", partial(compile_decoders, backend="eager"))
     make("plain.gif")
     make("compiled.gif", compile=True)
     assert (

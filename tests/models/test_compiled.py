@@ -5,14 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tests.models.networks import tiny_stdit
 from tests.policies.test_decisions import KNOWN, decided
+from tests.tiny_pipeline import tiny_pipeline
 from tests.tiny_run import tiny_run
 from videoaccel import VideoPipeline
+from videoaccel.common.stages import StageClock
 from videoaccel.generation.prepared import plain
-from videoaccel.models.compiled import compile_branches, is_compiled
+from videoaccel.models.compiled import compile_branches, compile_decoders, is_compiled
 from videoaccel.models.forms import forms_of, in_plain_form
 
 METHODS = sorted(name for name in KNOWN if "-" not in name)
@@ -75,3 +78,39 @@ def test_reordered_neurons_stay_compiled_and_their_own() -> None:
         half = mlp.ordered(order).mix(h, None, width=0.5)
         assert not torch.equal(half, mlp.mix(h, None, width=0.5))
         torch.testing.assert_close(mlp.ordered(order).mix(h, None), mlp.mix(h, None))
+
+
+def test_decoders_are_a_graph_for_every_size() -> None:
+    """One of chunks in time, two of pictures: by fours, and what is left. The same bits; equal chunks share them."""
+    torch.compiler.reset()
+    counters.clear()
+    vae = tiny_pipeline().vae
+    z = torch.randn(1, 4, 10, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact = vae.decode(z, 34)
+        compile_decoders(vae, backend="eager", fullgraph=True)
+        assert is_compiled(vae) and forms_of(vae) == {"forms": ["Decoder", "TemporalDecoder"]}
+        for _ in range(2):
+            assert torch.equal(vae.decode(z, 34), exact)
+            assert counters["stats"]["unique_graphs"] == 3
+    torch.compiler.reset()
+
+
+def test_a_clip_meets_its_compiled_decoders_before_it_is_decoded() -> None:
+    """Once for every size: `compile` has the time, and the second clip is decoded as before."""
+    torch.compiler.reset()
+    pipe = tiny_pipeline()
+    told: list[list[str]] = []
+
+    def made(frames: int) -> Tensor:
+        told.append([])
+        clock = StageClock(lambda stage, done, total: told[-1].append(stage) if not done else None)
+        request = pipe.request("a red circle", seed=0, num_frames=frames, num_inference_steps=1)
+        return torch.cat(list(pipe.stream(request, clock=clock)), dim=2)
+
+    exact = made(4)
+    compile_decoders(pipe.vae, backend="eager")
+    assert torch.equal(made(4), exact) and torch.equal(made(4), exact)
+    made(8)
+    assert [(one.count("compile"), one.count("decode")) for one in told] == [(0, 1), (1, 1), (0, 1), (1, 1)]
+    torch.compiler.reset()

@@ -20,7 +20,7 @@ from videoaccel.generation.graphs import Graphs
 from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.references import References, with_tail
 from videoaccel.generation.request import Request
-from videoaccel.models.compiled import is_compiled
+from videoaccel.models.compiled import is_compiled, is_new_to_decoders
 from videoaccel.models.protocols import Autoencoder, Context, Schedule, Transformer, here
 from videoaccel.models.seam import direct
 from videoaccel.parallel.deal import dealt
@@ -303,11 +303,20 @@ class Maker:
         return None if prior is None else prior.tables
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+        self._meet(latents)
         chunks = decoded(self.vae, latents, self.request.num_frames, mesh=self.mesh)
         for _ in self.vae.chunks(latents, self.request.num_frames):
             with self.clock.stage("decode"):
                 chunk = next(chunks)
             yield chunk
+
+    def _meet(self, latents: Tensor) -> None:
+        """Have decoders compiled for chunks of sizes that they have not met, so that it is timed apart."""
+        for chunk, frames in self.vae.chunks(latents, self.request.num_frames):
+            call = (chunk.shape, frames, self.vae.dtype, self.device)
+            if is_new_to_decoders(cast(nn.Module, self.vae), call):
+                with self.clock.stage("compile"):
+                    list(self.vae.decode_chunks(chunk, frames))
 
 
 def _drawn(noise: SampleNoise, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -281,7 +281,8 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         Args:
             kernels: ``triton`` for ours, ``torch`` for PyTorch's own, ``auto`` for ours where they run and agree.
             precision: ``fp8`` runs the products of the transformer's blocks in 8 bits.
-            compile: Compile the parts of the transformer's modules; the first step takes long.
+            compile: Compile the parts of the transformer's modules, and the VAE's decoders; the first clip of a size
+                takes long.
             tf32: Let float32 products and convolutions round to TF32: faster, and off by some 2e-4.
             graphs: Replay network calls as CUDA graphs, bit for bit the same: ``auto`` where a call is small enough to
                 wait for the host and a graph is measured to gain, ``on`` wherever one can be recorded. Methods that

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.graphs import NO_CUDA, Asked
-from videoaccel.models.compiled import compile_branches
+from videoaccel.models.compiled import compile_branches, compile_decoders
 from videoaccel.models.packed import pack
 from videoaccel.models.stdit import STDiT3
 from videoaccel.session.columns import add, choose, kernels_of, score
@@ -80,7 +80,7 @@ def tune(
         kernels: ``triton`` for those of :mod:`videoaccel.models.kernels`, ``torch`` for PyTorch's own, ``auto`` for
             the former where they run and agree; where they do not, attention along time is packed on CUDA.
         precision: ``fp8`` for 8-bit products in the transformer's blocks.
-        compiled: Compile the parts of the transformer's modules.
+        compiled: Compile the parts of the transformer's modules, and the VAE's decoders.
         tf32: Let float32 products and convolutions round to TF32, in this process.
         graphs: Replay network calls as CUDA graphs.
 
@@ -110,6 +110,7 @@ def tune(
         quantize_linears(transformer)
     if compiled:
         compile_branches(transformer)
+        compile_decoders(vae)
     form = "triton" if fused else "packed" if packed else "torch"
     return Tuned(form, precision, compiled, tf32, graphs if device.type == "cuda" else "off")
 

@@ -278,7 +278,7 @@ class GenerateSettings(Settings):
         "full", _MACHINE, "fp8 for 8-bit products in the blocks: faster on Ada, Hopper and later.", metavar="NAME"
     )
     tf32: bool = _option(False, _MACHINE, "Let float32 products round to TF32 on CUDA: faster, less exact.")
-    compile: bool = _option(False, _MACHINE, "Compile the transformer's parts; the first step takes long.")
+    compile: bool = _option(False, _MACHINE, "Compile the networks' parts; the first clip takes long.")
     graphs: Literal["auto", "on", "off"] = _option(
         "auto", _MACHINE, "Replay network calls as CUDA graphs; auto where they are small and it gains.", metavar="NAME"
     )
