@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import faster, graphs, methods, network, parts, ranks, stages
+from benchmarks.gpu import faster, graphs, learning, methods, network, parts, ranks, stages
 from benchmarks.gpu.bench import Bench, DeadContextError
 
 SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
@@ -43,8 +43,12 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "memory 720p": (faster.memory_720p, 30),
     "graphs": (graphs.graphs, 150),
     "ranks": (ranks.ranks, 100),
+    "encoding": (stages.encoding, 40),
     "demo": (stages.demo, 40),
+    "calibration": (learning.calibration, 90),
+    "router training": (learning.router_training, 90),
     "generation": (methods.generation, 60),
+    "decoder": (stages.decoder, 200),
     "whole compile": (faster.whole_compile, 150),
 }
 

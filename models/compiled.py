@@ -56,7 +56,8 @@ def compile_decoders(vae: nn.Module, **options: Any) -> None:
     """
     for module in vae.modules():
         if type(module) in DECODERS:
-            module.__class__ = _compiled_decoder(type(module), tuple(sorted(options.items())))
+            kind: Any = type(module)
+            module.__class__ = _compiled_decoder(kind, tuple(sorted(options.items())))
             cast(Any, module).met = set()
 
 

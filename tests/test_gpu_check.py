@@ -18,7 +18,7 @@ def _uninterpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "INTERPRETED", False)
 
 
-SLOWER = ("vae", "methods", "profile", "graphs")
+SLOWER = ("vae", "methods", "profile", "graphs", "decoder")
 COSTLY = ("compiled parts", "triton kernels and compiled", "whole compile", "ranks", "demo")
 
 
@@ -31,6 +31,8 @@ def test_every_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ski
     found = json.loads((tmp_path / "gpu_check.json").read_text())
     assert found.keys() == gpu_check.SECTIONS.keys() - {*skipped}
     assert not [name for name, section in found.items() if "failed" in section or "skipped" in section]
+    assert found["calibration"]["passes"] == 6 and found["calibration"]["all measured"]
+    assert len(found["router training"]["tiny"]["losses"]) == 4
     assert found["golden"]["float32, worst relative error, TF32 in convolutions off"] < 1e-5
 
 

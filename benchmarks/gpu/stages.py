@@ -1,16 +1,24 @@
-"""The other stages: the video VAE, and the demo model end to end."""
+"""The other stages: the video VAE, its decoders compiled, encoding beside it, and the demo model end to end."""
 
 import importlib.machinery
 import importlib.util
 import math
 import sys
+import tempfile
 import time
 import types
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks.gpu.bench import BF16, Bench, error
+from videoaccel.media.beside import Beside
+from videoaccel.models.compiled import compile_decoders
 from videoaccel.models.fused import channels_last, fuse
 from videoaccel.models.video_vae import RELEASED_2D, VideoAutoencoder
 
@@ -63,6 +71,79 @@ def vae(bench: Bench) -> None:
     bench.put("longest of the temporal half", [[name[:100], count, round(ms, 2)] for name, count, ms in temporal[:12]])
     rows = bench.profile(lambda: network._decode_frames(frames))
     bench.put("longest", [[name[:100], count, round(ms, 2)] for name, count, ms in rows[:12]])
+
+
+def decoder(bench: Bench) -> None:
+    """Decoding 51 frames with compiled decoders, PyTorch's norms and then ours: the first time, and from then on."""
+    fields = TINY_VAE if bench.tiny else {"vae_2d": RELEASED_2D, "vae_temporal": {}}
+    z = torch.randn(1, 4, 15, *bench.latent[1:], device=bench.device)
+    for label, ours in (("PyTorch's norms", False), ("our norms", True)):
+        torch.manual_seed(0)
+        with torch.device(bench.device):
+            network = VideoAutoencoder(**fields).to(BF16).eval()
+        channels_last(network)
+        if ours:
+            fuse(network)
+        wanted = network.decode(z, FRAMES)
+        bench.put(f"{label}: eager, ms", bench.ms(partial(network.decode, z, FRAMES), runs=3, warm=1))
+        before = counters["stats"]["unique_graphs"]
+        compile_decoders(network, **({} if bench.cuda else {"backend": "eager"}))
+        start = time.time()
+        found = network.decode(z, FRAMES)
+        bench.wait()
+        bench.put(f"{label}: first, s", round(time.time() - start, 1))
+        made = counters["stats"]["unique_graphs"] - before
+        bench.put(f"{label}: graphs, breaks", [made, len(counters["graph_break"])])
+        bench.put(f"{label}: error", round(error(found, wanted), 6))
+        bench.put(f"{label}: compiled, ms", bench.ms(partial(network.decode, z, FRAMES), runs=3, warm=1))
+        bench.put(f"{label}: peak GiB", bench.peak_gib(partial(network.decode, z, FRAMES)))
+
+
+def encoding(bench: Bench) -> None:
+    """51 frames decoded and encoded, one after the other and beside each other.
+
+    Where there is a video library, by x264; elsewhere by something that is as busy without Python's lock.
+    """
+    fields = TINY_VAE if bench.tiny else {"vae_2d": RELEASED_2D, "vae_temporal": {}}
+    with torch.device(bench.device):
+        network = VideoAutoencoder(**fields).to(BF16).eval()
+    channels_last(network)
+    fuse(network)
+    z = torch.randn(1, 4, 15, *bench.latent[1:], device=bench.device)
+    bench.put("encoder", "zlib" if importlib.util.find_spec("av") is None else "x264")
+
+    def whole(thread: bool, encodes: bool = True) -> None:
+        with _sink(encodes) as write, Beside(thread=thread) as beside:
+            for chunk in network.decode_chunks(z, FRAMES):
+                frames = chunk[0].float().clamp(-1, 1).add(1).mul(127.5).to(torch.uint8).movedim(0, -1).cpu().numpy()
+                beside.do([partial(write, frame) for frame in frames])
+            beside.wait()
+
+    whole(True)
+    ways = {"decoding alone": (False, False), "in turn": (False, True), "beside": (True, True)}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(2 if bench.tiny else 7):
+        for name, way in ways.items():
+            found[name].append(bench.host_ms(partial(whole, *way), runs=1))
+    for name, each in found.items():
+        bench.put(f"{name}, ms", sorted(each)[len(each) // 2])
+
+
+@contextmanager
+def _sink(encodes: bool) -> Iterator[Callable[[Any], None]]:
+    """Takes frames uint8 [H, W, 3]; does nothing with them unless it ``encodes``."""
+
+    def packed(frame: Any) -> None:
+        if encodes:
+            zlib.compress(frame.tobytes(), 1)
+
+    if not encodes or importlib.util.find_spec("av") is None:
+        yield packed
+        return
+    from videoaccel.media.writer import Writer
+
+    with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/a.mp4", fps=24) as writer:
+        yield lambda frame: writer.write(frame[None])
 
 
 def without_av() -> None:

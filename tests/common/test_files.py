@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from videoaccel.common.files import (
     atomic_file,
     atomic_write_bytes,
     atomic_write_text,
+    check_creatable,
     check_folder,
+    check_results_place,
     make_folder,
+    make_shelf,
     sidecar_beside,
     sidecar_of,
     sweep_parts,
@@ -104,3 +108,29 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
         file.write(b"whole")
         sweep_parts(path)  # what is being written stays
     assert sorted(tmp_path.iterdir()) == sorted([mine, path])
+
+
+@pytest.mark.parametrize("able", [check_creatable, check_folder])
+def test_a_place_for_results(tmp_path: Path, able: Callable[[Path], None]) -> None:
+    """A folder, or none yet; no file in its place, and no folder in a file's."""
+    names = ("page.html", "data.json")
+    check_results_place(tmp_path, names, what="a report", able=able)
+    check_results_place(tmp_path / "new", names, what="a report", able=able)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(NotADirectoryError, match=r"^cannot write a report to .*a\.txt: it is not a folder$"):
+        check_results_place(tmp_path / "a.txt", names, what="a report", able=able)
+    (tmp_path / "data.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"data\.json: it is a folder"):
+        check_results_place(tmp_path, names, what="a report", able=able)
+    with pytest.raises(FileNotFoundError, match="does not exist; make it first"):
+        check_results_place(tmp_path / "no" / "where" / "new", names, what="a report", able=able)
+
+
+def test_a_shelf_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "priors"
+    assert make_shelf(folder, what="prior") == folder and folder.is_dir() and not list(folder.iterdir())
+    folder.rmdir()
+    folder.touch()
+    with pytest.raises(FileExistsError):
+        make_shelf(folder, what="prior")

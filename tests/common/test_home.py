@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from videoaccel.common import home
+from videoaccel.common.files import make_shelf
 from videoaccel.common.home import cache_folder, cached_at, expand, expand_text, kept_nowhere, place
 from videoaccel.jobs.resolve import resolve
 from videoaccel.settings.layers import Layer, merge
@@ -52,6 +53,8 @@ def test_without_a_home_nothing_is_cached_and_that_is_told_once() -> None:
         assert list(folder.glob("*")) == [] and kept_nowhere(cached_at("~/.cache/vbench"))
         with pytest.raises(OSError, match=r"."):
             folder.mkdir(parents=True)
+        with pytest.raises(ValueError, match=r"^there is no home .* could keep the prior; give a file as `output`$"):
+            make_shelf(folder, what="prior")
     with pytest.raises(ValueError, match=r"~/a\.mp4: this user has no home folder \(HOME is not set\); give the whole"):
         expand("~/a.mp4")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from videoaccel.calibration import replay
-from videoaccel.common.files import check_creatable, check_file, told
-from videoaccel.common.home import expand, kept_nowhere
+from videoaccel.common.files import check_file, make_shelf
+from videoaccel.common.home import expand
 from videoaccel.jobs.resolve import WorkOrder
 from videoaccel.planning.prior import PART, Prior, merge, shelf
 from videoaccel.settings.calibrate import CalibrateSettings
@@ -42,13 +42,7 @@ def own_shelf() -> Path:
         ValueError: There is no home folder.
         OSError: It cannot be written.
     """
-    folder = shelf()[0]
-    if kept_nowhere(folder):
-        raise ValueError("there is no home folder whose cache could keep the prior; give a file as `output`")
-    with told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    check_creatable(folder / "prior")
-    return folder
+    return make_shelf(shelf()[0], what="prior")
 
 
 def check_output(out: Path, setting: Mapping[str, Any], methods: Sequence[str]) -> None:

@@ -14,11 +14,12 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from videoaccel.common.home import kept_nowhere
 from videoaccel.common.plain_json import read_json
 
 PART_SUFFIX = ".part"
@@ -158,6 +159,46 @@ def check_file(path: str | Path) -> None:
     """
     check_no_dir(path)
     check_creatable(path)
+
+
+def check_results_place(
+    folder: Path, names: Sequence[str], *, what: str, able: Callable[[Path], None] = check_creatable
+) -> None:
+    """Make sure that results can be written to a folder, which need not be there.
+
+    Args:
+        folder: The folder.
+        names: Of the files.
+        what: Is written, for the message: ``a report``.
+        able: Makes sure that one of them can be, `check_creatable` or `check_folder`.
+
+    Raises:
+        OSError: They cannot: it is no folder, or as ``able`` says.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot write {what} to {folder}: it is not a folder")
+    able(folder / names[0] if folder.is_dir() else folder)
+    for name in names:
+        check_no_dir(folder / name)
+
+
+def make_shelf(folder: Path, *, what: str) -> Path:
+    """Make the folder of the user's cache for files that were given no place, and make sure that it takes them.
+
+    Args:
+        folder: The folder.
+        what: Such a file holds, for the message: ``prior``.
+
+    Raises:
+        ValueError: There is no home folder.
+        OSError: It cannot be written.
+    """
+    if kept_nowhere(folder):
+        raise ValueError(f"there is no home folder whose cache could keep the {what}; give a file as `output`")
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_creatable(folder / what)
+    return folder
 
 
 def check_no_dir(path: str | Path) -> None:

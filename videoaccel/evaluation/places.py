@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from videoaccel.common.files import check_folder, check_no_dir
+from videoaccel.common.files import check_folder, check_results_place
 
 RESULTS, OFFICIAL, TABLE, REPORT = "results.json", "vbench_eval_results.json", "scores.csv", "report.html"
 
@@ -15,8 +15,4 @@ def check_place(out: Path) -> None:
     Raises:
         OSError: It cannot.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"cannot write an evaluation to {out}: it is not a folder")
-    check_folder(out / REPORT if out.is_dir() else out)
-    for name in (RESULTS, OFFICIAL, TABLE, REPORT):
-        check_no_dir(out / name)
+    check_results_place(out, (REPORT, RESULTS, OFFICIAL, TABLE), what="an evaluation", able=check_folder)

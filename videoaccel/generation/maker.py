@@ -3,6 +3,7 @@
 Shape legend: B samples, N steps, T frames, H, W pixels, Z latent channels, t, h, w latent sizes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -315,7 +316,8 @@ class Maker:
         for chunk, frames in self.vae.chunks(latents, self.request.num_frames):
             call = (chunk.shape, frames, self.vae.dtype, self.device)
             if is_new_to_decoders(cast(nn.Module, self.vae), call):
-                with self.clock.stage("compile"):
+                with self.clock.stage("compile"), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
                     list(self.vae.decode_chunks(chunk, frames))
 
 

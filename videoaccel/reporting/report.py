@@ -10,7 +10,7 @@ from typing import Any
 
 from videoaccel.common.borders import csv_text, fill, for_page
 from videoaccel.common.extras import need
-from videoaccel.common.files import atomic_write_text, check_creatable, check_no_dir
+from videoaccel.common.files import atomic_write_text, check_results_place
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
 from videoaccel.common.stages import Listener
@@ -79,11 +79,7 @@ def check_place(folder: Path) -> None:
     Raises:
         OSError: It cannot.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot write a report to {folder}: it is not a folder")
-    check_creatable(folder / PAGE if folder.is_dir() else folder)
-    for name in (PAGE, DATA, TABLE, MEASURED):
-        check_no_dir(folder / name)
+    check_results_place(folder, (PAGE, DATA, TABLE, MEASURED), what="a report")
 
 
 def no_curves() -> str | None:

@@ -21,8 +21,8 @@ from videoaccel import __version__
 from videoaccel.calibration.calibrate import builtin_prompts
 from videoaccel.common.alone import alone, check_alone
 from videoaccel.common.devices import cpu_threads
-from videoaccel.common.files import atomic_write_bytes, check_creatable, told
-from videoaccel.common.home import cache_folder, expand, kept_nowhere
+from videoaccel.common.files import atomic_write_bytes, make_shelf, told
+from videoaccel.common.home import cache_folder, expand
 from videoaccel.common.plain_files import check_plain
 from videoaccel.common.stages import Listener, StageClock
 from videoaccel.generation.maker import Maker
@@ -298,13 +298,7 @@ def _shelf() -> Path:
         ValueError: There is no home folder.
         OSError: It cannot be written.
     """
-    folder = cache_folder("routers")
-    if kept_nowhere(folder):
-        raise ValueError("there is no home folder whose cache could keep the routers; give a file as `output`")
-    with told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    check_creatable(folder / "routers")
-    return folder
+    return make_shelf(cache_folder("routers"), what="routers")
 
 
 def _shelved(order: WorkOrder, model: str) -> Path:
