@@ -242,8 +242,8 @@ def test_options_reach_the_networks(make: Workshop, monkeypatch: pytest.MonkeyPa
 def test_compile_is_timed_apart(make: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "compile_branches", partial(compile_branches, backend="eager"))
     monkeypatch.setattr(tuning, "compile_decoders", partial(compile_decoders, backend="eager"))
-    make("plain.gif")
-    make("compiled.gif", compile=True)
+    make("plain.gif", frames=4)
+    make("compiled.gif", frames=4, compile=True)
     assert (
         make.record("compiled.json")["seconds"]["compile"] > 0 and "compile" not in make.record("plain.json")["seconds"]
     )
