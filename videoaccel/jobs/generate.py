@@ -8,7 +8,6 @@ Shape legend: T frames, H, W pixels.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from videoaccel.common.devices import cpu_threads
@@ -36,6 +33,7 @@ from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.request import Request
+from videoaccel.jobs.clip_file import ClipFile
 from videoaccel.jobs.explanation import Explanation, explain, gained_nothing
 from videoaccel.jobs.memory_advice import memory_advice
 from videoaccel.jobs.parts import encode_texts, load_pipeline, read_given, references_of
@@ -44,7 +42,6 @@ from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
 from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash, titles
 from videoaccel.jobs.tables import check_tables
 from videoaccel.media.beside import Beside
-from videoaccel.media.contact_sheet import contact_sheet, evenly_spaced
 from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import to_uint8
 from videoaccel.media.space import check_space
@@ -54,10 +51,7 @@ from videoaccel.planning.prior import Prior
 from videoaccel.session.costs import flops_share
 from videoaccel.session.policy import Policy, Session
 from videoaccel.settings.generate import GenerateSettings
-from videoaccel.settings.latent_frames import frames_of
 from videoaccel.text.encoder import PromptStates
-
-SHEET_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -211,7 +205,9 @@ class Run:
         rows = {row: sample.outputs for row, sample in enumerate(batch) if sample.outputs and mesh.leads}
         with ExitStack() as stack:
             assert s.fps is not None
-            files = {row: _File(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()}
+            files = {
+                row: ClipFile(stack.enter_context(Writer(out.clip, fps=s.fps)), order) for row, out in rows.items()
+            }
             beside = stack.enter_context(Beside(thread=self.beside))  # it is over before the files are closed
             sessions: list[Session] = []
             request = requested(order, batch, pipe=self.pipe, states=self.states, given=self.given)
@@ -321,44 +317,6 @@ def requested(
         explain=s.explain,
         **more,
     )
-
-
-class _File:
-    """One clip on its way to disk; remembers the frames of its contact sheet."""
-
-    def __init__(self, writer: Writer, order: WorkOrder) -> None:
-        s = order.settings
-        assert s.frames is not None
-        again = frames_of(s.condition_latents or 0)
-        self.writer, self.size = writer, (0, 0)
-        self.wanted = evenly_spaced(s.frames + (s.loops - 1) * (s.frames - again), SHEET_FRAMES)
-        self.kept: list[Frames] = []
-
-    def add(self, frame: Frames) -> None:
-        """Write a frame, uint8 [H, W, 3]."""
-        number = self.writer.frames
-        self.writer.write(frame[None])
-        self.size = (int(frame.shape[0]), int(frame.shape[1]))
-        if number in self.wanted:
-            self.kept.append(frame.copy())  # a view would keep its whole chunk
-
-    def describe(self, clip: str, *, fps: float | None) -> dict[str, Any]:
-        """The finished file."""
-        (height, width), frames = self.size, self.writer.frames
-        sha256 = file_hash(Path(clip))
-        return {"file": clip, "sha256": sha256, "frames": frames, "height": height, "width": width, "fps": fps}
-
-    def sheet(self) -> bytes:
-        """The contact sheet, a png."""
-        data = io.BytesIO()
-        contact_sheet(np.stack(self.kept), numbers=self.wanted).save(data, "PNG")
-        return data.getvalue()
-
-    def poster(self) -> bytes:
-        """A frame from the middle, a jpeg."""
-        data = io.BytesIO()
-        Image.fromarray(self.kept[len(self.kept) // 2]).save(data, "JPEG", quality=85)
-        return data.getvalue()
 
 
 def _explain(order: WorkOrder, session: Session) -> Explanation:
