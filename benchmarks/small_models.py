@@ -100,6 +100,8 @@ class Studio:
         """Stills uint8 [B, H, W, 3] and mean FLOPs of one; kept at a path."""
         if not path.exists():
             made, flops = [], 0.0
+            if (reason := self.bench.why_not(setting, Clip(self.prompts[0], 0))) is not None:
+                raise ValueError(f"{setting}: {reason}")
             for number, prompt in enumerate(self.prompts):
                 run = self.bench.make(Clip(prompt, number), setting)
                 made.append(np.asarray(self.bench.decode(run))[0])
