@@ -245,6 +245,8 @@ def test_doctor(cli: Cli) -> None:
         assert set(found["gpu"].values()) == {"they need a CUDA device"}
     text = cli("doctor")
     assert text.code == 0 and torch.__version__ in text.out and "libx264" in text.out and "text cache" in text.out
+    for name in found["models"]:  # the longest of them, too, stands apart from what is said of it
+        assert f"  {name}  " in text.out, name
 
 
 def test_cache(generate: Cli, cli: Cli) -> None:

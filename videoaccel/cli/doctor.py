@@ -221,7 +221,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         memory = [f"{device[key] / 2**30:.1f} GiB{word}" for key, word in _WORDS if key in device]
         lines.append(f"  {device['device']:<12}{', '.join([device['name'], *memory])}")
     for title in ("gpu", "attention", "codecs", "packages", "models"):
-        lines += ["", title, *(f"  {name:<16}{text or 'not installed'}" for name, text in found[title].items())]
+        width = max([14, *map(len, found[title])])  # names of models are longer than most
+        lines += ["", title, *(f"  {name:<{width}}  {text or 'not installed'}" for name, text in found[title].items())]
     if link := found["links"]:
         lines += [
             "",
