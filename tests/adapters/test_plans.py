@@ -268,7 +268,7 @@ def test_a_plan_takes_the_prior_that_it_is_given(tmp_path: Path, shelf: Path) ->
         tiny()
         assert fast.computed == foretold.computed != [*range(12)]
     told = foretold.instead
-    assert told is not None and told.steps == len(foretold.computed), "as many plain steps were made, too"
+    assert told is not None and told.steps <= len(foretold.computed), "as many plain steps were made, too"
     with accelerate(tiny.pipe, "fewer_steps", share=told.steps / 12) as fast:
         few, kept = tiny(steps=12), len(fast.computed)
     made = [pixels(run.tensors[0]) for run in (few, tiny(steps=12))]

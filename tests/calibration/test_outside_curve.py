@@ -12,7 +12,7 @@ from torch import Tensor
 from videoaccel.adapters.curves import for_course
 from videoaccel.adapters.methods import schedule_of
 from videoaccel.calibration.outside_curve import FEWER, WAYS, candidates, kept_tables, ladder, psnr, ranks
-from videoaccel.planning.fitted import Fitted, evenly, held, instead, late
+from videoaccel.planning.fitted import PLAIN, Fitted, evenly, held, instead, late
 from videoaccel.planning.forecast_errors import AGES, ORDERS
 from videoaccel.policies.soda import Soda
 
@@ -96,6 +96,9 @@ def test_fewer_steps_are_told_and_not_taken() -> None:
     assert str(told).startswith("10 plain steps kept 43.0 dB of the same clips, more than this plan")
     worse = errors() | kept_tables([rows(20.0, 30.0, 25.0, 25.0, 25.0, 29.0)], N, lines())
     assert str(instead(worse, 10, steps=N)) == "10 plain steps kept 39.0 dB of the same clips"
+    fewer = {**worse, PLAIN: worse[PLAIN].clone()}
+    fewer[PLAIN][7, 0] = 50.0
+    assert str(instead(fewer, 10, steps=N)).startswith("8 plain steps kept 50.0 dB"), "fewer can be better still"
     for calls, steps in ((11, N), (10, N + 1), (0, N)):
         assert instead(worse, calls, steps=steps) is None, "not measured"
 

@@ -180,7 +180,7 @@ class Instead(NamedTuple):
     """Plain steps in place of a plan.
 
     Attributes:
-        steps: How many.
+        steps: How many: of those that are no more than the plan's calls, the number that kept most.
         psnr: What they kept of the clips of the calibration, in dB.
         more: Whether that is more than plans of as many network calls kept.
     """
@@ -195,7 +195,7 @@ class Instead(NamedTuple):
 
 
 def instead(tables: Mapping[str, Tensor], calls: int, *, steps: int) -> Instead | None:
-    """What plain steps kept in place of a plan of so many calls; None where it was not measured.
+    """What plain steps kept in place of a plan, as many as it has calls or fewer; None where it was not measured.
 
     Args:
         tables: A prior's.
@@ -204,6 +204,9 @@ def instead(tables: Mapping[str, Tensor], calls: int, *, steps: int) -> Instead 
     """
     if PLAIN not in tables or len(tables[PLAIN]) != steps or not 1 <= calls <= steps:
         return None
-    kept = float(tables[PLAIN][calls - 1, 0])
+    kept = tables[PLAIN][:calls, 0]
+    if bool(kept[-1].isnan()):
+        return None
+    best = int(kept.nan_to_num(-math.inf).argmax())
     plans = tables[QUALITY][calls - 1, :, 0].nan_to_num(-math.inf)
-    return None if math.isnan(kept) else Instead(calls, kept, kept > float(plans.max()))
+    return Instead(best + 1, float(kept[best]), float(kept[best]) > float(plans.max()))

@@ -62,9 +62,9 @@ class Prior:
     """
 
     setting: Mapping[str, Any]
-    tables: Mapping[str, Tensor]
+    tables: Mapping[str, Tensor] = field(repr=False)
     samples: Mapping[str, int]
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
     path: Path | None = field(default=None, compare=False)
 
     def save(self, path: str | Path) -> None:

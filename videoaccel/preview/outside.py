@@ -66,7 +66,7 @@ class OutsidePlan:
         share: The networks' share of the time when they were; None if it is not known.
         psnr: Expected, where that was measured.
         worst: Likewise, of the worst clip.
-        instead: What as many plain steps kept of the same clips; None if it was not measured.
+        instead: What plain steps, as many or fewer, kept of the same clips; None if it was not measured.
         note: What the method says.
     """
 
