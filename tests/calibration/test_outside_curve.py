@@ -1,6 +1,7 @@
 """Which plan is taken of a pipeline that is not ours: forecasts, or outputs held, by what generations kept."""
 
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,22 @@ from torch import Tensor
 
 from videoaccel.adapters.curves import for_course
 from videoaccel.adapters.methods import schedule_of
-from videoaccel.calibration.outside_curve import FEWER, WAYS, candidates, kept_tables, ladder, psnr, ranks
+from videoaccel.calibration import outside_curve
+from videoaccel.calibration.outside_curve import (
+    FEWER,
+    HELD_WAY,
+    WAYS,
+    Known,
+    candidates,
+    drawn,
+    kept_tables,
+    ladder,
+    psnr,
+    ranks,
+)
 from videoaccel.planning.fitted import PLAIN, Fitted, evenly, held, instead, late
 from videoaccel.planning.forecast_errors import AGES, ORDERS
+from videoaccel.planning.prior import Prior
 from videoaccel.policies.soda import Soda
 
 N = 20
@@ -101,6 +115,22 @@ def test_fewer_steps_are_told_and_not_taken() -> None:
     assert str(instead(fewer, 10, steps=N)).startswith("8 plain steps kept 50.0 dB"), "fewer can be better still"
     for calls, steps in ((11, N), (10, N + 1), (0, N)):
         assert instead(worse, calls, steps=steps) is None, "not measured"
+
+
+@pytest.mark.parametrize("way", [WAYS[HELD_WAY], WAYS[FEWER]])
+def test_only_plain_steps_may_fail(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline may refuse fewer steps; what goes wrong under a plan is not passed over."""
+
+    def broken() -> Any:
+        raise ValueError("so few steps")
+
+    monkeypatch.setattr(outside_curve, "_rules", lambda *_: {way: object()})
+    monkeypatch.setattr(outside_curve, "attach", lambda *_, **__: nullcontext(SimpleNamespace(computed=[])))
+    prior = Prior({}, errors(), {})
+    known = {3: Known(lambda: {}, torch.zeros(1))}
+    fails = nullcontext() if way == WAYS[FEWER] else pytest.raises(ValueError, match="so few steps")
+    with fails:
+        assert drawn(broken, prior, known, {}, lambda *_: None)[3].isnan().all()
 
 
 def course(count: int) -> Any:
