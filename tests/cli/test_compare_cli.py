@@ -9,6 +9,7 @@ import pytest
 from tests.cli.commands import Cli, Result, here
 from tests.generation.stand_in_graphs import stand_in
 from videoaccel.comparison import compare as comparing
+from videoaccel.generation import cache_memory
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs.resolve import WorkOrder
 
@@ -133,3 +134,13 @@ def test_graphs_can_be_had_and_left_out(cli: Cli, compare: Compare, monkeypatch:
     assert [[row["replayed"] for row in some] for some in rows] == [[None, None], [1.0, 0.0]]
     assert cli("report", "auto", "--out", "page").code == 0
     assert "<th>as graphs</th>" in Path("page/report.html").read_text(encoding="utf-8")
+
+
+def test_a_form_that_memory_has_chosen_is_said(cli: Cli, compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_memory, "free_on_gpu", lambda device: 40_000)
+    done = compare("--setting", "fora.period=2,3", "--repeats", 0)
+    assert done.code == 0
+    said = "in a coarser form, for memory: fora period=2, period=3: slots trunk"
+    assert said in done.out.splitlines()
+    assert cli("report", "run", "--out", "page").code == 0
+    assert "in a coarser form, for memory: slots trunk" in Path("page/report.html").read_text(encoding="utf-8")

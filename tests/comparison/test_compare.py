@@ -23,7 +23,7 @@ from videoaccel.comparison.run import measure_time
 from videoaccel.comparison.settings import Setting, choose_settings
 from videoaccel.comparison.table import Result, at_speedups, curve_of, psnr_at, quartiles, summarise
 from videoaccel.comparison.values import CONTROLS, read_values
-from videoaccel.generation import maker
+from videoaccel.generation import cache_memory, maker
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.replay import INSIDE
 from videoaccel.models.seam import attention
@@ -523,3 +523,31 @@ def test_calls_with_another_attention_kernel_are_replayed_as_in_a_generation(
     bench = Bench(pipe, states, {"num_frames": 1, "num_inference_steps": 3, "attention_backend": "efficient"})
     made = bench.make(Clip("a red circle", 0), Setting("exact"))
     assert made.graph_calls == {"recorded": 1, "replayed": 3}
+
+
+# -- memory
+
+
+def test_a_method_keeps_within_what_is_free_as_in_a_generation(
+    monkeypatch: pytest.MonkeyPatch, pipe: VideoPipeline, tmp_path: Path
+) -> None:
+    """On a GPU four fifths of it, if nobody has said; the row says which form that left, and has its clip."""
+    states = {"a red circle": pipe.encode_prompt("a red circle")}
+    options = {"num_frames": 1, "num_inference_steps": 6}
+    clip, fora = Clip("a red circle", 0), Setting("fora", "", make_policy("fora"))
+    trunk = Bench(pipe, states, options).make(clip, Setting("fora", "trunk", make_policy("fora", slots="trunk")))
+    roomy = Bench(pipe, states, options).make(clip, fora)
+    assert not torch.equal(trunk.latents, roomy.latents)
+    assert (roomy.coarser, roomy.session.foretold_bytes) == ({}, None), "of a CPU nothing is asked"
+    monkeypatch.setattr(cache_memory, "free_on_gpu", lambda device: roomy.session.peak_bytes)
+    made = Bench(pipe, states, options).make(clip, fora)
+    assert torch.equal(made.latents, trunk.latents)
+    assert made.session.peak_bytes == made.session.foretold_bytes == trunk.session.peak_bytes
+    said = Bench(pipe, states, {**options, "cache_memory": "1GiB"}).make(clip, fora)
+    assert torch.equal(said.latents, roomy.latents), "what is said counts more than what is free"
+    found = small(pipe, tmp_path / "run", methods=["fora"], values={"fora": {"period": [2]}}, seeds=[0], repeats=0)
+    assert [result.coarser for result in found.results] == [None, "slots trunk"]
+    assert {result.cache_bytes for result in found.results[1:]} == {trunk.session.peak_bytes}
+    monkeypatch.setattr(cache_memory, "free_on_gpu", lambda device: 1000)
+    found = small(pipe, tmp_path / "none", methods=["fora"], values={"fora": {"period": [2]}}, seeds=[0], repeats=0)
+    assert "four fifths of the memory that is free here" in str(found.results[1].error)

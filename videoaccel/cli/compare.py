@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,14 +208,23 @@ def _show(comparison: Comparison) -> None:
     console.print(_results(comparison.results, wide=console.width >= _WIDE))
     if comparison.at:
         console.print(_at_speedups(comparison))
-    reasons: dict[tuple[str, str | None], list[str]] = {}
-    for result in comparison.errors:
-        reasons.setdefault((result.method, result.error), []).append(result.setting)
-    for (method, reason), settings in reasons.items():
-        console.print(f"no result: {' '.join([method, ', '.join(settings)]).strip()}: {reason}", soft_wrap=True)
+    for line in _said("no result", [(result, result.error) for result in comparison.errors]):
+        console.print(line, soft_wrap=True)
+    for line in _said("in a coarser form, for memory", [(result, result.coarser) for result in comparison.results]):
+        console.print(line, soft_wrap=True)
     console.print("\n".join(f"wrote {path}" for path in comparison.files), soft_wrap=True)
     for note in comparison.notes:
         typer.echo(f"videoaccel: {note}", err=True)
+
+
+def _said(what: str, pairs: Sequence[tuple[Result, str | None]]) -> Iterator[str]:
+    """What there is to say of settings; those of one method of which the same is said share a line."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result, text in pairs:
+        if text is not None:
+            found.setdefault((result.method, text), []).append(result.setting)
+    for (method, text), settings in found.items():
+        yield f"{what}: {' '.join([method, ', '.join(settings)]).strip()}: {text}"
 
 
 def _results(results: Sequence[Result], *, wide: bool) -> Table:

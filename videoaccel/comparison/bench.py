@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,6 +28,7 @@ from videoaccel.comparison.clip import Clip, Decided
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.values import EXACT
 from videoaccel.generation.attention_kernels import NATIVE
+from videoaccel.generation.cache_memory import coarsened
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.prepared import Denoising
@@ -55,6 +57,7 @@ class Made(NamedTuple):
         plan_seconds: Making the session: plans, and on first use costs.
         peak: Most memory in use meanwhile, bytes; None where that cannot be told.
         graph_calls: See :class:`videoaccel.comparison.clip.Run`.
+        coarser: See :class:`videoaccel.comparison.clip.Decided`.
     """
 
     latents: Tensor
@@ -64,6 +67,7 @@ class Made(NamedTuple):
     plan_seconds: float
     peak: int | None
     graph_calls: Mapping[str, Any] | None = None
+    coarser: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -123,10 +127,10 @@ class Bench:
         attention = maker.request.attention
         denoising = maker.denoising(maker.request.references)
         mix = denoising.layout.mix
-        job = self._job(denoising, setting)
+        job = self._job(denoising, setting, cache_memory=maker.request.cache_memory)
         clock = StageClock(device=self.device)
         with clock.stage("plan"):
-            session = Session(job, mix=mix) if setting.policy is None else setting.policy.session(job, mix=mix)
+            session = Session(job, mix=mix) if setting.policy is None else maker.fitting(setting.policy, job, mix=mix)
         run = direct if setting.policy is None and attention == NATIVE else session.run
         denoising.record(session)  # in no stage: a generation times it apart, too
         told = forget_peak(self.device)
@@ -134,9 +138,15 @@ class Bench:
             latents = denoising.denoise(session, run=run)
         self.warm.add(setting.key)
         peak = peak_memory(self.device) if told else None
-        seconds, replayed = clock.seconds, None if maker.graphs is None else maker.graphs.told()
         return Made(
-            latents, maker.request.num_frames, session, seconds["denoise"], seconds["plan"], peak, graph_calls=replayed
+            latents,
+            maker.request.num_frames,
+            session,
+            clock.seconds["denoise"],
+            clock.seconds["plan"],
+            peak,
+            graph_calls=None if maker.graphs is None else maker.graphs.told(),
+            coarser={} if setting.policy is None else coarsened(setting.policy, session),
         )
 
     @torch.inference_mode()
@@ -166,6 +176,7 @@ class Bench:
             actions=session.counts(),
             cache_bytes=session.peak_bytes,
             grid=as_letters(session.trace, session.shares, self.sites),
+            coarser=made.coarser,
         )
 
     def compared(self, content: Frames, reference: Frames, prompt: str) -> dict[str, Any]:
@@ -220,7 +231,7 @@ class Bench:
             self._hashes[setting.key] = "" if isinstance(found, str) else hash_prior(found)
         return self._hashes[setting.key]
 
-    def _job(self, denoising: Denoising, setting: Setting) -> Job:
+    def _job(self, denoising: Denoising, setting: Setting, *, cache_memory: int | None) -> Job:
         def costs(unit: Unit) -> Costs:
             if unit not in self._costs:  # the same network, size and batch in every run
                 self._costs[unit] = denoising.costs(unit)
@@ -231,7 +242,7 @@ class Bench:
         if setting.policy is not None and setting.policy.required:
             found = self._priors.get(denoising.job().steps)
             tables = found.tables if isinstance(found, Prior) else None
-        return replace(denoising.job(prior=tables), costs=costs)
+        return replace(denoising.job(prior=tables, cache_memory=cache_memory), costs=costs)
 
     def _prior(self, maker: Maker) -> Prior | str:
         """The prior for a request, or why there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -34,6 +34,7 @@ class Decided:
         actions: How often what was done.
         cache_bytes: Most that the method held.
         grid: By site and step, for a picture; see :func:`videoaccel.session.action_grid.as_letters`.
+        coarser: Fields of the method that memory has changed, with their values; empty where it kept its form.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Decided:
     actions: Mapping[str, int]
     cache_bytes: int
     grid: Mapping[str, Any]
+    coarser: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Run(Protocol):

@@ -46,6 +46,7 @@ class _Quality(_Row):
     fired: Annotated[bool, Field(strict=True)]
     digest: _Text
     cache_bytes: _Number
+    coarser: dict[str, Any] = {}
     graph_calls: _GraphCalls | None = None
 
 

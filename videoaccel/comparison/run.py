@@ -156,6 +156,7 @@ def _quality(
         "actions": did.actions,
         "cache_bytes": did.cache_bytes,
         **_replayed(made),
+        **({"coarser": dict(did.coarser)} if did.coarser else {}),
         **({"frames": _hash(reference)} if made is wanted else {}),
         # One clip's decisions step by step are enough to draw; all of them would be most of the file.
         **({"grid": did.grid} if first else {}),

@@ -52,6 +52,7 @@ class Result:
         replayed: Share of the network's calls, or of stretches of its blocks, that ran as CUDA graphs, of timed clips
             if any were timed; None where there were no graphs.
         not_replayed: Why others did not, the most frequent reason.
+        coarser: Fields that memory has changed, such as ``slots trunk``, of all clips; None where it changed none.
     """
 
     method: str
@@ -79,6 +80,7 @@ class Result:
     world: Mapping[str, float] = field(default_factory=dict)
     replayed: float | None = None
     not_replayed: str | None = None
+    coarser: str | None = None
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,16 @@ def _result(setting: Setting, rows: Sequence[Row], *, exact_flops: float | None)
         worst_seed=None if worst is None else worst["seed"],
         digest=_digest([row["digest"] for row in sorted(good, key=lambda row: (row["prompt"], row["seed"]))]),
         world=_world(good),
+        coarser=_coarser(good),
         **_graphs(timed or good),
     )
+
+
+def _coarser(rows: Sequence[Row]) -> str | None:
+    """What memory has made of the method."""
+    forms = (row.get("coarser", {}) for row in rows)
+    told = dict.fromkeys(", ".join(f"{name} {value}" for name, value in form.items()) for form in forms if form)
+    return "; ".join(told) or None
 
 
 def _graphs(rows: Sequence[Row]) -> dict[str, Any]:

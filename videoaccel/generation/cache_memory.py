@@ -7,7 +7,7 @@ the last.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -140,6 +140,12 @@ def fit(policy: Policy, job: Job, *, frames: int, width: int, mix: Mix = local_m
     session = form.session(job, mix=mix)
     session.made_by, session.foretold_bytes = form, foretold
     return session
+
+
+def coarsened(asked: Policy, session: Session) -> dict[str, Any]:
+    """Fields of a method that a limit has changed in its session, with their values there; none where none was."""
+    asked_for, made = asked.model_dump(mode="json"), (session.made_by or asked).model_dump(mode="json")
+    return {name: value for name, value in made.items() if value != asked_for.get(name)}
 
 
 def _form_within(policy: Policy, job: Job, limit: int, *, frames: int, width: int) -> tuple[Policy, int]:

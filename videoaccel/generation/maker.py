@@ -275,18 +275,22 @@ class Maker:
         else:
             with self.clock.stage("plan"):
                 tables = self._tables(denoising.setting)
-                frames, _, _ = self.transformer.token_grid(self.size)
                 job = denoising.job(prior=tables, cache_memory=request.cache_memory)
                 with naming_the_nearest(denoising.setting, found=tables is not None):
-                    session = self._fitting(policy, job, frames=frames, mix=mix)
+                    session = self.fitting(policy, job, mix=mix)
         if request.explain:
             session.note_guidance()
         self.sessions.append(session)
         return session
 
-    def _fitting(self, policy: Policy, job: Job, *, frames: int, mix: Mix) -> Session:
-        """A session within the memory that was allowed, or is free."""
+    def fitting(self, policy: Policy, job: Job, *, mix: Mix) -> Session:
+        """A method's session within the memory that the job allows; on a GPU, where it says nothing, that is free.
+
+        Raises:
+            ValueError: No form of the method keeps within it; or as :meth:`Policy.session`.
+        """
         alone, width = self.mesh.clip.size == 1, self.transformer.width
+        frames, _, _ = self.transformer.token_grid(self.size)
         return fit_here(policy, job, device=self.device, alone=alone, frames=frames, width=width, mix=mix)[0]
 
     def _tables(self, setting: Mapping[str, Any]) -> Mapping[str, Tensor] | None:

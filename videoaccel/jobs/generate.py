@@ -31,6 +31,7 @@ from videoaccel.common.files import (
 )
 from videoaccel.common.stages import Listener, StageClock, peak_memory
 from videoaccel.common.user_warning import warn_user
+from videoaccel.generation.cache_memory import coarsened
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.request import Request
 from videoaccel.jobs.clip_file import ClipFile
@@ -49,7 +50,7 @@ from videoaccel.media.writer import Writer, check_writable
 from videoaccel.planning.picture import draw
 from videoaccel.planning.prior import Prior
 from videoaccel.session.costs import flops_share
-from videoaccel.session.policy import Policy, Session
+from videoaccel.session.policy import Session
 from videoaccel.settings.generate import GenerateSettings
 from videoaccel.text.encoder import PromptStates
 
@@ -347,7 +348,7 @@ def _acceleration(
         "method": order.policy.name,
         **titles(order.settings, order.policy),
         "fields": (sessions[0].made_by or order.policy).model_dump(mode="json"),
-        **_coarser(order.policy, sessions[0].made_by),
+        **({"coarser_for_cache_memory": changed} if (changed := coarsened(order.policy, sessions[0])) else {}),
         "loops": [
             {
                 "steps": len(session.trace),
@@ -369,13 +370,6 @@ def _share(order: WorkOrder, session: Session) -> dict[str, float]:
     if counted is None or (costs := counted()) is None or order.settings.steps is None:
         return {}
     return {"flops_share": round(flops_share(costs, session.trace, session.shares, asked=order.settings.steps), 4)}
-
-
-def _coarser(asked: Policy, made_by: Policy | None) -> dict[str, Any]:
-    """Fields that ``cache_memory`` has changed, for the sidecar; nothing where none was."""
-    asked_for, made = asked.model_dump(mode="json"), (made_by or asked).model_dump(mode="json")
-    changed = {name: value for name, value in made.items() if value != asked_for.get(name)}
-    return {"coarser_for_cache_memory": changed} if changed else {}
 
 
 def _frames(chunk: Tensor) -> Frames:

@@ -235,6 +235,9 @@ def _methods(one: Mapping[str, Any]) -> str:
         lines.append(f"<tr{mark}>{cells}</tr>")
         if row["error"]:
             lines.append(f'<tr class="error"><td colspan="{len(columns)}">{_text(row["error"])}</td></tr>')
+        if row.get("coarser"):
+            told = f"in a coarser form, for memory: {row['coarser']}"
+            lines.append(f'<tr><td colspan="{len(columns)}">{_text(told)}</td></tr>')
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
     return f'<div class="scroll"><table class="methods">{body}</table></div>'
 

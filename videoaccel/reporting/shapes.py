@@ -55,6 +55,7 @@ class Result(Shape):
     peak_memory: Number | None = None
     cache_bytes: Number | None = None
     replayed: Number | None = None
+    coarser: str | None = None
 
 
 class Compared(Shape):
