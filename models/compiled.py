@@ -43,8 +43,28 @@ def compile_branches(model: nn.Module, **options: Any) -> None:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether any module of a network, or the network as a whole, runs compiled."""
-    whole = getattr(model, "_compiled_call_impl", None) is not None
-    return whole or any(hasattr(module, "parts_are_compiled") for module in model.modules())
+    return _whole(model) or any(hasattr(module, "parts_are_compiled") for module in model.modules())
+
+
+def _whole(model: nn.Module) -> bool:
+    return getattr(model, "_compiled_call_impl", None) is not None
+
+
+def is_new_to_network(model: nn.Module, call: Hashable, *, plain: bool) -> bool:
+    """Whether a compiled network, in its present form, has not met such a call; from now on it has.
+
+    Args:
+        model: The network.
+        call: What its graphs depend on besides its weights' type and its modules' forms: shapes, PyTorch's switches.
+        plain: Whether no session runs in it; a graph of the whole network has the session's part in it, parts have not.
+    """
+    kinds = tuple(type(module) for module in model.modules())
+    weights = {(weight.dtype, weight.device) for weight in model.parameters()}
+    key = call, kinds, frozenset(weights), plain or not _whole(model)
+    met: set[Hashable] = model.__dict__.setdefault("met", set())
+    new = key not in met
+    met.add(key)
+    return new
 
 
 def compile_decoders(vae: nn.Module, **options: Any) -> None:

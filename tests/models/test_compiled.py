@@ -2,6 +2,7 @@
 looked at in tests/generation/test_compile.py."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from videoaccel.common.stages import StageClock
 from videoaccel.generation.prepared import plain
 from videoaccel.models.compiled import compile_branches, compile_decoders, is_compiled
 from videoaccel.models.forms import forms_of, in_plain_form
+from videoaccel.session.registry import make_policy
 
 METHODS = sorted(name for name in KNOWN if "-" not in name)
 EACH_KIND = ("elastic", "fora", "pab", "sada", "soda", "toca")
@@ -54,6 +56,60 @@ def test_methods_share_graphs() -> None:
     made = counters["stats"]["unique_graphs"]
     plain(tiny_run(model=model, steps=7))
     assert counters["stats"]["unique_graphs"] == made, "further steps compile nothing"
+
+
+class Counted:
+    """A tiny pipeline that counts its network's calls, clip by clip."""
+
+    def __init__(self) -> None:
+        self.pipe, self.calls = tiny_pipeline(), list[int]()
+        self.forward, self.pipe.transformer.forward = self.pipe.transformer.forward, self.call
+
+    def call(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        self.calls[-1] += 1
+        return self.forward(x, *given, **named)
+
+    def made(self, **options: Any) -> Tensor:
+        """Frames of one step a loop, unless told otherwise."""
+        self.calls.append(0)
+        request = self.pipe.request("a red circle", seed=3, **{"loops": 3, "num_inference_steps": 1, **options})
+        return torch.cat(list(self.pipe.stream(request)), dim=2)
+
+
+def test_a_network_is_warmed_up_where_there_is_something_to_compile() -> None:
+    """Of three loops for the first, which begins from nothing, and the second; later ones and clips are like these."""
+    torch.compiler.reset()
+    counters.clear()
+    counted = Counted()
+    exact = counted.made()
+    compile_branches(counted.pipe.transformer, backend="eager")
+    assert torch.equal(counted.made(), exact)
+    graphs = counters["stats"]["unique_graphs"]
+    assert torch.equal(counted.made(), exact)
+    counted.made(policy=make_policy("fora"), num_inference_steps=2)
+    assert counters["stats"]["unique_graphs"] == graphs > 0, "nothing was left to compile"
+    assert counted.calls == [3, 3 + 2, 3, 6]
+    torch.compiler.reset()
+
+
+def test_other_calls_of_a_compiled_network_are_warmed_up() -> None:
+    """Sizes, texts, types, attention, and of a network that is compiled whole whether a method runs in it."""
+    counted = Counted()
+    counted.pipe.to(torch.float32)  # says, too, what may be rounded
+    counted.pipe.transformer._compiled_call_impl = counted.call  # as `compile()` leaves it
+    once: dict[str, Any] = {"loops": 1, "num_frames": 1}
+    other: list[dict[str, Any]] = [
+        once, {**once, "num_frames": 5}, {**once, "guidance_scale": 1.0}, {**once, "num_videos_per_prompt": 2},
+        {**once, "policy": make_policy("off")},
+    ]  # fmt: skip
+    for options in other:
+        counted.made(**options)
+        counted.made(**options)
+    counted.pipe.to(torch.bfloat16)
+    counted.made(**once)
+    counted.pipe.to(torch.float32)
+    counted.made(**once)
+    assert counted.calls == [2, 1] * len(other) + [2, 1]
 
 
 def test_plain_form_and_back() -> None:

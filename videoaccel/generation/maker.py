@@ -107,8 +107,8 @@ class Maker:
         plain = request.policy is None and request.attention == NATIVE and denoising.layout.alone
         run = direct if plain else session.run
         if is_compiled(cast(nn.Module, model)):
-            with self.clock.stage("compile"):  # outside of any step, where only a session that decides nothing can run
-                denoising.once(direct if plain else Session(denoising.job(), mix=denoising.layout.mix).run)
+            with self.clock.stage("compile"):
+                denoising.warm_up(plain=plain)
         if self.graphs is not None:
             with self.clock.stage("compile"):
                 denoising.record(session)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.generation.denoise import Network, StepCallback, Update, denoise
-from videoaccel.generation.graphs import Graphs
+from videoaccel.generation.graphs import Graphs, switches
+from videoaccel.generation.places import signature
 from videoaccel.generation.replay import Replay
-from videoaccel.models.compiled import is_compiled
+from videoaccel.models.compiled import is_compiled, is_new_to_network
 from videoaccel.models.forms import forms_of, in_plain_form
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
@@ -172,6 +173,26 @@ class Denoising:
     def once(self, run: Run) -> None:
         """One network call at the first step, result unused: warms up, or shows a run what there is."""
         self._first_call(self.network(run))
+
+    def warm_up(self, *, plain: bool) -> None:
+        """One network call like the first step's, result unused, where a compiled network has not met its like.
+
+        Outside of any step only a session that decides nothing can run.
+
+        Args:
+            plain: Whether steps have no session in the network.
+        """
+        model = cast(nn.Module, self.model)
+        network = self.network(direct if plain else Session(self.job(), mix=self.layout.mix).run)
+
+        def meet(x: Tensor, timestep: Tensor, x_mask: Tensor | None, context: Context) -> Tensor:
+            call = signature((x, timestep, x_mask, context)), switches(), self.layout.key
+            if not is_new_to_network(model, call, plain=plain):
+                return x
+            return self.model(x, timestep, x_mask=x_mask, context=context, run=network.run)
+
+        network.through = meet
+        self._first_call(network)
 
     def record(self, session: Session) -> None:
         """Record a whole network call like the first step's, where there are graphs and a session's can be."""
