@@ -31,14 +31,14 @@ from videoaccel.policies._trunk import TrunkSession
 from videoaccel.session.actions import COMPUTE
 from videoaccel.session.policy import Session
 
-WHOLE = {"soda": 6, "sada": 8, "easycache": 5, "fixed_linear": 7, "fewer_steps": 6}
-"""Methods that decide about steps, and calls of 12 steps that they make."""
+WHOLE = {"exact": 12, "soda": 6, "sada": 8, "easycache": 5, "fixed_linear": 7, "fewer_steps": 6}
+"""No method, and methods that decide about steps, with the calls of 12 steps that they make."""
 
 BLOCKS = {"lemica": 1, "fora-sada": 1, "first_block": 2, "delta_dit": 5, "delta_dit+sada": 5}
 """Methods that decide about the stack of blocks, and pieces of it that they have recorded."""
 
-MODULES = ("adacache", "pab", "toca")
-"""Methods that decide about modules, or look at one."""
+MODULES = ("adacache", "off", "pab", "toca")
+"""Methods that decide about modules, or look at one; `off` is there to ask at each of them."""
 
 QUICK = {"soda", "sada", "lemica", "delta_dit+sada", "adacache"}
 
