@@ -47,6 +47,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "demo": (stages.demo, 40),
     "calibration": (learning.calibration, 90),
     "router training": (learning.router_training, 90),
+    "demo training": (learning.demo_training, 240),
     "generation": (methods.generation, 60),
     "decoder": (stages.decoder, 200),
     "whole compile": (faster.whole_compile, 150),

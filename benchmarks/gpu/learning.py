@@ -1,17 +1,27 @@
-"""What is measured and learnt once a model: SODA's errors in passes that fit into memory, and E-DiT's routers."""
+"""What is measured and learnt once a model: SODA's errors in passes, E-DiT's routers, and the demo model itself."""
 
+import json
+import math
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.gpu.bench import STEPS, Bench
 from videoaccel.calibration.probing import every_site, output_bytes, site_groups
 from videoaccel.common.devices import free_memory
+from videoaccel.eval.world import sample_scene
 from videoaccel.policies._soda_errors import AGES, ErrorProbe
 from videoaccel.routers.training import begin
 from videoaccel.settings.routers import RouterSettings
@@ -21,6 +31,19 @@ CALIBRATED = AGES + 3
 
 LESSONS = {"144p, 17 frames": (5, 18, 32), "480p, 51 frames": (15, 60, 106)}
 """Latents; the larger one may be more than a device holds, and that is a finding, too."""
+
+TRAINER, BATCH = "examples.demo_model.train_transformer", 128
+"""The program that trains the demo model's transformer, and the clips of a step on a GPU."""
+
+WAYS: dict[str, tuple[Sequence[str], int]] = {
+    "compiled and recorded": (("--compile",), 600),
+    "recorded": (("--no-compile",), 300),
+    "as it stands": (("--no-compile", "--no-record"), 100),
+}
+"""Its options, and steps that take seconds; of what is compiled or recorded its clock begins when that is done."""
+
+CLIPS, LATENT = 512, (8, 5, 16, 16)
+"""Of the demo model: clips of a shard, and the size of one."""
 
 
 def calibration(bench: Bench) -> None:
@@ -87,3 +110,39 @@ def _lessons(bench: Bench, latent: tuple[int, ...]) -> dict[str, Any]:
 
     found["peak GiB"] = bench.peak_gib(learn)
     return {**found, "seconds an iteration": seconds, "losses": [round(one["loss"], 4) for one in told]}
+
+
+def demo_training(bench: Bench) -> None:
+    """Steps a second at which the demo model's transformer is trained, on made-up latents; every way is a program."""
+    ways = {"as it stands": (WAYS["as it stands"][0], 2)} if bench.tiny else WAYS
+    with tempfile.TemporaryDirectory() as work:
+        rng, folder = np.random.default_rng(0), Path(work) / "latents"
+        folder.mkdir()
+        latents = torch.from_numpy(rng.standard_normal((CLIPS, *LATENT), dtype=np.float32)).half()
+        sentences = json.dumps([sample_scene(rng).sentence() for _ in range(CLIPS)])
+        save_file({"latents": latents}, folder / "0.safetensors", metadata={"sentences": sentences})
+        for number, (name, (options, steps)) in enumerate(ways.items()):
+            out = Path(work) / str(number)
+            bench.attempt(name, partial(_trained, bench, folder, out, options=options, steps=steps))
+
+
+def _trained(bench: Bench, latents: Path, out: Path, *, options: Sequence[str], steps: int) -> dict[str, Any]:
+    """What its log says of a short training."""
+    batch = 2 if bench.tiny else BATCH
+    command = [
+        sys.executable, "-m", TRAINER, "--latents", latents, "--text", "demo", "--out", out,
+        "--device", bench.device.type, "--batch", batch, "--steps", steps, "--log-steps", max(1, steps // 10), *options,
+    ]  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-200:])
+    *logged, end = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return {
+        "steps a second": round(end["done"] / end["seconds"], 2),
+        "batch": batch,
+        "steps": end["done"],
+        "seconds in all": round(time.perf_counter() - start, 1),
+        "losses are numbers": all(math.isfinite(line["loss"]) for line in logged),
+        "printed": [line[:200] for line in done.stdout.splitlines() if "ready" in line or "failed" in line],
+    }
