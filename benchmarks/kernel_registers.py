@@ -84,7 +84,9 @@ def cases(kind: str) -> Iterator[Case]:
         types = {"x": x, "sums": "*fp32", "pixels": whole, "channels": whole}
         yield _case(f"group norm's sums, {channels} channels", group_norm._sums, types, sums, 4)
         types = {"x": x, "factor": "*fp32", "offset": "*fp32", "out": x, "pixels": whole, "channels": whole}
-        yield _case(f"group norm, {channels} channels", group_norm._apply, types, tile, 4)
+        for silu in (False, True):
+            name = f"group norm{' and SiLU' if silu else ''}, {channels} channels"
+            yield _case(name, group_norm._apply, types, {"SILU": silu, **tile}, 4)
     for width, gelu in ((1152, False), (4608, True)):
         block = triton.next_power_of_2(width)
         types = {"x": x, "out": "*fp8e4nv", "scales": "*fp32", "width": whole}

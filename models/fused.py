@@ -7,9 +7,13 @@ import os
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from videoaccel.models.forms import plain_form
 from videoaccel.models.fp8 import Fp8Linear, Rows, in_eight_bits
 from videoaccel.models.kernels.columns import add_columns, choose_columns, score_columns
 from videoaccel.models.kernels.group_norm import group_norm
@@ -20,6 +24,7 @@ from videoaccel.models.kernels.temporal_attention import MAX_FRAMES, temporal_at
 from videoaccel.models.layers import NORM_EPS, RMSNorm
 from videoaccel.models.seam import Attend, Run, attention
 from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, FeedForward, SelfAttention
+from videoaccel.models.temporal_vae import ResBlock, TemporalDecoder, TemporalEncoder
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, on any device."""
@@ -178,13 +183,43 @@ class FusedGroupNorm(nn.GroupNorm):
     """Group norm that leaves channels last where they are."""
 
     form_of = nn.GroupNorm
+    silu: ClassVar[bool] = False
+    """Whether it is the SiLU behind it, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> the same."""
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         if x.ndim not in (4, 5) or not _runs(x) or not x.is_contiguous(memory_format=layout):
-            return super().forward(x)
-        return group_norm(x, self.weight, self.bias, groups=self.num_groups, eps=self.eps)
+            out = super().forward(x)
+            return F.silu(out) if self.silu else out
+        return group_norm(x, self.weight, self.bias, groups=self.num_groups, eps=self.eps, silu=self.silu)
+
+
+class FusedGroupNormSilu(FusedGroupNorm):
+    """Group norm and the SiLU behind it, whose module is a :class:`Taken` then."""
+
+    silu = True
+
+
+class Taken(nn.SiLU):
+    """A SiLU that the norm before it has taken already."""
+
+    form_of = nn.SiLU
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Nothing is left to do."""
+        return x
+
+
+NORMS_BEFORE_SILU: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
+    ResBlock: (("norm1", "norm2"), "act"),
+    TemporalEncoder: (("norm1",), "act"),
+    TemporalDecoder: (("norm1",), "act"),
+    ResnetBlock2D: (("norm1", "norm2"), "nonlinearity"),
+    Encoder: (("conv_norm_out",), "conv_act"),
+    Decoder: (("conv_norm_out",), "conv_act"),
+}
+"""Of VAEs' modules: norms, and the activation that follows each of them and nothing else."""
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -194,10 +229,27 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 def fuse(model: nn.Module) -> int:
     """Put kernels into a network's modules; returns how many have one now."""
+    with_silu = _take_silus(model)
     found = [module for module in model.modules() if type(module) in FUSED]
     for module in found:
         module.__class__ = FUSED[type(module)]
-    return len(found)
+    return len(found) + with_silu
+
+
+def _take_silus(model: nn.Module) -> int:
+    """Have norms do the SiLU behind them, too; returns how many do so now that did not."""
+    count = 0
+    for module in model.modules():
+        names, act = NORMS_BEFORE_SILU.get(plain_form(module), ((), ""))
+        if not names or getattr(module, "time_emb_proj", None) is not None:  # its activation is the time's, too
+            continue
+        norms, after = [getattr(module, name) for name in names], getattr(module, act)
+        if type(after) is nn.SiLU and all(type(norm) is nn.GroupNorm for norm in norms):
+            after.__class__ = Taken
+            for norm in norms:
+                norm.__class__ = FusedGroupNormSilu
+            count += len(norms)
+    return count
 
 
 def channels_last(model: nn.Module) -> None:

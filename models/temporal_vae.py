@@ -38,14 +38,15 @@ class ResBlock(nn.Module):
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=GROUP_NORM_EPS)
         self.conv1 = CausalConv3d(in_channels, out_channels, 3, bias=False)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=GROUP_NORM_EPS)
+        self.act = nn.SiLU()
         self.conv2 = CausalConv3d(out_channels, out_channels, 3, bias=False)
         if in_channels != out_channels:
             self.conv3 = CausalConv3d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, C', T, H, W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.act(self.norm1(x)))
+        h = self.conv2(self.act(self.norm2(h)))
         return h + (self.conv3(x) if hasattr(self, "conv3") else x)
 
 
@@ -86,6 +87,7 @@ class TemporalEncoder(nn.Module):
                 )
         self.res_blocks = _res_blocks(num_res_blocks, widths[-1], widths[-1], groups)
         self.norm1 = nn.GroupNorm(groups, widths[-1], eps=GROUP_NORM_EPS)
+        self.act = nn.SiLU()
         self.conv2 = CausalConv3d(widths[-1], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class TemporalEncoder(nn.Module):
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
         x = _through(self.res_blocks, x)
-        return self.conv2(F.silu(self.norm1(x)))
+        return self.conv2(self.act(self.norm1(x)))
 
 
 class TemporalDecoder(nn.Module):
@@ -126,6 +128,7 @@ class TemporalDecoder(nn.Module):
             for level, flag in enumerate(downsample)
         )
         self.norm1 = nn.GroupNorm(groups, widths[0], eps=GROUP_NORM_EPS)
+        self.act = nn.SiLU()
         self.conv_out = CausalConv3d(widths[0], out_channels, 3)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class TemporalDecoder(nn.Module):
             x = _through(cast(nn.ModuleList, self.block_res_blocks[level]), x)
             if level > 0 and not isinstance(upsample := self.conv_blocks[level - 1], nn.Identity):
                 x = _channels_to_frames(upsample(x))
-        return self.conv_out(F.silu(self.norm1(x)))
+        return self.conv_out(self.act(self.norm1(x)))
 
 
 def _channels_to_frames(x: Tensor) -> Tensor:

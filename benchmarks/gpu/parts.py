@@ -199,14 +199,16 @@ def _triton(bench: Bench, s: Scene) -> None:
             lambda warps=warps: _modulated_rows(bench, s, table, warps),
         )
     _triton_columns(bench, s, table)
-    bench.attempt("triton group norm: ms, TB/s", lambda: _group_norm(bench))
+    for silu in (False, True):
+        name = "triton group norm and SiLU" if silu else "triton group norm"
+        bench.attempt(f"{name}: ms, TB/s", lambda silu=silu: _group_norm(bench, silu=silu))
 
 
-def _group_norm(bench: Bench) -> list[float]:
+def _group_norm(bench: Bench, *, silu: bool) -> list[float]:
     """At the VAE's largest activation, four frames: read twice, written once."""
     x = torch.randn(4, 128, 480, 848, device=bench.device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     weight, bias = torch.randn(2, 128, device=bench.device)
-    ms = bench.ms(lambda: group_norm(x, weight, bias, groups=32, eps=1e-6))
+    ms = bench.ms(lambda: group_norm(x, weight, bias, groups=32, eps=1e-6, silu=silu))
     return [ms, round(3 * x.numel() * 2 / ms / 1e9, 3)]
 
 
@@ -280,7 +282,9 @@ def exactness(bench: Bench) -> None:
         )
     bench.attempt("8-bit rows against PyTorch's", lambda: _quantized(bench))
     for shape in ((4, 128, 37, 53), (1, 96, 3, 31, 17)):
-        bench.attempt(f"group norm {shape}", lambda shape=shape: _group_norm_error(bench, shape))
+        for silu in (False, True):
+            name = f"group norm{' and SiLU' if silu else ''} {shape}"
+            bench.attempt(name, lambda shape=shape, silu=silu: _group_norm_error(bench, shape, silu=silu))
 
 
 def _network_error(bench: Bench, kind: torch.dtype, frames: int, places: int, heads: int, size: int) -> list[float]:
@@ -318,9 +322,10 @@ def _quantized(bench: Bench) -> list[float]:
     return [float((rows.float().cpu() != wanted.float()).float().mean()), error(rows.float() * scales, x)]
 
 
-def _group_norm_error(bench: Bench, shape: tuple[int, ...]) -> float:
+def _group_norm_error(bench: Bench, shape: tuple[int, ...], *, silu: bool) -> float:
     layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     x = (torch.randn(shape, device=bench.device) + 1).to(memory_format=layout)
     weight, bias = torch.randn(shape[1], device=bench.device), torch.randn(shape[1], device=bench.device)
     exact = F.group_norm(x.double(), 32, weight.double(), bias.double(), 1e-6)
-    return error(group_norm(x, weight, bias, groups=32, eps=1e-6), exact)
+    exact = F.silu(exact) if silu else exact
+    return error(group_norm(x, weight, bias, groups=32, eps=1e-6, silu=silu), exact)

@@ -1,4 +1,4 @@
-"""Group norm of activations whose channels come last in memory, as convolutions on tensor cores like them.
+"""Group norm, with the SiLU behind it, of activations whose channels come last, as convolutions on tensor cores like.
 
 PyTorch's own first makes a copy with the channels in front, and the convolution after it another one back.
 
@@ -38,8 +38,8 @@ def _sums(x, sums, pixels, channels, PIXELS: tl.constexpr, ROWS: tl.constexpr, B
 
 
 @triton.jit
-def _apply(x, factor, offset, out, pixels, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """X * factor + offset, which differ by image and channel, [N, C] each."""
+def _apply(x, factor, offset, out, pixels, channels, SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """X * factor + offset, which differ by image and channel, [N, C] each; of SILU with its sigmoid as a factor."""
     image, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channel = tl.arange(0, BLOCK)
     pixel = part * ROWS + tl.arange(0, ROWS)
@@ -48,10 +48,13 @@ def _apply(x, factor, offset, out, pixels, channels, ROWS: tl.constexpr, BLOCK: 
     by = tl.load(factor + image * channels + channel, mask=channel < channels, other=0.0)
     plus = tl.load(offset + image * channels + channel, mask=channel < channels, other=0.0)
     stored = tl.load(x + at, mask=inside, other=0.0)
-    tl.store(out + at, (stored.to(tl.float32) * by[None, :] + plus[None, :]).to(stored.dtype), mask=inside)
+    value = stored.to(tl.float32) * by[None, :] + plus[None, :]
+    if SILU:
+        value = value * tl.sigmoid(value)
+    tl.store(out + at, value.to(stored.dtype), mask=inside)
 
 
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float) -> Tensor:
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float, silu: bool = False) -> Tensor:
     """Group norm over a channels-last tensor.
 
     Args:
@@ -60,6 +63,7 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: flo
         bias: [C].
         groups: G.
         eps: Added to the variance.
+        silu: Whether a SiLU follows: it is taken of numbers that were not rounded, and costs no byte.
 
     Returns:
         The same shape and memory format.
@@ -81,6 +85,6 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: flo
     offset = bias - mean * factor
     out = torch.empty_like(x)
     _apply[(images, triton.cdiv(pixels, rows))](
-        x, factor.float(), offset.float(), out, pixels, channels, ROWS=rows, BLOCK=block, num_warps=4
+        x, factor.float(), offset.float(), out, pixels, channels, SILU=silu, ROWS=rows, BLOCK=block, num_warps=4
     )
     return out

@@ -5,6 +5,7 @@ the interpreter gets wrong.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
 
 from tests.models.guests import job
 from tests.models.networks import stdit_inputs, tiny_stdit
+from tests.tiny_pipeline import tiny_pipeline
 from videoaccel.models.layers import Rotary
 from videoaccel.models.seam import Site, attention, direct
 from videoaccel.models.stdit_blocks import SelfAttention, _modulate
+from videoaccel.models.temporal_vae import ResBlock
 from videoaccel.parallel.layout import Layout
 from videoaccel.session.action_session import ActionSession
 from videoaccel.session.actions import Action, Compute, Place
@@ -25,9 +29,10 @@ from videoaccel.session.job import kernel_mix
 from videoaccel.session.policy import Session
 
 pytest.importorskip("triton", reason="kernels are Triton's, which is there on Linux alone")
+from videoaccel.models import fused
 from videoaccel.models.forms import in_plain_form
 from videoaccel.models.fp8 import Fp8Linear, Rows, in_eight_bits, quantize_linears
-from videoaccel.models.fused import fuse
+from videoaccel.models.fused import channels_last, fuse
 from videoaccel.models.kernels.group_norm import group_norm
 from videoaccel.models.kernels.modulate import gated_add, modulate
 from videoaccel.models.kernels.qk_norm import qk_norm_
@@ -98,12 +103,76 @@ def test_modulation_and_gate(by_frame: bool, kind: torch.dtype) -> None:
         ((2, 32, 19, 31), torch.channels_last),
     ],
 )
-def test_group_norm_keeps_channels_last(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("kind", TYPES)
+def test_group_norm_keeps_channels_last(
+    shape: tuple[int, ...], layout: torch.memory_format, silu: bool, kind: torch.dtype
+) -> None:
     x = (torch.randn(shape) + 2).to(memory_format=layout)
     weight, bias = torch.randn(shape[1]), torch.randn(shape[1])
-    out = group_norm(x, weight, bias, groups=32, eps=1e-6)
+    out = group_norm(x.to(kind), weight, bias, groups=32, eps=1e-6, silu=silu)
     assert out.is_contiguous(memory_format=layout)
-    assert off(out, F.group_norm(x, 32, weight, bias, 1e-6)) < 2e-6
+    wanted = F.group_norm(x, 32, weight, bias, 1e-6)
+    assert off(out, F.silu(wanted) if silu else wanted) < TYPES[kind]
+
+
+PICTURES, TIMED = {"in_channels": 6, "out_channels": 10, "groups": 2}, torch.linspace(-1, 1, 4)[None]
+VAE_PARTS: dict[str, tuple[Callable[[], Any], tuple[int, ...], dict[str, Any], bool]] = {
+    "in time": (lambda: ResBlock(6, 10, 2), (1, 6, 3, 5, 7), {}, True),
+    "in pictures": (lambda: ResnetBlock2D(**PICTURES, temb_channels=None), (2, 6, 5, 7), {"temb": None}, True),
+    "with a time": (lambda: ResnetBlock2D(**PICTURES, temb_channels=4), (1, 6, 5, 7), {"temb": TIMED}, False),
+}
+"""A part of a VAE, what it is given, and whether its norms do the SiLU behind them."""
+
+
+@pytest.mark.parametrize("name", VAE_PARTS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_norms_of_vaes_take_the_silu_behind_them(name: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape, given, taken = VAE_PARTS[name]
+    part, x = make().eval(), torch.randn(shape)
+    for norm in (part.norm1, part.norm2):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    exact = part(x, **given)
+    asked: list[bool] = []
+
+    def kernel(*args: Any, silu: bool, **options: Any) -> torch.Tensor:
+        asked.append(silu)
+        return group_norm(*args, silu=silu, **options)
+
+    monkeypatch.setattr(fused, "group_norm", kernel)
+    layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    channels_last(part)
+    hook = part.conv1.register_forward_hook(lambda conv, inputs, out: out.contiguous(memory_format=layout))  # as cuDNN
+    assert (fuse(part), fuse(part)) == (2, 0)
+    low = {key: value if value is None else value.to(kind) for key, value in given.items()}
+    assert off(part.to(kind)(x.to(kind, memory_format=layout), **low), exact) < TYPES[kind]
+    assert asked == [taken] * 2
+    hook.remove()
+    if kind == torch.float32:
+        part.to(memory_format=torch.contiguous_format)
+        assert torch.equal(part(x, **given), exact), "laid out otherwise, PyTorch's norms and SiLU"
+        with in_plain_form(part):
+            assert torch.equal(part(x, **given), exact)
+            assert type(part.norm1) is torch.nn.GroupNorm
+        assert len(asked) == 2
+
+
+def test_a_vae_with_kernels() -> None:
+    """All of its norms that a SiLU follows do it, in both halves; what comes out is what came out."""
+    vae = tiny_pipeline().vae
+    norms = sum(isinstance(module, torch.nn.GroupNorm) for module in vae.modules())
+    z = torch.randn(1, 4, 1, 2, 2)
+    exact = vae.decode(z, 1)
+    fuse(vae)
+    kinds = [type(module) for module in vae.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert (len(kinds), set(kinds)) == (norms, {fused.FusedGroupNorm, fused.FusedGroupNormSilu})
+    attentions = sum("group_norm" in name for name, _ in vae.named_modules())
+    assert kinds.count(fused.FusedGroupNorm) == attentions > 0, "attention has no SiLU behind its norm"
+    with in_plain_form(vae):
+        assert torch.equal(vae.decode(z, 1), exact)
+    channels_last(vae)
+    assert 0 < off(vae.decode(z, 1), exact) < 1e-5
 
 
 @pytest.mark.parametrize("gelu", [False, True])
