@@ -1,5 +1,6 @@
 """Calls that run alike share measured errors, others do not."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tests.adapters import video_pipes as videos
 from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.call_kinds import numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.call_setting import Identities, differences, setting_of_call
+from videoaccel.adapters.lessons import fitting
+from videoaccel.planning.prior import KINDS, PIPELINE
 
 SMALL, LARGE = Image.new("RGB", (48, 32)), Image.new("RGB", (96, 64))
 
@@ -158,6 +161,25 @@ def test_what_goes_into_a_denoiser_is_part_of_the_model() -> None:
     pipe.set_ip_adapter_scale(0.3)
     seen.append(known.of(pipe))
     assert len(set(seen)) == len(seen) == 8
+
+
+def test_how_weights_are_used_counts_beside_them(tmp_path: Path) -> None:
+    """A prior of other rotations is no foreign one either; one from before configurations were kept still holds."""
+    pipe, other = images.flux().pipe, images.flux().pipe
+    other.transformer.register_to_config(axes_dims_rope=[4, 2, 2])
+    was, now = setting_of_call(pipe, {"guidance_scale": 2.0}), setting_of_call(other, {"guidance_scale": 2.0})
+    assert was["model"] == now["model"]
+    told = differences(was, now)
+    assert len(told) == 1 and told[0].startswith("the network's transformer.axes_dims_rope [")
+    prior = Prior(was, {"levels": torch.ones(1)}, {"levels": 1}, {KINDS: PIPELINE})
+    prior.save(path := tmp_path / "p.safetensors")
+    prior = Prior.load(path)
+    assert fitting(prior, was, foreign=False) is prior
+    for foreign in (False, True):
+        with pytest.raises(ValueError, match=r"the prior was measured for the network's .*; calibrate this pipeline"):
+            fitting(prior, now, foreign=foreign)
+    before = replace(prior, setting={name: value for name, value in was.items() if name != "network"})
+    assert fitting(before, now, foreign=False) is before
 
 
 class Adapted(nn.Linear):

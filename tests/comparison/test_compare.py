@@ -264,6 +264,15 @@ def test_a_comparison_of_other_clips_is_refused_before_anything_is_loaded(
         compare_settings(asked, out=tmp_path, methods=["fora"])
 
 
+def test_a_comparison_from_before_configurations_were_kept_is_gone_on_with(tmp_path: Path) -> None:
+    Log(tmp_path, holds={"steps": 6}, about={})
+    Log(tmp_path, holds={"steps": 6, "network": {"depth": 2}}, about={})
+    (tmp_path / "new").mkdir()
+    Log(tmp_path / "new", holds={"steps": 6, "network": {"depth": 2}}, about={})
+    with pytest.raises(ValueError, match=r"of another kind \(network {'depth': 2}, here {'depth': 3}\)"):
+        Log(tmp_path / "new", holds={"steps": 6, "network": {"depth": 3}}, about={})
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     Log(tmp_path, holds={}, about={})
     with (tmp_path / ROWS).open("a") as file:

@@ -3,14 +3,27 @@
 import math
 import os
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.models.networks import tiny_stdit
-from videoaccel.planning.prior import PART, Fingerprints, Prior, find_prior, fingerprint, merge, resample, setting_of
+from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.models.stdit import STDiT3
+from videoaccel.planning.network_config import configuration
+from videoaccel.planning.prior import (
+    PART,
+    Fingerprints,
+    Prior,
+    find_prior,
+    fingerprint,
+    merge,
+    resample,
+    setting_of,
+    shelf,
+)
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 
 SETTING: dict[str, Any] = {
@@ -215,6 +228,43 @@ def test_settings_say_what_a_prior_holds_for() -> None:
     assert made["dtype"] == "float32" and made["size"] == [64, 64] and "base_size" in made["scheduler"]
     other = setting_of(model, RectifiedFlowScheduler(base_size=64), **fields)  # type: ignore[arg-type]
     assert made["scheduler"] != other["scheduler"] and made["model"] == other["model"]
+
+
+def test_configurations_say_how_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions for pictures of another size: the same weights, another output, and other errors."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, other = tiny_stdit(), tiny_stdit(input_sq_size=32, class_dropout_prob=0.5)
+    other.load_state_dict(model.state_dict())
+    inputs = stdit_inputs((2, 4, 6), batch=1, given=False, lengths=None, seed=1)
+    with torch.inference_mode():
+        assert fingerprint(model) == fingerprint(other) and not torch.equal(model(**inputs), other(**inputs))
+    fields = {"steps": 6, "size": (64, 64), "frames": 17, "guidance": 4}
+    was, now = (setting_of(one, RectifiedFlowScheduler(base_size=32), **fields) for one in (model, other))  # type: ignore[arg-type]
+    said = "the network's input_sq_size 64, here 32"
+    path = shelf()[0] / "own.safetensors"
+    path.parent.mkdir(parents=True)
+    Prior(was, a_prior().tables, a_prior().samples).save(path)
+    kept = Prior.load(path)
+    assert kept.differences(was) == [] and kept.differences(now) == [said]
+    for foreign in (False, True):
+        assert find_prior(was, foreign=foreign) is not None and find_prior(now, foreign=foreign) is None
+        with pytest.raises(ValueError, match=f"the prior was made for {said}$"):
+            kept.for_setting(now, foreign=foreign)
+    with pytest.raises(ValueError, match="priors of different settings do not merge: the network's input_sq_size"):
+        kept.merged(replace(kept, setting=now))
+    before = replace(kept, setting={name: value for name, value in was.items() if name != "network"})
+    assert before.differences(now) == [] and before.for_setting(now) is before, "made before it was kept"
+    assert before.merged(kept).setting == was
+
+
+def test_a_configuration_is_what_is_not_the_default() -> None:
+    def config(**given: Any) -> dict[str, Any]:
+        return configuration(STDiT3(**{"depth": 1, "hidden_size": 48, "num_heads": 2, "caption_channels": 16, **given}))
+
+    own = {"depth": 1, "hidden_size": 48, "num_heads": 2, "caption_channels": 16}
+    assert config() == config(patch_size=[1, 2, 2], class_dropout_prob=0.5, qk_norm=True) == dict(sorted(own.items()))
+    assert config(qk_norm=False) == dict(sorted({**own, "qk_norm": False}.items()))
+    assert configuration(torch.nn.Linear(1, 1)) == {}
 
 
 def test_fingerprints_that_are_remembered_are_those_of_the_weights() -> None:

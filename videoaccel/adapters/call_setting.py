@@ -8,7 +8,9 @@ from typing import Any
 from videoaccel.adapters.attach import modules_of, networks_of, schedulers_of
 from videoaccel.adapters.call_kinds import is_open, numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.swap import original
+from videoaccel.planning.network_config import config_differences, configuration
 from videoaccel.planning.prior import Fingerprints
+from videoaccel.settings.tensor_heads import NETWORK
 
 BESIDE = ("controlnet", "adapter")
 """Names of networks whose outputs go into a denoiser: ControlNets and T2I adapters. IP adapters are parts of it."""
@@ -33,11 +35,16 @@ class Identities:
     def of(self, pipe: Any) -> str:
         """One hash for all networks: names, classes, weights, and what is switched on in them."""
         whole = hashlib.sha256()
-        for name, network in (networks_of(pipe) | modules_of(pipe, BESIDE)).items():
-            plain = getattr(network, "_orig_mod", network)  # a compiled one holds it
+        for name, plain in _networks(pipe).items():
             identity = _identity(plain, self._prints) + _switches(plain)
             whole.update(f"{name} {original(type(plain)).__name__} {identity}\n".encode())
         return whole.hexdigest()
+
+
+def _networks(pipe: Any) -> dict[str, Any]:
+    """All whose outputs decide how a generation goes, by name."""
+    found = networks_of(pipe) | modules_of(pipe, BESIDE)
+    return {name: getattr(network, "_orig_mod", network) for name, network in found.items()}  # a compiled one holds it
 
 
 def _identity(network: Any, prints: Fingerprints) -> str:
@@ -80,13 +87,18 @@ def setting_of_call(pipe: Any, arguments: Mapping[str, Any], *, identities: Iden
         identities: Of networks that were looked at before.
 
     Returns:
-        Hashes, the scheduler, numbers of the call. Where the call leaves the size open, ``latents`` is None until
-        :func:`with_latents` says what was seen.
+        Hashes, configurations, the scheduler, numbers of the call. Where the call leaves the size open, ``latents`` is
+        None until :func:`with_latents` says what was seen.
     """
     counted = {**numbers_of_call(arguments), **numbers_of_pipe(pipe)}
     return {
         **({"latents": None} if is_open(arguments) else {}),
         "model": (identities or Identities()).of(pipe),
+        NETWORK: {
+            f"{name}.{field}": value
+            for name, network in _networks(pipe).items()
+            for field, value in configuration(network).items()
+        },
         "scheduler": "; ".join(map(_scheduler, schedulers_of(pipe))),
         "dtype": ", ".join(sorted({str(_dtype(network)) for network in networks_of(pipe).values()})),
         "call": dict(sorted(counted.items())),
@@ -103,11 +115,18 @@ def differences(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list
     found = [f"another {name}" for name in FATAL if made_for.get(name) != setting.get(name)]
     if found[:1] == ["another model"]:
         return found[:1]
+    found += config_differences(made_for.get(NETWORK), setting.get(NETWORK))
     sizes = made_for.get("latents"), setting.get("latents")
     if None not in sizes and sizes[0] != sizes[1]:
         found.append(f"latents {sizes[0]}, here {sizes[1]}")
     was, now = made_for.get("call") or {}, setting["call"]
     return found + [f"{k} {was.get(k)}, here {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+
+
+def is_of_another(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    """Whether a prior is not to be had even as a foreign one: of other networks, another schedule or type."""
+    unlike = any(made_for.get(name) != setting.get(name) for name in FATAL)
+    return unlike or bool(config_differences(made_for.get(NETWORK), setting.get(NETWORK)))
 
 
 def _scheduler(scheduler: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from videoaccel import __version__
-from videoaccel.adapters.call_setting import FATAL, Identities, differences, setting_of_call, with_latents
+from videoaccel.adapters.call_setting import Identities, differences, is_of_another, setting_of_call, with_latents
 from videoaccel.adapters.curves import Plans
 from videoaccel.adapters.measured import Measured, averaged
 from videoaccel.adapters.meter import Meter
@@ -345,7 +345,7 @@ def find(setting: Mapping[str, Any], *, foreign: bool = False, needs: Sequence[s
     nearest: tuple[int, str, Prior | None] = (1000, "", None)
     exact: list[Prior] = []
     for prior in priors_on_shelf():
-        fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
+        fatal = is_of_another(prior.setting, setting)
         if prior.info.get(KINDS) != PIPELINE or fatal or not set(needs) <= set(prior.tables):
             continue
         told = differences(prior.setting, setting)
@@ -381,7 +381,7 @@ def fitting(prior: Prior, setting: Mapping[str, Any], *, foreign: bool) -> Prior
     """
     check_kind(prior)
     told = differences(prior.setting, setting)
-    fatal = any(prior.setting.get(name) != setting[name] for name in FATAL)
+    fatal = is_of_another(prior.setting, setting)
     if told and (fatal or not foreign):
         advice = "; calibrate this pipeline" if fatal else "; calibrate for this call, or allow a foreign prior"
         raise ValueError(f"the prior was measured for {', '.join(told)}{advice}")

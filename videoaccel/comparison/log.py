@@ -19,6 +19,7 @@ from videoaccel.common.files import check_folder as check_parent
 from videoaccel.common.plain_files import plain_file, read_plain
 from videoaccel.common.plain_json import LARGEST_ROWS, parse_json, to_json
 from videoaccel.comparison.row_shapes import is_row
+from videoaccel.settings.tensor_heads import NETWORK
 
 FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
@@ -191,6 +192,8 @@ def _check(first: Row, holds: Mapping[str, Any], folder: Path) -> None:
     if not isinstance(was, dict):
         raise ValueError(f"{folder / ROWS} is damaged: its first line does not say for what its rows hold")
     now = json.loads(to_json(holds))
+    if NETWORK not in was:  # what was measured before it was kept is gone on with
+        now.pop(NETWORK, None)
     if differing := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
         told = ", ".join(f"{name} {_short(was.get(name))}, here {_short(now.get(name))}" for name in differing)
         raise ValueError(f"{folder} holds a comparison of another kind ({told}); choose a new folder")

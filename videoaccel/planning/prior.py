@@ -30,8 +30,9 @@ from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
 from videoaccel.planning.fitted import PREFIX
+from videoaccel.planning.network_config import config_differences, configuration
 from videoaccel.planning.prior_tables import check_tables
-from videoaccel.settings.tensor_heads import PRIOR, check_format
+from videoaccel.settings.tensor_heads import NETWORK, PRIOR, check_format
 
 FORMAT = PRIOR
 
@@ -54,7 +55,7 @@ class Prior:
     """Calibrated tables and what they hold for.
 
     Attributes:
-        setting: Model hash, scheduler, steps, size, frames, guidance, dtype.
+        setting: Model hash, the network's configuration, scheduler, steps, size, frames, guidance, dtype.
         tables: By name, averaged over samples, float32.
         samples: Samples behind each table.
         info: Versions and prompts, for people; which samples are in it, for merging.
@@ -117,9 +118,11 @@ class Prior:
     def differences(self, setting: Mapping[str, Any]) -> list[str]:
         """In what the prior's setting differs from another, as "steps 30, here 20"."""
         return [
-            f"{name} {_short(self.setting.get(name))}, here {_short(setting.get(name))}"
-            for name in MUST_MATCH
-            if self.setting.get(name) != setting.get(name)
+            *(
+                f"{name} {_short(self.setting.get(name))}, here {_short(setting.get(name))}"
+                for name in _unlike(self.setting, setting)
+            ),
+            *config_differences(self.setting.get(NETWORK), setting.get(NETWORK)),
         ]
 
     def for_setting(self, setting: Mapping[str, Any], *, foreign: bool = False) -> "Prior":
@@ -137,7 +140,7 @@ class Prior:
         differences = self.differences(setting)
         if not differences:
             return self
-        fatal = [name for name in MUST_MATCH if name not in MAY_DIFFER and self.setting.get(name) != setting.get(name)]
+        fatal = _is_of_another(self.setting, setting)
         if fatal or not foreign:
             advice = "" if fatal else "; calibrate for this setting, or allow a foreign prior to interpolate"
             raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
@@ -180,7 +183,17 @@ class Prior:
                 )
             tables[name] = (tables[name] * samples[name] + table * count) / (samples[name] + count)
             samples[name] += count
-        return Prior(self.setting, tables, samples, info)
+        return Prior({**other.setting, **self.setting}, tables, samples, info)
+
+
+def _unlike(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:
+    return [name for name in MUST_MATCH if made_for.get(name) != setting.get(name)]
+
+
+def _is_of_another(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    """Whether a prior is one of another network or schedule, which nothing makes good."""
+    unlike = not set(_unlike(made_for, setting)) <= set(MAY_DIFFER)
+    return unlike or bool(config_differences(made_for.get(NETWORK), setting.get(NETWORK)))
 
 
 def merge(priors: Sequence[Prior]) -> Prior:
@@ -239,7 +252,7 @@ def setting_of(
     """What a prior is made for.
 
     Args:
-        model: The transformer.
+        model: The transformer, whose weights and configuration count.
         schedule: Its scheduler, whose configuration counts.
         steps: N.
         size: Height and width in pixels.
@@ -249,6 +262,7 @@ def setting_of(
     config = {key: value for key, value in dict(schedule.config).items() if not key.startswith("_")}
     return {
         "model": fingerprint(model),
+        NETWORK: configuration(model),
         "scheduler": f"{type(schedule).__name__} {json.dumps(config, sort_keys=True, default=str)}",
         "steps": steps,
         "size": list(size),
@@ -292,7 +306,7 @@ def find_prior(
             check_plain(path)
             with safe_open(path, "pt") as file:
                 made_for = _about(path, file.metadata())["setting"]
-            if any(made_for.get(name) != setting.get(name) for name in MUST_MATCH):
+            if _unlike(made_for, setting) or _is_of_another(made_for, setting):
                 continue
             prior = Prior.load(path)
             _warn_of_version(prior)
@@ -311,7 +325,7 @@ def find_prior(
 
 def nearest_prior(setting: Mapping[str, Any]) -> Prior | None:
     """Of the same model and schedule, what was calibrated for the setting most like this one."""
-    others = [prior for prior in _of_model(setting["model"]) if prior.setting.get("scheduler") == setting["scheduler"]]
+    others = [prior for prior in priors_on_shelf() if not _is_of_another(prior.setting, setting)]
     return min(others, key=lambda prior: len(prior.differences(setting)), default=None)
 
 
@@ -338,10 +352,6 @@ def settings_on_shelf() -> list[Mapping[str, Any]]:
         with suppress(OSError, ValueError):
             found.append(check_format(path, PRIOR, what="no prior").get("setting") or {})
     return found
-
-
-def _of_model(model: str) -> Iterator[Prior]:
-    return (prior for prior in priors_on_shelf() if prior.setting.get("model") == model)
 
 
 def resample(table: Tensor, old: int, new: int) -> Tensor:
@@ -379,7 +389,7 @@ def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
             raise ValueError("steps, size, frames and samples are whole numbers above 0")
         if not all(isinstance(setting[name], str) for name in ("model", "scheduler", "dtype")):
             raise ValueError("model, scheduler and dtype are texts")
-        if not (isinstance(info, dict) and isinstance(setting.get("call", {}), dict)):
+        if not (isinstance(info, dict) and all(isinstance(setting.get(name, {}), dict) for name in ("call", NETWORK))):
             raise ValueError("info and call have names")
         for _seed, _prompt in info.get("samples", ()):
             pass

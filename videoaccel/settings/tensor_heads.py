@@ -13,6 +13,9 @@ from videoaccel.common.plain_json import parse_json
 PRIOR, ROUTERS = "videoaccel-prior-1", "videoaccel-routers-1"
 """Formats of files of calibrated errors, and of trained routers."""
 
+NETWORK = "network"
+"""In what a prior was made for, the network's configuration; one that was made before it was kept holds for any."""
+
 _LARGEST = 100_000_000
 """Bytes of a head; the library that reads these files takes no larger one either."""
 
