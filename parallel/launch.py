@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from videoaccel.parallel.watch import DEAD_AFTER, LAUNCHER, RUNNING, mark_gone
+from videoaccel.common.launcher import LAUNCHER
+from videoaccel.parallel.watch import DEAD_AFTER, RUNNING, mark_gone
 
 GRACE = 20.0
 """Seconds that the others have to say what they miss once a rank has failed."""

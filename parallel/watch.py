@@ -15,6 +15,7 @@ from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from videoaccel.common.launcher import LAUNCHER
 from videoaccel.parallel.comm import Whereabouts
 
 PERIOD = 0.5
@@ -22,9 +23,6 @@ PERIOD = 0.5
 
 DEAD_AFTER = 10.0
 """Seconds without one after which a rank counts as gone."""
-
-LAUNCHER = "VIDEOACCEL_LAUNCHER"
-"""Environment variable: number of the process that started the ranks, where that is one of ours."""
 
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from types import FrameType
 
 # Until there is somebody who says that it was stopped, Ctrl-C ends the process without a word, not in a traceback of
 # whatever was being imported. Where it is ignored (a job in the background) it stays so.
@@ -14,23 +13,19 @@ if _HEEDED:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from videoaccel.cli.app import run  # noqa: E402
-from videoaccel.cli.errors import interrupt  # noqa: E402
+from videoaccel.cli.errors import interrupt, terminate  # noqa: E402
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     # A job scheduler's signal clears up like Ctrl-C does: no half file stays.
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, terminate)
     if _HEEDED:
         signal.signal(signal.SIGINT, interrupt)
     code = run(sys.argv[1:])
     if _HEEDED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # everything was said
     sys.exit(code)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from tests.cli.commands import ROOT, Cli, here, python
 from tests.disks import small_disk
 from videoaccel.__main__ import main
+from videoaccel.cli.errors import SaidError, exit_code, interrupt, terminate
 from videoaccel.common import files
 from videoaccel.generation import prepared as denoising
 
@@ -191,7 +193,9 @@ def test_ctrl_c_leaves_no_half_file(pipeline_folder: Path, tmp_path: Path) -> No
     assert rest.splitlines()[-1] == "videoaccel: stopped; no half-written file was left"
 
 
-def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_ends_a_job_cleanly(
+    pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["videoaccel", "generate", "x", "--model", str(pipeline_folder)])
     monkeypatch.setattr(denoising, "denoise", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
@@ -202,6 +206,36 @@ def test_a_scheduler_ends_a_job_cleanly(pipeline_folder: Path, tmp_path: Path, m
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert stop.value.code == 143 and here() == []
+    assert capfd.readouterr().err.splitlines()[-1] == "videoaccel: ended by SIGTERM; no half-written file was left"
+
+
+@pytest.mark.parametrize(("raised", "word"), [(interrupt, "stopped"), (terminate, "ended by SIGTERM")])
+def test_who_is_told_to_end_says_so_once(
+    raised: Callable[[int, None], None], word: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def swallowed() -> None:  # as libraries do while they are imported
+        try:
+            raised(0, None)
+        except BaseException as error:
+            raise ImportError("half a library") from error
+
+    code = exit_code(lambda: raised(0, None), debug=False, resumes=True)
+    assert code == exit_code(swallowed, debug=False, resumes=True)
+    said = f"videoaccel: {word}; the same command goes on from what was kept\n"
+    assert capfd.readouterr().err == said * 2
+    monkeypatch.setenv("VIDEOACCEL_LAUNCHER", "1")
+    assert exit_code(lambda: raised(0, None), debug=False) == code
+    assert capfd.readouterr().err == ""
+
+
+def test_the_end_of_ranks_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    def ranks(code: int) -> None:
+        raise SaidError(code)
+
+    assert exit_code(lambda: ranks(143), debug=False) == 143
+    assert capfd.readouterr().err == "videoaccel: ended by SIGTERM; no half-written file was left\n"
+    assert exit_code(lambda: ranks(1), debug=False) == 1
+    assert capfd.readouterr().err == ""
 
 
 def test_an_unforeseen_failure_is_1(generate: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line.
 
     Returns:
-        0 if it worked, 2 for bad input, 1 for failures, 3 if part of the work has no result, 130 after Ctrl-C.
+        0 if it worked, 2 for bad input, 1 for failures, 3 if part of the work has no result, 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     given, debug = _without_debug(arguments)
     return exit_code(

@@ -160,7 +160,7 @@ def compare(options: Options) -> None:
                 picture=o.picture,
                 command=shlex.join(["videoaccel", *sys.argv[1:]]),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and SIGTERM
             _stopped(display, o.out)
             raise
     _show(comparison)

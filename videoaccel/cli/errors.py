@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -15,10 +14,10 @@ import typer
 
 from videoaccel.cli.flags import spelled
 from videoaccel.common.borders import for_terminal
-from videoaccel.common.launcher import first_started
+from videoaccel.common.launcher import LAUNCHER, first_started
 from videoaccel.common.versions import UnfitVersionError
 
-BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 INCOMPLETE = 3
 """Part of what was asked for has no result, which is named; the rest is written."""
@@ -27,7 +26,8 @@ INCOMPLETE = 3
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _KNOWN = (OSError, MemoryError, ArithmeticError, UnfitVersionError)
 
-_stopped = threading.Event()
+_told: list[int] = []
+"""Exit codes of the signals that this command was told to end by."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -36,12 +36,22 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     Raises:
         KeyboardInterrupt: Always. Libraries make other errors of it where it strikes them while they are imported.
     """
-    _stopped.set()
+    _told.append(INTERRUPTED)
     raise KeyboardInterrupt
 
 
+def terminate(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does, with which schedulers end jobs: everything is cleared up as after Ctrl-C.
+
+    Raises:
+        SystemExit: Always, with its exit code.
+    """
+    _told.append(TERMINATED)
+    raise SystemExit(TERMINATED)
+
+
 class SaidError(Exception):
-    """Ends a command about whose failure everything has been said; its argument is the exit code."""
+    """Ends a command of whose failure the processes that it started have said all; its argument is the exit code."""
 
 
 def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False) -> int:
@@ -54,18 +64,22 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
     """
     try:
         result = command()
-    except SaidError as end:
-        return int(end.args[0])
+    except SaidError as said:
+        result = said.args[0]
     except typer.Exit as stop:
         result = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
+    except SystemExit:
+        if TERMINATED not in _told:
+            raise
+        result = TERMINATED
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if _stopped.is_set():
-            _say_stopped(resumes)
-            return INTERRUPTED
+        if _told:
+            _say_stopped(_told[-1], resumes)
+            return _told[-1]
         if _is_usage(error):
             message = error.format_message()  # type: ignore[attr-defined]
             if not message:  # no command was given: typer has shown the help
@@ -79,16 +93,17 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
             _say(_sentence(error, known=bad_input or isinstance(error, _KNOWN)))
         return BAD_INPUT if bad_input else FAILURE
     finally:
-        _stopped.clear()  # of this command; a process may run another
-    if result == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
-        _say_stopped(resumes)
+        _told.clear()  # of this command; a process may run another
+    if result in (INTERRUPTED, TERMINATED):  # newer versions of typer turn Ctrl-C into this code themselves
+        _say_stopped(result, resumes)
     return result if isinstance(result, int) else 0
 
 
-def _say_stopped(resumes: bool) -> None:
-    if first_started():
+def _say_stopped(code: int, resumes: bool) -> None:
+    if first_started() and LAUNCHER not in os.environ:  # our own launcher says it for its ranks
+        end = "stopped" if code == INTERRUPTED else "ended by SIGTERM"
         kept = "the same command goes on from what was kept" if resumes else "no half-written file was left"
-        _say(f"stopped; {kept}")
+        _say(f"{end}; {kept}")
 
 
 def _is_usage(error: Exception) -> bool:

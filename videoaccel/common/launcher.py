@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+LAUNCHER = "VIDEOACCEL_LAUNCHER"
+"""Environment variable: number of the process that started the ranks, where that is one of ours."""
+
 
 def env_number(name: str, default: int) -> int:
     """A whole number of at least 0 from the environment.
