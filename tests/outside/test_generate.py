@@ -21,7 +21,7 @@ from videoaccel.media.reader import read_video
 from videoaccel.outside.calls import worded
 from videoaccel.outside.find import find_outside
 from videoaccel.outside.order import resolve_outside
-from videoaccel.preview.outside import OutsidePlan
+from videoaccel.preview.outside_plan import OutsidePlan
 
 
 @pytest.fixture(autouse=True)

@@ -94,6 +94,22 @@ def test_places_are_spread_over_their_modules() -> None:
     assert made.anchors == [0]
 
 
+def test_a_plan_is_printed_in_lines() -> None:
+    made = report({}, {}, {BODY: REUSE}, {BODY: REUSE}, psnr=31.24, worst_psnr=28.0, cache_bytes=3000, ms=False)
+    assert str(made).splitlines() == [
+        "soda",
+        "  predicted: 2.00x fewer FLOPs",
+        "  stores at most 3 KiB",
+        "  expected quality: 31.2 dB PSNR to the plain clip, calibration clips' mean (the worst: 28.0)",
+        "  computed in full: 2 of 4 steps",
+        "  compute: steps 0-1",
+        "  reuse: steps 2-3",
+    ]
+    assert repr(made) == "<PlanReport soda: 2 of 4 steps computed in full, 2.00x fewer FLOPs, 31.2 dB expected>"
+    assert repr(report({}, adaptive=True)) == "<PlanReport soda: it decides while it runs>"
+    assert "so nothing is foretold" in str(report({}, adaptive=True))
+
+
 def test_equal_steps_are_gathered() -> None:
     assert gathered(["a", "b", "b", "a"]) == {"a": "0, 3", "b": "1-2"} and gathered([]) == {}
 

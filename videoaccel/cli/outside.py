@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from videoaccel.cli.flags import flag
-from videoaccel.common.wording import as_bytes, counted, ranges
+from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.generate import CALLED_BY, LOADED_BY, GenerateSettings
 
 if TYPE_CHECKING:
     from videoaccel.outside.find import Found
     from videoaccel.outside.selftest import SelfTest
-    from videoaccel.preview.outside import OutsidePlan
 
 MORE = (*CALLED_BY, *LOADED_BY)
 """Settings of a pipeline of diffusers, for commands that share options with generate."""
@@ -148,10 +147,6 @@ def _plain(value: bool | float) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _large(count: int) -> str:
     """A number of parameters.
 
@@ -162,33 +157,3 @@ def _large(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {name}"
     return str(count)
-
-
-def foretold(plan: OutsidePlan, *, asked: str | None = None) -> str:
-    """A plan as text, its method by the name that was asked for."""
-    from videoaccel.session.registry import policy_class, titled
-
-    usual = policy_class(plan.method)().model_dump(mode="json")
-    changed = [f"{name} {_short(value)}" for name, value in plan.fields.items() if value != usual[name]]
-    with_fields = f" ({', '.join(changed)})" if changed else ""
-    lines = [f"{titled(asked or plan.method, plan.method)}{with_fields} on {plan.pipeline}"]
-    if plan.prior is not None:
-        lines.append(f"  measured errors: {plan.prior} ({counted(plan.generations, 'generation')})")
-    if plan.note:
-        lines.append(f"  {plan.note}")
-    if not plan.evaluations:
-        return "\n".join([*lines, *([] if plan.note else ["  it decides while it runs, so nothing is foretold"])])
-    whole = "" if plan.whole is None else f", {plan.whole:.2f}x of a whole call ({plan.share:.0%} is the networks')"
-    lines.append(f"  predicted: {plan.speedup:.2f}x fewer evaluations of the networks{whole}")
-    if plan.psnr is not None:
-        worst = "" if plan.worst is None else f", {plan.worst:.1f} the worst"
-        lines.append(f"  expected quality: {plan.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}")
-    if plan.instead is not None:
-        lines.append(f"  {plan.instead}")
-    lines.append(f"  computed: {len(plan.computed)} of {len(plan.evaluations)}: {ranges(plan.computed)}")
-    for order in sorted({one.order for one in plan.evaluations if one.order is not None}):
-        at = [number for number, one in enumerate(plan.evaluations) if one.order == order]
-        errors = [error for number in at if (error := plan.evaluations[number].error) is not None]
-        told = f", expected errors up to {max(errors):.3g}" if errors else ""
-        lines.append(f"  {'held' if order == 0 else f'forecast of order {order}'}: {ranges(at)}{told}")
-    return "\n".join(lines)

@@ -12,7 +12,7 @@ import typer
 
 from videoaccel.cli.flags import flag, shown, spelled
 from videoaccel.cli.generate import keyword, parameter, typed
-from videoaccel.cli.outside import MORE, foretold, found_by
+from videoaccel.cli.outside import MORE, found_by
 from videoaccel.cli.progress import calm_libraries, shown_progress
 from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
@@ -20,7 +20,6 @@ from videoaccel.common.extras import need
 from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
-from videoaccel.common.wording import as_bytes
 from videoaccel.settings.early import check_early, nothing_to_plan
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
@@ -28,7 +27,6 @@ from videoaccel.settings.layers import Layer, assignments, merge
 if TYPE_CHECKING:
     from videoaccel.outside.find import Found
     from videoaccel.parallel.links import Link
-    from videoaccel.planning.plan_report import PlanReport
     from videoaccel.preview.mesh_plan import MeshPlan
 
 PANEL = "Plan"
@@ -84,7 +82,7 @@ def _plan(options: Mapping[str, Any]) -> None:
         data = {} if report is None else report.as_data()
         say(json.dumps(data if mesh is None else {**data, "mesh": mesh.as_data()}, indent=2))
         return
-    sections = [described(report, asked=settings.accel)] if report else []
+    sections = [report.described(asked=settings.accel)] if report else []
     say("\n\n".join([*sections, *([described_mesh(mesh)] if mesh else [])]))
 
 
@@ -118,7 +116,7 @@ def _outside(settings: GenerateSettings, found: Found, options: Mapping[str, Any
 
         calm_libraries(quiet=options["quiet"])
         plan = plan_outside(settings, found, listener=display)
-    say(to_json(plan.as_data(), indent=2) if options["json"] else foretold(plan, asked=settings.accel))
+    say(to_json(plan.as_data(), indent=2) if options["json"] else plan.described(asked=settings.accel))
 
 
 def _link(gigabytes: float | None, settings: GenerateSettings) -> Link | None:
@@ -165,58 +163,6 @@ def gather(options: Mapping[str, Any]) -> GenerateSettings:
     return merge(
         [Layer(typed(options, SHARED), flag), Layer(assignments(options["set_"] or []), lambda name: f"--set {name}")]
     )
-
-
-def described(report: PlanReport, *, asked: str | None = None) -> str:
-    """The report as text, its method by the name that was asked for."""
-    from videoaccel.planning.plan_report import gathered
-    from videoaccel.session.registry import titled
-
-    lines = [f"{titled(asked or report.method, report.method)}{changed_fields(report)}", *_prior_lines(report)]
-    if report.adaptive:
-        lines.append(f"  stores about {as_bytes(report.cache_bytes)}")
-        return "\n".join(
-            [*lines, "  its decisions depend on the clip, so nothing is foretold; videoaccel compare measures it"]
-        )
-    gain = f"  predicted: {report.ratio(report.flops):.2f}x fewer FLOPs"
-    if report.ms is not None:
-        dense, taken = (report.asked * report.ms.dense / 1000, report.ms.total(report.steps, report.shares) / 1000)
-        gain += f", {report.ratio(report.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
-    lines.append(gain)
-    lines.append(f"  stores at most {as_bytes(report.cache_bytes)}")
-    if report.psnr is not None:
-        worst = "" if report.worst_psnr is None else f" (the worst: {report.worst_psnr:.1f})"
-        lines.append(f"  expected quality: {report.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}")
-    elif report.error is not None:
-        lines.append(f"  expected error: {report.error:.4g}, to be compared with other plans of {report.method} only")
-    total = len(report.steps)
-    asked = "" if total == report.asked else f" ({report.asked} were asked for)"
-    lines.append(f"  computed in full: {len(report.anchors)} of {total} steps{asked}")
-    for what, at in gathered(report.summary()).items():
-        lines.append(f"  {what}: {'step' if at.isdigit() else 'steps'} {at}")
-    return "\n".join(lines)
-
-
-def changed_fields(report: PlanReport) -> str:
-    """Fields that are not as the method has them by itself, in brackets; all of them are in ``--json``."""
-    from videoaccel.session.registry import policy_class
-    from videoaccel.settings.method_fields import DOT, SIGN
-
-    names, found = report.method.split(SIGN), []
-    for name in names:
-        own, usual = report.fields, policy_class(name)().model_dump(mode="json")
-        start = ""
-        if len(names) > 1:
-            own, start = own[name], f"{name}{DOT}"
-        found += [f"{start}{field} {value}" for field, value in own.items() if value != usual[field]]
-    return f" ({', '.join(found)})" if found else ""
-
-
-def _prior_lines(report: PlanReport) -> list[str]:
-    lines = [] if report.prior is None else [f"  calibrated errors: {report.prior}"]
-    if report.interpolated:
-        lines.append(f"  interpolated: they were made for {', '.join(report.interpolated)}")
-    return lines
 
 
 def _own() -> list[inspect.Parameter]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.wording import ranges
+from videoaccel.common.wording import as_bytes, ranges
 from videoaccel.models.seam import Site
 from videoaccel.session.action_grid import spread
 from videoaccel.session.actions import COMPUTE, Action, Combine, Place
 from videoaccel.session.costs import Costs, flops_share
+from videoaccel.session.registry import policy_class, titled
+from videoaccel.settings.method_fields import DOT, SIGN
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,63 @@ class PlanReport:
     def summary(self) -> list[str]:
         """What happens in each step, in words."""
         return [_words(step, share) for step, share in zip(self.grid(), self.shares, strict=True)]
+
+    def described(self, *, asked: str | None = None) -> str:
+        """The plan in lines for people.
+
+        Args:
+            asked: The name by which the method was asked for, if it is another than its own.
+        """
+        lines = [f"{titled(asked or self.method, self.method)}{self._changed()}"]
+        lines += [] if self.prior is None else [f"  calibrated errors: {self.prior}"]
+        if self.interpolated:
+            lines.append(f"  interpolated: they were made for {', '.join(self.interpolated)}")
+        if self.adaptive:
+            lines.append(f"  stores about {as_bytes(self.cache_bytes)}")
+            lines.append("  its decisions depend on the clip, so nothing is foretold; videoaccel compare measures it")
+            return "\n".join(lines)
+        lines += [f"  predicted: {self._gain()}", f"  stores at most {as_bytes(self.cache_bytes)}"]
+        if self.psnr is not None:
+            worst = "" if self.worst_psnr is None else f" (the worst: {self.worst_psnr:.1f})"
+            lines.append(
+                f"  expected quality: {self.psnr:.1f} dB PSNR to the plain clip, calibration clips' mean{worst}"
+            )
+        elif self.error is not None:
+            lines.append(f"  expected error: {self.error:.4g}, to be compared with other plans of {self.method} only")
+        total = len(self.steps)
+        fewer = "" if total == self.asked else f" ({self.asked} were asked for)"
+        lines.append(f"  computed in full: {len(self.anchors)} of {total} steps{fewer}")
+        for what, at in gathered(self.summary()).items():
+            lines.append(f"  {what}: {'step' if at.isdigit() else 'steps'} {at}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.described()
+
+    def __repr__(self) -> str:
+        told = ["it decides while it runs"]
+        if not self.adaptive:
+            told = [f"{len(self.anchors)} of {len(self.steps)} steps computed in full", self._gain()]
+            told += [] if self.psnr is None else [f"{self.psnr:.1f} dB expected"]
+        return f"<PlanReport {self.method}: {', '.join(told)}>"
+
+    def _gain(self) -> str:
+        gain = f"{self.ratio(self.flops):.2f}x fewer FLOPs"
+        if self.ms is None:
+            return gain
+        dense, taken = self.asked * self.ms.dense / 1000, self.ms.total(self.steps, self.shares) / 1000
+        return f"{gain}, {self.ratio(self.ms):.2f}x faster here ({dense:.2f} s to {taken:.2f} s in the network)"
+
+    def _changed(self) -> str:
+        """Fields that are not as the method has them by itself, in brackets."""
+        names, found = self.method.split(SIGN), []
+        for name in names:
+            own, usual = self.fields, policy_class(name)().model_dump(mode="json")
+            start = ""
+            if len(names) > 1:
+                own, start = own[name], f"{name}{DOT}"
+            found += [f"{start}{field} {value}" for field, value in own.items() if value != usual[field]]
+        return f" ({', '.join(found)})" if found else ""
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""

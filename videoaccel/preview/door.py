@@ -8,7 +8,8 @@ from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.outside.find import find_outside
 from videoaccel.planning.plan_report import PlanReport
 from videoaccel.preview import preview
-from videoaccel.preview.outside import OutsidePlan, plan_outside, plan_pipeline
+from videoaccel.preview.outside import plan_outside, plan_pipeline
+from videoaccel.preview.outside_plan import OutsidePlan
 from videoaccel.settings.generate import GenerateSettings
 
 
@@ -50,7 +51,8 @@ def plan(
             :func:`videoaccel.accelerate`.
 
     Returns:
-        The plan; :class:`videoaccel.preview.outside.OutsidePlan` of a pipeline of diffusers.
+        The plan, which ``print`` shows in lines; :class:`videoaccel.preview.outside_plan.OutsidePlan` of a pipeline of
+        diffusers.
 
     Raises:
         ValueError: No method is named, its errors were not measured, or its target cannot be reached.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,80 +29,13 @@ from videoaccel.outside.find import Found
 from videoaccel.outside.loading import load
 from videoaccel.outside.order import OutsideOrder, resolve_outside, with_prompt
 from videoaccel.outside.signature import check_calls
-from videoaccel.planning.fitted import QUALITY, Instead, instead
+from videoaccel.planning.fitted import QUALITY, instead
 from videoaccel.planning.prior import Prior
 from videoaccel.preview.course import Peek, course_of
+from videoaccel.preview.outside_plan import Foretold, OutsidePlan
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method
 from videoaccel.settings.generate import GenerateSettings
-
-
-@dataclass(frozen=True)
-class Foretold:
-    """One evaluation.
-
-    Attributes:
-        component: The network.
-        order: Of its forecast; None if it is computed.
-        error: Root mean squared error of the value that the scheduler is given, as measured; None if it was not.
-    """
-
-    component: str
-    order: int | None
-    error: float | None = None
-
-
-@dataclass(frozen=True)
-class OutsidePlan:
-    """What a method would do in one generation.
-
-    Attributes:
-        pipeline: Class of the pipeline.
-        method: Its name.
-        fields: Of the method.
-        evaluations: One by one; empty for a method that decides while it runs.
-        prior: File of the errors that it was planned from; None if it needs none.
-        generations: How many were measured for that.
-        share: The networks' share of the time when they were; None if it is not known.
-        psnr: Expected, where that was measured.
-        worst: Likewise, of the worst clip.
-        instead: What plain steps, as many or fewer, kept of the same clips; None if it was not measured.
-        note: What the method says.
-    """
-
-    pipeline: str
-    method: str
-    fields: Mapping[str, Any]
-    evaluations: tuple[Foretold, ...]
-    prior: str | None = None
-    generations: int = 0
-    share: float | None = None
-    psnr: float | None = None
-    worst: float | None = None
-    instead: Instead | None = None
-    note: str | None = None
-
-    @property
-    def computed(self) -> list[int]:
-        """Numbers of the evaluations in which networks run."""
-        return [number for number, one in enumerate(self.evaluations) if one.order is None]
-
-    @property
-    def speedup(self) -> float | None:
-        """How many times less the networks run; None if that is not foretold."""
-        return len(self.evaluations) / len(self.computed) if self.computed else None
-
-    @property
-    def whole(self) -> float | None:
-        """How many times faster a whole call would be; None if the networks' share is not known."""
-        if self.speedup is None or self.share is None:
-            return None
-        return 1 / (1 - self.share + self.share / self.speedup)
-
-    def as_data(self) -> dict[str, Any]:
-        """As JSON has it."""
-        more = {"computed": self.computed, "speedup": self.speedup, "whole_speedup": self.whole}
-        return {**asdict(self), **more, "instead": None if self.instead is None else self.instead._asdict()}
 
 
 class Wanted(NamedTuple):
@@ -243,21 +176,19 @@ def _planned(pipe: Any, wanted: Wanted, seen: Peek) -> OutsidePlan:
     schedule(tables, course.n)  # a target that cannot be reached is said
     names = prior.info["networks"]
     components = [names[int(number)] for number in tables["component"].tolist()]
-    orders = _orders(rule_of(schedule, prior.tables, names), course, components)
+    evaluations = _evaluations(rule_of(schedule, prior.tables, names), course, components)
+    computed = sum(one.order is None for one in evaluations)
     return OutsidePlan(
         pipeline=type(pipe).__name__,
         method=policy.name,
         fields=policy.model_dump(mode="json"),
-        evaluations=tuple(
-            Foretold(component, one, error)
-            for component, one, error in zip(components, orders, _errors(tables, components, orders), strict=True)
-        ),
+        evaluations=_with_errors(evaluations, tables),
         prior=None if prior.path is None else str(prior.path),
         generations=max(prior.samples.values(), default=0),
         share=share,
-        psnr=_psnr(prior, course.n, orders.count(None)),
-        worst=_worst(prior, course.n, orders.count(None)),
-        instead=instead(prior.tables, orders.count(None), steps=course.n),
+        psnr=_psnr(prior, course.n, computed),
+        worst=_worst(prior, course.n, computed),
+        instead=instead(prior.tables, computed, steps=course.n),
     )
 
 
@@ -274,19 +205,18 @@ def _simulated(pipe: Any, policy: Policy, seen: Peek) -> OutsidePlan:
     foretold = not rule.listens and note is None and len(names) == 1
     if len(names) > 1 and not rule.listens:
         note = "where the second network takes over is seen only when it runs"
-    orders = _orders(rule, course, names * course.n) if foretold else []
     return OutsidePlan(
         pipeline=type(pipe).__name__,
         method=policy.name,
         fields=policy.model_dump(mode="json"),
-        evaluations=tuple(Foretold(names[0], one) for one in orders),
+        evaluations=tuple(_evaluations(rule, course, names * course.n)) if foretold else (),
         note=note,
     )
 
 
-def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[int | None]:
-    """Of every evaluation the order of its forecast; None if it is computed."""
-    found: list[int | None] = []
+def _evaluations(rule: StepRule, course: Course, components: Sequence[str]) -> list[Foretold]:
+    """What a rule says to every evaluation; errors are not in it."""
+    found: list[Foretold] = []
     nth: dict[str, int] = {}
     certain = Course(course.times, course.sigmas, course.places, True, course.scheduler)
     first = Course(course.times, course.sigmas, course.places, False, course.scheduler)
@@ -296,13 +226,15 @@ def _orders(rule: StepRule, course: Course, components: Sequence[str]) -> list[i
         said = rule.decide(Evaluation(i, component, nth[component], i, certain if i else first))
         if isinstance(said, Refused):
             raise ValueError(said.reason)
-        found.append(_order(said) if isinstance(said, Serve) else None)
+        found.append(_served(component, said) if isinstance(said, Serve) else Foretold(component, None))
     return found
 
 
-def _order(said: Serve) -> int:
-    """Of what is served, or as many outputs less one as are combined."""
-    return said.order if said.weights is None else len(said.weights) - 1
+def _served(component: str, said: Serve) -> Foretold:
+    if said.weights is None:
+        return Foretold(component, said.order)
+    shares = list(said.weights.values())  # a single output, whole, is held
+    return Foretold(component, len(shares) - 1, fitted=shares != [1.0])
 
 
 def _prior(wanted: Wanted, setting: Mapping[str, Any]) -> Prior:
@@ -319,22 +251,21 @@ def _prior(wanted: Wanted, setting: Mapping[str, Any]) -> Prior:
     raise NoPriorError(near, "videoaccel calibrate measures one, and so do the first clips of videoaccel generate")
 
 
-def _errors(
-    tables: Mapping[str, Tensor], components: Sequence[str], orders: Sequence[int | None]
-) -> list[float | None]:
-    """Root mean squared errors of the values that the scheduler is given, as measured; None where it is computed."""
-    found: list[float | None] = []
+def _with_errors(evaluations: Sequence[Foretold], tables: Mapping[str, Tensor]) -> tuple[Foretold, ...]:
+    """The same with the errors that were measured: of forecasts, none of what is computed or fitted."""
+    found: list[Foretold] = []
     last: dict[str, int] = {}
     table = tables["soda.velocity"]
-    for i, (component, order) in enumerate(zip(components, orders, strict=True)):
-        if order is None:
-            last[component] = i
-            found.append(None)
+    for i, one in enumerate(evaluations):
+        if one.order is None:
+            last[one.component] = i
+        if one.order is None or one.fitted:
+            found.append(one)
             continue
-        age = i - last[component]
-        known = age <= table.shape[2] and math.isfinite(float(table[i, order, age - 1]))
-        found.append(math.sqrt(float(table[i, order, age - 1])) if known else None)
-    return found
+        age = i - last[one.component]
+        known = age <= table.shape[2] and math.isfinite(float(table[i, one.order, age - 1]))
+        found.append(replace(one, error=math.sqrt(float(table[i, one.order, age - 1])) if known else None))
+    return tuple(found)
 
 
 def _psnr(prior: Prior, count: int, computed: int) -> float | None:
