@@ -172,7 +172,7 @@ def test_memory_is_bounded_by_passes(measure: Measure, calls: list[int]) -> None
     # 6 modules whose output is [2, 2, 64, 48] in float32: 48 KiB each, 16 of each held.
     part = measure(samples=1, replay_samples=0, memory="1600KiB")
     assert len(calls) > passes + 4 and same(part, whole, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"more than the `memory` of 0.0 MiB; give at least that"):
+    with pytest.raises(ValueError, match=r"more than the `memory` of 10 KiB; give at least that"):
         measure("b.safetensors", memory="10KiB")
 
 

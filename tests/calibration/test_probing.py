@@ -240,7 +240,7 @@ def test_groups_of_sites_fit_into_memory_and_measure_the_same() -> None:
 
 
 def test_too_little_memory_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one module's outputs alone take .* MiB, more than the `memory` of 0.0 MiB"):
+    with pytest.raises(ValueError, match=r"one module's outputs alone take .* KiB, more than the `memory` of 10 B"):
         site_groups(tiny_run(), ErrorProbe(tiny_run().job()), 10)
 
 

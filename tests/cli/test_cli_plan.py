@@ -28,7 +28,7 @@ def plan(cli: Cli, pipeline_folder: Path) -> Cli:
 
 def test_calibrate_then_plan_then_generate(calibrate: Cli, plan: Cli, cli: Cli, pipeline_folder: Path) -> None:
     done = calibrate()
-    assert done.code == 0 and "1 sample, 0." in done.out and "soda.cache (1)" in done.out
+    assert done.code == 0 and " 1 sample, " in done.out and " KiB\n" in done.out and "soda.cache (1)" in done.out
     assert "influences against 20 replays: correlation " in done.out
     lines = done.err.splitlines()
     assert lines[0] == "encode text" and any(line.startswith("measure: ") for line in lines)

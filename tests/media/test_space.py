@@ -14,7 +14,7 @@ def test_clips_are_added_up_and_too_small_a_disk_is_told(tmp_path: Path, monkeyp
     films = [tmp_path / "new" / "a.mp4", tmp_path / "new" / "b.mp4"]
     check_space(films, frames=10, height=100, width=100)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(OSError, match=rf"2 clips will take about 0\.3 MiB, and {tmp_path} has 0\.0 MiB left") as told:
+    with pytest.raises(OSError, match=rf"2 clips will take about 293 KiB, and {tmp_path} has 11\.8 KiB left") as told:
         check_space([f"{tmp_path}/a/", f"{tmp_path}/b/"], frames=10, height=100, width=100)
     assert told.value.errno == errno.ENOSPC
     with pytest.raises(OSError, match="3 clips"):

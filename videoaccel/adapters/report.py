@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from videoaccel.adapters.rule import Due
 from videoaccel.adapters.streams import Stream, shape_of
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import as_bytes, counted
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Report:
         head = (
             f"{self.pipeline}, {self.method}: {self.calls_computed} of {self.calls} calls computed, in "
             f"{len(self.computed)} of {self.evaluations} evaluations; {self.seconds_in_networks:.2f} of "
-            f"{self.seconds:.2f} s in networks; {self.stored_bytes / 1e6:.1f} MB kept"
+            f"{self.seconds:.2f} s in networks; {as_bytes(self.stored_bytes)} kept"
         )
         if self.calls_left:
             head += f"; {counted(self.calls_left, 'call')} left after the first block"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.wording import as_bytes
 from videoaccel.generation.prepared import Denoising
 from videoaccel.models.seam import Site, Work
 from videoaccel.planning.prior import Prior
@@ -157,8 +158,8 @@ def site_groups(denoising: Denoising, probe: Probe, memory: int | None) -> list[
     needed = {site: probe.held * size for site, size in output_bytes(denoising).items()}
     if (most := max(needed.values())) > memory:
         raise ValueError(
-            f"one module's outputs alone take {most / 2**20:.1f} MiB, more than the `memory` of "
-            f"{memory / 2**20:.1f} MiB; give at least that"
+            f"one module's outputs alone take {as_bytes(most)}, more than the `memory` of "
+            f"{as_bytes(memory)}; give at least that"
         )
     groups: list[list[Site]] = [[]]
     room = memory

@@ -10,7 +10,7 @@ import typer
 
 from videoaccel.cli.terminal import say
 from videoaccel.common.home import place
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import as_bytes, counted
 
 _DAY = 86400  # seconds
 
@@ -41,8 +41,8 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.
     for entry in entries:
         prompt = "(damaged)" if entry.prompt is None else entry.prompt
         say(_line(entry.size, entry.age, prompt))
-    total = sum(entry.size for entry in entries) / 2**20
-    say(f"{counted(len(entries), 'prompt')}, {total:.2f} MiB in {place(cache.folder)}")
+    total = as_bytes(sum(entry.size for entry in entries))
+    say(f"{counted(len(entries), 'prompt')}, {total} in {place(cache.folder)}")
     for time in timed:
         say(_line(time.size, time.age, _timed(time.key)))
     say(f"{counted(len(timed), 'measurement')} of costs in {place(costs.folder)}")
@@ -59,7 +59,7 @@ def clear() -> None:
 
 
 def _line(size: int, age: float, text: str) -> str:
-    return f"{size / 2**20:8.2f} MiB  {age / _DAY:6.1f} days  {text}"
+    return f"{as_bytes(size):>10}  {age / _DAY:6.1f} days  {text}"
 
 
 def _timed(key: Mapping[str, Any] | None) -> str:

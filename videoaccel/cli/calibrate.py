@@ -20,7 +20,7 @@ from videoaccel.common.extras import need
 from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.launcher import ranks_started
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.calibrate import PROMPTS, SHARED, CalibrateSettings
 from videoaccel.settings.early import check_early
 from videoaccel.settings.early_methods import check_method_name
@@ -189,7 +189,7 @@ def _summary(prior: Prior, path: str) -> str:
     tables = ", ".join(f"{name} ({prior.samples[name]})" for name in sorted(prior.tables))
     samples = len(prior.info.get("samples", [])) or max(prior.samples.values(), default=0)
     lines = [
-        f"{path}  {counted(samples, 'sample')}, {Path(path).stat().st_size / 2**20:.2f} MiB",
+        f"{path}  {counted(samples, 'sample')}, {as_bytes(Path(path).stat().st_size)}",
         f"  tables, each with its samples: {tables}",
     ]
     if (found := prior.info.get("influence_correlation")) is not None:

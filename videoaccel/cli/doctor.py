@@ -25,7 +25,7 @@ from videoaccel.cli.ranks import require_alone
 from videoaccel.cli.terminal import say
 from videoaccel.common.home import place
 from videoaccel.common.plain_json import to_json
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.config import ModelSpec, config_names, load_named
 from videoaccel.settings.layers import Layer, merge
 
@@ -233,7 +233,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"text cache: {counted(cache['prompts'], 'prompt')}, {cache['bytes'] / 2**20:.1f} MiB "
+        f"text cache: {counted(cache['prompts'], 'prompt')}, {as_bytes(cache['bytes'])} "
         f"in {place(Path(cache['folder']))}",
     ]
 

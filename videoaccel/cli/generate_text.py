@@ -61,7 +61,7 @@ def summary(clip: Clip, origin: Sidecar | None) -> str:
         f"{out['file']}  {counted(out['frames'], 'frame')}, {out['height']}x{out['width']}, {out['fps']:g} fps, "
         f"seed {record['seed']}",
         f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
-        f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
+        f"{as_bytes(record['peak_memory_bytes'])}",
     ]
     if (done := record.get("acceleration")) is not None:
         lines.append(f"  {_accelerated(done, steps=record['settings']['steps'])}")

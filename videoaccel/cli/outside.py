@@ -70,7 +70,7 @@ def summary(record: Mapping[str, Any]) -> str:
     lines = [
         f"{out['file']}  {what}, seed {record['seed']}",
         f"  {seconds}; total {sum(record['seconds'].values()):.1f} s; peak memory "
-        f"{record['peak_memory_bytes'] / 2**30:.2f} GiB",
+        f"{as_bytes(record['peak_memory_bytes'])}",
     ]
     if "sound" in out:
         lines.insert(1, f"  its sound is {out['sound']['file']}")

@@ -20,6 +20,7 @@ from videoaccel.common.extras import need
 from videoaccel.common.files import check_file
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import to_json
+from videoaccel.common.wording import as_bytes
 from videoaccel.settings.early import check_early, nothing_to_plan
 from videoaccel.settings.generate import TARGETS, GenerateSettings
 from videoaccel.settings.layers import Layer, assignments, merge
@@ -142,15 +143,15 @@ def described_mesh(plan: MeshPlan) -> str:
     else:
         lines.append("  no times for ranks: videoaccel doctor --links N measures their exchanges, --link tells it")
     lines.append(
-        "  guidance x sequence        padding (frames, places)   MiB sent a step   GiB a rank   ms a dense step"
+        "  guidance x sequence        padding (frames, places)   sent a step       a rank       ms a dense step"
     )
     for choice in plan.choices:
         one = choice.load
         name = f"{one.degrees.guidance} x {one.degrees.sequence} {one.scheme if one.degrees.sequence > 1 else ''}"
-        sent = (one.switched + one.gathered) / 2**20
+        sent, held = as_bytes(one.switched + one.gathered), as_bytes(choice.memory)
         waste = f"{one.frame_waste:.0%}, {one.place_waste:.0%}"
         time = "-" if choice.ms is None else f"{choice.ms:.1f}"
-        lines.append(f"  {name:<26} {waste:<26} {sent:<17.2f} {choice.memory / 2**30:<12.2f} {time}")
+        lines.append(f"  {name:<26} {waste:<26} {sent:<17} {held:<12} {time}")
     return "\n".join([*lines, f"  {spelled(plan.reason())}"])
 
 

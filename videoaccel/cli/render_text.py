@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from videoaccel.rendering.run import Render
     from videoaccel.settings.generate import GenerateSettings
 
-_GIB = 1 << 30
-
 
 def _kind(found: Any) -> str:
     """What is written, where that is not a plain clip."""
@@ -75,12 +73,12 @@ def _time(found: Any) -> str:
 
 
 def _disk(found: Any) -> str:
-    share = f"{found.bytes / 2**20:.2f} MiB a clip"
+    share = f"{as_bytes(found.bytes)} a clip"
     return f"{share}, as measured" if found.source == "measured" else f"at most {share}, uncompressed"
 
 
 def _memory(found: Any) -> str:
     if found.memory is not None:
-        return f"{found.memory / _GIB:.2f} GiB at the peak, as measured"
-    weights = f"weights of {found.weights / _GIB:.2f} GiB" if found.weights else "weights"
+        return f"{as_bytes(found.memory)} at the peak, as measured"
+    weights = f"weights of {as_bytes(found.weights)}" if found.weights else "weights"
     return f"memory: {weights}, and what a first clip will show"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videoaccel.common.wording import as_bytes
 from videoaccel.generation.cache_memory import free_bytes
 from videoaccel.generation.graphs import NO_CUDA, Asked, Graphs, why_not_recorded
 
@@ -100,7 +101,7 @@ class CudaRecorder:
         free = free_bytes(self.device)
         if needed <= SHARE * free:
             return None
-        return f"a graph may take {needed >> 20} MiB, and {free >> 20} MiB are free"
+        return f"a graph may take {as_bytes(needed)}, and {as_bytes(free)} are free"
 
     def forget(self) -> None:
         """See :class:`videoaccel.generation.graphs.Recorder`."""

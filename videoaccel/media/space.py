@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from videoaccel.common.wording import counted
+from videoaccel.common.wording import as_bytes, counted
 from videoaccel.settings.early import output_kind
 
 SHARES: Mapping[str, float] = MappingProxyType({".mp4": 1 / 50, ".gif": 1 / 4, ".png": 1 / 2, "/": 1 / 2})
@@ -35,8 +35,8 @@ def check_space(clips: Sequence[str | Path], *, frames: int, height: int, width:
     for folder, count, size in wanted.values():
         if (free := shutil.disk_usage(folder).free) < size:
             error = OSError(
-                f"{counted(count, 'clip')} will take about {size / 2**20:.1f} MiB, and {folder} has "
-                f"{free / 2**20:.1f} MiB left; make room, or choose another folder"
+                f"{counted(count, 'clip')} will take about {as_bytes(round(size))}, and {folder} has "
+                f"{as_bytes(free)} left; make room, or choose another folder"
             )
             error.errno = errno.ENOSPC
             raise error
