@@ -154,8 +154,14 @@ def test_a_quality_is_kept_with_the_fewest_calls_that_calibration_says(
         make_policy("soda", max_lpips=1.0001 / target), steps=STEPS, prior={**prior, "soda.lpips": 1 / curve}
     )
     assert calls <= sum(session.shares) <= calls + 1
-    with pytest.raises(ValueError, match="min_psnr 41 cannot be kept: the best in calibration was 40"):
+    best = "the best plan, of 8 network calls"
+    with pytest.raises(ValueError, match=f"`min_psnr=41` is out of reach: {best}, kept 40 dB in cal"):
         rollout(make_policy("soda", min_psnr=41.0), steps=STEPS, prior={**prior, "soda.psnr": curve})
+    with pytest.raises(ValueError, match=f"`max_lpips=0.02` is out of reach: {best}, had 0.025 in calibration; a"):
+        rollout(make_policy("soda", max_lpips=0.02), steps=STEPS, prior={**prior, "soda.lpips": 1 / curve})
+    curve[8] = 39.0
+    _, session = rollout(make_policy("soda", min_psnr=39.5), steps=STEPS, prior={**prior, "soda.psnr": curve})
+    assert sum(session.shares) == 8, "more calls that kept less put nothing out of reach"
 
 
 def test_a_plan_foretells_the_quality_of_its_curve_only(prior: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from videoaccel.common.wording import counted
 from videoaccel.models.seam import BODY
 from videoaccel.planning.anchors import Objective, best_anchors
 from videoaccel.planning.fitted import Choice, Fitted
@@ -142,7 +143,16 @@ def fewest_choice(offered: Sequence[Choice], target: float, *, worst: bool, what
     for one, value in zip(offered, quality, strict=True):
         if value >= target:
             return one
-    raise UnreachableError(f"{what} {target:g} cannot be kept: the best in calibration was {max(quality):.4g}")
+    best, at = max(zip(quality, (one.calls for one in offered), strict=True))
+    raise _not_kept(what, target, f"kept {best:.4g} dB{' of the worst clip' if worst else ''}", calls=at)
+
+
+def _not_kept(what: str, target: float, best: str, *, calls: int) -> UnreachableError:
+    """No plan of calibration has the quality that is wanted; the best one is told."""
+    plan = f"the best plan, of {counted(calls, 'network call')}"
+    return UnreachableError(
+        f"`{what}={target:g}` is out of reach: {plan}, {best} in calibration; a plain run keeps everything"
+    )
 
 
 def no_more_than_helps(curve: Sequence[float], calls: int) -> int:
@@ -171,8 +181,11 @@ def fewest_calls(quality: Sequence[float], target: float, *, what: str) -> int:
     short = [point for point in known if point[1] < target]
     enough = [point for point in known if not short or point[0] > short[-1][0]]
     if not enough:
-        best = abs(max((value for _, value in known), default=math.nan))
-        raise UnreachableError(f"{what} {abs(target):g} cannot be kept: the best in calibration was {best:.4g}")
+        value, calls = max(((value, calls) for calls, value in known), default=(math.nan, 0))
+        if value >= target:  # more calls kept less
+            return calls
+        best = f"kept {value:.4g} dB" if target > 0 else f"had {abs(value):.4g}"
+        raise _not_kept(what, abs(target), best, calls=calls)
     (calls, value), (below, less) = enough[0], short[-1] if short else (0, math.nan)
     if not short:
         return calls
