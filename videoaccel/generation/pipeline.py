@@ -133,7 +133,8 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
         allow_tf32(self.tuned.tf32)
         if self.graphs is not None:
             self.graphs.clear()
-        return super().to(*args, **kwargs)
+        # What diffusers says of float16 on CPUs, that it cannot run there, does not hold for these networks.
+        return super().to(*args, **{"silence_dtype_warnings": True, **kwargs})
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
         """Keep on the GPU only the network at work; ``gpu_id`` or ``device`` say on which.
