@@ -18,7 +18,7 @@ from tests.adapters import video_pipes as videos
 from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.call_kinds import numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.call_setting import Identities, differences, setting_of_call
-from videoaccel.adapters.lessons import fitting
+from videoaccel.adapters.pipeline_priors import fitting
 from videoaccel.planning.prior import KINDS, PIPELINE
 
 SMALL, LARGE = Image.new("RGB", (48, 32)), Image.new("RGB", (96, 64))

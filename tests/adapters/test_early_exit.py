@@ -16,9 +16,9 @@ from tests.adapters.test_attach import CHANGES
 from tests.adapters.tiny import Tiny
 from videoaccel import Prior, accelerate, calibrate
 from videoaccel.adapters.blocks import ADDED, LEFT, MIDDLE, MODULATED, Blocks, main_lists, why_not
-from videoaccel.adapters.lessons import find
 from videoaccel.adapters.methods.first_block import FirstBlockRule
 from videoaccel.adapters.methods.teacache import TeaCacheRule
+from videoaccel.adapters.pipeline_priors import find
 from videoaccel.adapters.rule import ASK, NOTHING_BEFORE, Course, Due, Evaluation, Serve
 from videoaccel.adapters.signals import Sampler, added
 from videoaccel.adapters.streams import Stream

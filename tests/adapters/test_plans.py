@@ -16,9 +16,9 @@ from videoaccel import Prior, VideoPipeline, accelerate, calibrate, make_policy,
 from videoaccel.adapters import call_setting
 from videoaccel.adapters.attach import attach
 from videoaccel.adapters.guidance_fit import fit
-from videoaccel.adapters.lessons import find
 from videoaccel.adapters.meter import Meter
 from videoaccel.adapters.methods import soda
+from videoaccel.adapters.pipeline_priors import find
 from videoaccel.adapters.rule import StepRule
 from videoaccel.adapters.swap import listeners_of
 from videoaccel.calibration.outside_curve import pixels, psnr

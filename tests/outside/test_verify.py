@@ -10,7 +10,7 @@ import yaml
 
 from tests.ranks import RankPools
 from videoaccel import GenerateSettings
-from videoaccel.adapters.lessons import NoPriorError
+from videoaccel.adapters.pipeline_priors import NoPriorError
 from videoaccel.cli.verify import as_data, gather, table
 from videoaccel.verification import outside, verdict
 from videoaccel.verification.verdict import TOLERANCES, Made, Verdict

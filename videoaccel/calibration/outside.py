@@ -13,9 +13,9 @@ from torch import Tensor
 from videoaccel.adapters.attach import attach, attachment_of, takes_attachments
 from videoaccel.adapters.blocks import MIDDLE, MODULATED
 from videoaccel.adapters.call_setting import setting_of_call, with_latents
-from videoaccel.adapters.lessons import kept_at, made
 from videoaccel.adapters.measured import Measured
 from videoaccel.adapters.meter import Meter
+from videoaccel.adapters.pipeline_priors import kept_at, made
 from videoaccel.adapters.refusals import FEWEST
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.calibration.outside_curve import Known, drawn, fits, kept_tables, pixels

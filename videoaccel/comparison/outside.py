@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from videoaccel.adapters.attach import Attachment, attach, attachment_of, takes_attachments
 from videoaccel.adapters.call_costs import CallCosts
 from videoaccel.adapters.call_setting import setting_of_call, with_latents
-from videoaccel.adapters.lessons import find, fitting
 from videoaccel.adapters.loop_clock import LoopClock
 from videoaccel.adapters.methods import available, plans, tables_of
+from videoaccel.adapters.pipeline_priors import find, fitting
 from videoaccel.adapters.report import Report
 from videoaccel.adapters.rule import RuleMaker, StepRule
 from videoaccel.adapters.swap import original

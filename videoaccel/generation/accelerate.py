@@ -9,8 +9,9 @@ from torch import Tensor
 from videoaccel.adapters.attach import Attachment, attach, detach, networks_of, takes_attachments
 from videoaccel.adapters.blocks import why_not
 from videoaccel.adapters.curves import Plans, rule_of
-from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of, check_kind
+from videoaccel.adapters.lessons import Lessons, MeasuredRule, Of
 from videoaccel.adapters.methods import blind, plans, rule_from, rules_of, schedule_of, tables_of, watches_of
+from videoaccel.adapters.pipeline_priors import check_kind
 from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.adapters.whole_call import check_of_all, schedule_of_all
 from videoaccel.common.reading import parse_bytes

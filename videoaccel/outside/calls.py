@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videoaccel.adapters.lessons import NoPriorError
+from videoaccel.adapters.pipeline_priors import NoPriorError
 from videoaccel.common.versions import device_errors
 from videoaccel.media.reader import read_image, read_video
 from videoaccel.outside.arguments import BINS, CLASSES, Arguments, File

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from videoaccel.adapters.lessons import check_tables
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
+from videoaccel.adapters.pipeline_priors import check_tables
 from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from videoaccel.adapters.attach import networks_of
 from videoaccel.adapters.curves import for_course, rule_of
-from videoaccel.adapters.lessons import NoPriorError, Of, check_tables, find, fitting
+from videoaccel.adapters.lessons import Of
 from videoaccel.adapters.methods import plans, rule_from, rules_of, schedule_of, tables_of
+from videoaccel.adapters.pipeline_priors import NoPriorError, check_tables, find, fitting
 from videoaccel.adapters.rule import Course, Evaluation, Refused, RuleMaker, Serve, StepRule
 from videoaccel.adapters.swap import original
 from videoaccel.adapters.whole_call import schedule_of_all

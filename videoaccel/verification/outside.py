@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from videoaccel.adapters.attach import networks_of
-from videoaccel.adapters.lessons import NoPriorError
 from videoaccel.adapters.methods import plans
+from videoaccel.adapters.pipeline_priors import NoPriorError
 from videoaccel.adapters.streams import latent_of
 from videoaccel.common.devices import cpu_threads
 from videoaccel.jobs.ranks import started
