@@ -29,7 +29,8 @@ from videoaccel.calibration.quality_curve import against
 from videoaccel.common.package import packaged
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.planning.fitted import FIGURES, KINDS, MOST, PREFIX, QUALITY, Fitted
-from videoaccel.planning.prior import Prior, find_prior
+from videoaccel.planning.prior import Prior
+from videoaccel.planning.shelf import find_prior
 from videoaccel.policies.soda import Soda
 
 COUNTS = (20, 15, 12, 10, 8)

@@ -11,7 +11,7 @@ from diffusers import ContextParallelConfig
 from tests.adapters import video_pipes as videos
 from videoaccel.adapters.agreement import agreement_of
 from videoaccel.generation.accelerate import accelerate
-from videoaccel.planning.prior import priors_on_shelf
+from videoaccel.planning.shelf import priors_on_shelf
 
 
 def wan_over_ranks(method: str, threshold: float | None) -> tuple[list[int], list[int], float, list[float]]:

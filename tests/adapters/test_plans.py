@@ -22,7 +22,7 @@ from videoaccel.adapters.pipeline_priors import find
 from videoaccel.adapters.rule import StepRule
 from videoaccel.adapters.swap import listeners_of
 from videoaccel.calibration.outside_curve import pixels, psnr
-from videoaccel.planning import prior as priors
+from videoaccel.planning import fingerprint
 from videoaccel.planning.fitted import PLAIN
 from videoaccel.planning.prior import setting_of
 from videoaccel.policies._soda_errors import ErrorProbe
@@ -370,7 +370,7 @@ def test_calibrating_needs_calls_of_one_kind() -> None:
 def test_a_network_is_looked_at_again_where_its_weights_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = images.flux()
     looks: list[Any] = []
-    monkeypatch.setattr(priors, "_hashed", lambda *sample: str(looks.append(sample) or len(looks)))
+    monkeypatch.setattr(fingerprint, "_hashed", lambda *sample: str(looks.append(sample) or len(looks)))
     known = call_setting.Identities()
     first = known.of(tiny.pipe)
     assert known.of(tiny.pipe) == first and len(looks) == 1

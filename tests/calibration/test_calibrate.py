@@ -16,7 +16,8 @@ from videoaccel.calibration.files import merge_files, part_path
 from videoaccel.common.alone import BusyError
 from videoaccel.eval.world import Scene, is_held_out
 from videoaccel.generation.denoise import Network
-from videoaccel.planning.prior import Prior, find_prior, shelf
+from videoaccel.planning.prior import Prior
+from videoaccel.planning.shelf import find_prior, shelf
 from videoaccel.policies._soda_network import fewest_calls
 from videoaccel.settings.calibrate import PROMPTS, parse_bytes
 

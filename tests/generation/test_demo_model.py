@@ -10,7 +10,8 @@ import torch
 
 from videoaccel.common.package import packaged
 from videoaccel.generation.pipeline import VideoPipeline
-from videoaccel.planning.prior import find_prior, setting_of
+from videoaccel.planning.prior import setting_of
+from videoaccel.planning.shelf import find_prior
 
 FOLDER = packaged("assets", "demo")
 PROMPT = "a red circle moves left on a dark blue background"

@@ -11,7 +11,7 @@ from tests.generation.fake_cuda import CUDA, LISTED, FakeCuda, compiler, load_gu
 from tests.policies.test_decisions import KNOWN, PROMPT, SHAPE, SMALL, SOME_FIRE, load
 from tests.session.test_host import SENT
 from videoaccel import VideoPipeline
-from videoaccel.planning import prior
+from videoaccel.planning import fingerprint
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="a C++ compiler builds the device's guard")
 
@@ -35,8 +35,11 @@ def cuda(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
 def pipe(cuda: FakeCuda) -> Iterator[VideoPipeline]:
     """The demo model there; its text encoder stays here, as texts do."""
     made = load()
-    known = prior.fingerprint(made.transformer)
-    with mock.patch.object(prior, "_sample", lambda model: ()), mock.patch.object(prior, "_hashed", lambda: known):
+    known = fingerprint.fingerprint(made.transformer)
+    with (
+        mock.patch.object(fingerprint, "_sample", lambda model: ()),
+        mock.patch.object(fingerprint, "_hashed", lambda: known),
+    ):
         with cuda.on():
             for network in (made.transformer, made.vae):
                 cuda.move(network)

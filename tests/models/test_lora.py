@@ -17,7 +17,7 @@ from tests.workshop import Workshop
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs.resolve import resolve
 from videoaccel.models.lora import Adapters, Change, read_lora
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.settings.early import parse_lora
 
 NETWORKS = {"stdit": lambda: tiny_stdit(depth=1), "latte": tiny_latte}

@@ -12,18 +12,10 @@ import torch
 
 from tests.models.networks import stdit_inputs, tiny_stdit
 from videoaccel.models.stdit import STDiT3
+from videoaccel.planning.fingerprint import Fingerprints, fingerprint
 from videoaccel.planning.network_config import configuration
-from videoaccel.planning.prior import (
-    PART,
-    Fingerprints,
-    Prior,
-    find_prior,
-    fingerprint,
-    merge,
-    resample,
-    setting_of,
-    shelf,
-)
+from videoaccel.planning.prior import Prior, merge, resample, setting_of
+from videoaccel.planning.shelf import PART, find_prior, shelf
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler
 
 SETTING: dict[str, Any] = {

@@ -12,7 +12,7 @@ from tests.models.networks import stdit_inputs, tiny_stdit
 from videoaccel.generation.denoise import Network, denoise
 from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.session.costs import Costs, count_flops
 from videoaccel.session.job import Job, Mix, Smaller, Velocities, local_mix
 from videoaccel.session.policy import Policy, Probe, Session

@@ -14,7 +14,7 @@ from tests.policies.rollout import SIZE, classes, costs_of, make_job, rollout
 from tests.routers.fixtures import close, router_file, saved, straight
 from videoaccel.models.router import LOGITS, OPEN, Routers, hard, straight_through
 from videoaccel.models.seam import Site
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.policies.elastic import Choice, Elastic, budget_of, choices_of, closed_from_the_middle, module_costs
 from videoaccel.session.actions import COMPUTE, Compute, Skip
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from videoaccel.models.router import Routers
 from videoaccel.models.seam import Site, direct
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.router_file import RouterFile, importance_order
 
 

@@ -14,7 +14,7 @@ from tests.models.networks import tiny_stdit
 from tests.routers.fixtures import router_file
 from videoaccel.common.alone import BusyError, alone
 from videoaccel.models.router import Routers
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.router_file import RouterFile, find_routers
 from videoaccel.routers.lesson import Student, Teacher, lesson
 from videoaccel.routers.training import part_path, train_router, warm_start

@@ -21,7 +21,8 @@ from videoaccel.common.home import cache_folder, kept_nowhere
 from videoaccel.common.user_warning import warn_user
 from videoaccel.parallel.mesh import rank_here
 from videoaccel.planning.fitted import QUALITY
-from videoaccel.planning.prior import KINDS, PIPELINE, Prior, priors_on_shelf
+from videoaccel.planning.prior import KINDS, PIPELINE, Prior
+from videoaccel.planning.shelf import priors_on_shelf
 
 
 class NoPriorError(ValueError):

@@ -9,7 +9,8 @@ from videoaccel.calibration import replay
 from videoaccel.common.files import check_file, make_shelf
 from videoaccel.common.home import expand
 from videoaccel.jobs.resolve import WorkOrder
-from videoaccel.planning.prior import PART, Prior, merge, shelf
+from videoaccel.planning.prior import Prior, merge
+from videoaccel.planning.shelf import PART, shelf
 from videoaccel.settings.calibrate import CalibrateSettings
 
 

@@ -37,7 +37,9 @@ from videoaccel.jobs.sidecar import device_name
 from videoaccel.media.encoders import Frames
 from videoaccel.models.protocols import Transformer
 from videoaccel.models.seam import Site, direct
-from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
+from videoaccel.planning.fingerprint import fingerprint
+from videoaccel.planning.prior import Prior, setting_of
+from videoaccel.planning.shelf import find_prior
 from videoaccel.session.action_grid import as_letters
 from videoaccel.session.actions import COMPUTE
 from videoaccel.session.costs import Costs, Unit

@@ -40,7 +40,8 @@ from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.generate import plain_arguments
 from videoaccel.outside.outputs import taken
 from videoaccel.outside.signature import signature_of, signature_of_blocks
-from videoaccel.planning.prior import Prior, fingerprint
+from videoaccel.planning.fingerprint import fingerprint
+from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
 
 

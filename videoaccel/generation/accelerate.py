@@ -16,7 +16,8 @@ from videoaccel.adapters.rule import Computed, StepRule
 from videoaccel.adapters.whole_call import check_of_all, schedule_of_all
 from videoaccel.common.reading import parse_bytes
 from videoaccel.common.user_warning import warn_user
-from videoaccel.planning.prior import Prior, find_prior, setting_of
+from videoaccel.planning.prior import Prior, setting_of
+from videoaccel.planning.shelf import find_prior
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, titled, told_by
 

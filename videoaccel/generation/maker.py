@@ -30,8 +30,9 @@ from videoaccel.parallel.layout import Layout
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.parallel.schemes import choose_scheme, find_layout
 from videoaccel.parallel.shards import Shards
-from videoaccel.planning.prior import advice, find_prior, setting_of
+from videoaccel.planning.prior import setting_of
 from videoaccel.planning.prior_tables import check_tables
+from videoaccel.planning.shelf import advice, find_prior
 from videoaccel.sampling.conditioning import apply_mask_strategy, size_numbers
 from videoaccel.sampling.noise import SampleNoise
 from videoaccel.session.done import Done

@@ -24,7 +24,7 @@ from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.costs_cache import CostsCache, machine, measured
-from videoaccel.planning.prior import fingerprint
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
 from videoaccel.session.job import Job, Smaller, Velocities

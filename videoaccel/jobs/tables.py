@@ -10,7 +10,8 @@ from torch import nn
 from videoaccel.common.home import expand
 from videoaccel.jobs.parts import load_pipeline
 from videoaccel.jobs.resolve import WorkOrder
-from videoaccel.planning.prior import advice, setting_of, settings_on_shelf
+from videoaccel.planning.prior import setting_of
+from videoaccel.planning.shelf import advice, settings_on_shelf
 from videoaccel.settings.tensor_heads import PRIOR, check_format
 
 

@@ -6,11 +6,8 @@ of several runs or machines can be merged.
 Shape legend: N steps, M module sites, K shares of columns, A ages (1 to A), G gaps.
 """
 
-import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +19,16 @@ from torch import Tensor, nn
 
 from videoaccel import __version__
 from videoaccel.common.files import atomic_write_bytes
-from videoaccel.common.home import cache_folder, expand
-from videoaccel.common.package import packaged
-from videoaccel.common.plain_files import check_plain
+from videoaccel.common.home import expand
 from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
+from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.fitted import PREFIX
 from videoaccel.planning.network_config import config_differences, configuration
 from videoaccel.planning.prior_tables import check_tables
-from videoaccel.settings.tensor_heads import NETWORK, PRIOR, check_format
+from videoaccel.settings.tensor_heads import NETWORK, PRIOR
 
 FORMAT = PRIOR
 
@@ -43,8 +39,6 @@ MUST_MATCH = ("model", "scheduler", "steps", "size", "frames", "guidance", "dtyp
 MOST = 10**9
 """A number of a prior that is as large is none."""
 
-PART = ".part.safetensors"
-"""How the names of priors end that are still being made; nothing is looked up in these."""
 
 MAY_DIFFER = ("steps", "size", "frames", "guidance", "dtype")
 """Fields in which a foreign prior may differ on request; another model or scheduler is never accepted."""
@@ -92,7 +86,7 @@ class Prior:
         path = prior_file(path)
         try:
             with safe_open(path, "pt") as file:
-                about = _about(path, file.metadata())
+                about = read_about(path, file.metadata())
                 tables = tensors_of(file)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no prior: {first_line(error)}") from None
@@ -120,7 +114,7 @@ class Prior:
         return [
             *(
                 f"{name} {_short(self.setting.get(name))}, here {_short(setting.get(name))}"
-                for name in _unlike(self.setting, setting)
+                for name in unlike(self.setting, setting)
             ),
             *config_differences(self.setting.get(NETWORK), setting.get(NETWORK)),
         ]
@@ -136,11 +130,11 @@ class Prior:
         Raises:
             ValueError: It was made for something else; says in what it differs.
         """
-        _warn_of_version(self)
+        warn_of_version(self)
         differences = self.differences(setting)
         if not differences:
             return self
-        fatal = _is_of_another(self.setting, setting)
+        fatal = is_of_another(self.setting, setting)
         if fatal or not foreign:
             advice = "" if fatal else "; calibrate for this setting, or allow a foreign prior to interpolate"
             raise ValueError(f"the prior was made for {', '.join(differences)}{advice}")
@@ -186,14 +180,15 @@ class Prior:
         return Prior({**other.setting, **self.setting}, tables, samples, info)
 
 
-def _unlike(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:
+def unlike(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> list[str]:
+    """Fields of a prior's setting that have other values in another; the network's configuration apart."""
     return [name for name in MUST_MATCH if made_for.get(name) != setting.get(name)]
 
 
-def _is_of_another(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+def is_of_another(made_for: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
     """Whether a prior is one of another network or schedule, which nothing makes good."""
-    unlike = not set(_unlike(made_for, setting)) <= set(MAY_DIFFER)
-    return unlike or bool(config_differences(made_for.get(NETWORK), setting.get(NETWORK)))
+    other = not set(unlike(made_for, setting)) <= set(MAY_DIFFER)
+    return other or bool(config_differences(made_for.get(NETWORK), setting.get(NETWORK)))
 
 
 def merge(priors: Sequence[Prior]) -> Prior:
@@ -202,48 +197,6 @@ def merge(priors: Sequence[Prior]) -> Prior:
     for prior in rest:
         first = first.merged(prior)
     return first
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Identity of a network's weights, whatever type they are held in: a hash over a sample of every parameter."""
-    return _hashed(*_sample(model))
-
-
-class Fingerprints:
-    """Fingerprints of networks that are asked for again and again: hashed anew only where the sample has changed."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[bytes, str], str] = {}
-
-    def of(self, model: nn.Module) -> str:
-        """As :func:`fingerprint`."""
-        names, sample = _sample(model)
-        key = (hashlib.sha256(sample.view(torch.int16).numpy().tobytes()).digest(), repr(names))
-        if key not in self._known:
-            self._known[key] = _hashed(names, sample)
-        return self._known[key]
-
-
-def _sample(model: nn.Module) -> tuple[list[tuple[str, list[int]]], Tensor]:
-    """Names and shapes of parameters, and up to 64 values of each, one behind the other, bfloat16 on the CPU."""
-    names, picked = [], []
-    for name, parameter in sorted(model.state_dict().items()):
-        flat = parameter.detach().flatten()
-        names.append((name, list(parameter.shape)))
-        picked.append(flat[:: max(1, len(flat) // 64)][:64].to(torch.bfloat16))
-    devices = {part.device for part in picked}
-    joined = torch.cat(picked if len(devices) == 1 else [part.cpu() for part in picked]) if picked else torch.empty(0)
-    return names, joined.to("cpu", torch.bfloat16)
-
-
-def _hashed(names: list[tuple[str, list[int]]], sample: Tensor) -> str:
-    digest, start = hashlib.sha256(), 0
-    for name, shape in names:
-        count = math.prod(shape)
-        end = start + len(range(0, count, max(1, count // 64))[:64])
-        digest.update(f"{name} {shape} {sample[start:end].float().tolist()}\n".encode())
-        start = end
-    return digest.hexdigest()
 
 
 def setting_of(
@@ -283,77 +236,6 @@ def prior_file(path: str | Path) -> Path:
     return found
 
 
-def shelf() -> list[Path]:
-    """Folders in which priors are looked for: that of the user's cache, then that of the package."""
-    return [cache_folder("priors"), packaged("assets", "priors")]
-
-
-def find_prior(
-    setting: Mapping[str, Any], *, folders: Sequence[Path] | None = None, foreign: bool = False
-) -> Prior | None:
-    """What was calibrated for exactly this setting, or None.
-
-    Several priors of a setting may hold the tables of different methods: all are used, of equal tables the first.
-
-    Args:
-        setting: What is to be generated.
-        folders: Where to look; default the shelf.
-        foreign: Where there is none, take the nearest of the same model, interpolated.
-    """
-    found: Prior | None = None
-    for path in _on_shelf(shelf() if folders is None else folders):
-        try:
-            check_plain(path)
-            with safe_open(path, "pt") as file:
-                made_for = _about(path, file.metadata())["setting"]
-            if _unlike(made_for, setting) or _is_of_another(made_for, setting):
-                continue
-            prior = Prior.load(path)
-            _warn_of_version(prior)
-        except (OSError, SafetensorError, ValueError) as error:
-            warn_user(f"a prior is passed over: {path}: {error}")
-            continue
-        if found is None:
-            found = prior
-        else:
-            tables, samples = {**prior.tables, **found.tables}, {**prior.samples, **found.samples}
-            found = Prior(found.setting, tables, samples, found.info, found.path)
-    if found is None and foreign and (nearest := nearest_prior(setting)) is not None:
-        return nearest.for_setting(setting, foreign=True)
-    return found
-
-
-def nearest_prior(setting: Mapping[str, Any]) -> Prior | None:
-    """Of the same model and schedule, what was calibrated for the setting most like this one."""
-    others = [prior for prior in priors_on_shelf() if not _is_of_another(prior.setting, setting)]
-    return min(others, key=lambda prior: len(prior.differences(setting)), default=None)
-
-
-def advice(setting: Mapping[str, Any]) -> str:
-    """What to say besides where there is no prior for a setting: what there is instead; empty if nothing is."""
-    nearest = nearest_prior(setting)
-    if nearest is None:
-        return ""
-    differences = ", ".join(nearest.differences(setting))
-    return f"; the nearest prior was made for {differences}: `allow_foreign_prior` interpolates it"
-
-
-def priors_on_shelf() -> Iterator[Prior]:
-    """All that can be read."""
-    for path in _on_shelf(shelf()):
-        with suppress(OSError, SafetensorError, ValueError):  # find_prior has said so
-            yield Prior.load(path)
-
-
-def settings_on_shelf() -> list[Mapping[str, Any]]:
-    """What the priors there are were made for; those that cannot be read are passed over."""
-    found: list[Mapping[str, Any]] = []
-    for path in _on_shelf(shelf()):
-        with suppress(OSError, ValueError):
-            found.append(check_format(path, PRIOR, what="no prior").get("setting") or {})
-    return found
-
-
 def resample(table: Tensor, old: int, new: int) -> Tensor:
     """Interpolate a table [old steps, ...] linearly to ``new`` steps; other tables stay.
 
@@ -371,13 +253,23 @@ def resample(table: Tensor, old: int, new: int) -> Tensor:
     return torch.where(endless, torch.inf, torch.where(weight > 0, between, table[low]))
 
 
-def _warn_of_version(prior: Prior) -> None:
+def warn_of_version(prior: Prior) -> None:
+    """Say that another version made a prior."""
     made = prior.info.get("videoaccel")
     if made is not None and made != __version__:
         warn_user(f"the prior was made by videoaccel {made}, this is {__version__}")
 
 
-def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+def read_about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a file of a prior says of it: setting, samples, info.
+
+    Args:
+        path: The file, as it is named where it is none.
+        metadata: Of its head.
+
+    Raises:
+        ValueError: It is none, or damaged.
+    """
     if not metadata or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no prior of this version (format {FORMAT})")
     with taken_for("a prior", path):
@@ -394,12 +286,6 @@ def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         for _seed, _prompt in info.get("samples", ()):
             pass
     return about
-
-
-def _on_shelf(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        names = folder.glob("*.safetensors")
-        yield from sorted(path for path in names if not path.name.endswith(PART) and not path.name.startswith("."))
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class RouterFile:
     """Routers and what they were trained for.
 
     Attributes:
-        model: Hash of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
+        model: Hash of the network's weights, see :func:`videoaccel.planning.fingerprint.fingerprint`.
         blocks: Names of the blocks' sites, in the order in which they run.
         budget: Least and greatest share of the modules' FLOPs that they were trained for.
         routers: The networks.

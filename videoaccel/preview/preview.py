@@ -22,7 +22,8 @@ from videoaccel.jobs.resolve import WorkOrder, resolve
 from videoaccel.jobs.tables import beside_model
 from videoaccel.parallel.links import Link
 from videoaccel.planning.plan_report import PlanReport
-from videoaccel.planning.prior import Prior, find_prior
+from videoaccel.planning.prior import Prior
+from videoaccel.planning.shelf import find_prior
 from videoaccel.preview.mesh_plan import MeshPlan, kept_link, plan_mesh
 from videoaccel.session.policy import Policy
 from videoaccel.settings.generate import GenerateSettings

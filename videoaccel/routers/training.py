@@ -32,8 +32,10 @@ from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.resolve import Sample, WorkOrder, resolve
 from videoaccel.models.router import GATES, OPEN, Routers
 from videoaccel.models.seam import Site
-from videoaccel.planning.prior import Prior, find_prior, fingerprint, setting_of
+from videoaccel.planning.fingerprint import fingerprint
+from videoaccel.planning.prior import Prior, setting_of
 from videoaccel.planning.router_file import RouterFile, importance_order
+from videoaccel.planning.shelf import find_prior
 from videoaccel.policies.elastic import module_costs
 from videoaccel.routers.lesson import Marks, Student, Teacher, lesson
 from videoaccel.routers.places import check_output, marks_path, part_path

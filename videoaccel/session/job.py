@@ -106,7 +106,7 @@ class Job:
         counted: The operations, if they were counted before; nothing is run for it.
         cache_memory: Bytes that stored values may take; None for any number.
         patch: Latent rows and columns to a place; None if that is not known.
-        fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.prior.fingerprint`.
+        fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.fingerprint.fingerprint`.
         keeps_variance: Whether the squares of signal and noise add up to one (DDIM and its like); of a rectified flow
             they do themselves.
         smaller: Runs the network on smaller latents; None where that cannot be had.
