@@ -23,7 +23,7 @@ from videoaccel.calibration.probing import every_site, output_bytes, site_groups
 from videoaccel.common.devices import free_memory
 from videoaccel.eval.world import sample_scene
 from videoaccel.policies._soda_errors import AGES, ErrorProbe
-from videoaccel.routers.training import begin
+from videoaccel.routers.learning import begin
 from videoaccel.settings.routers import RouterSettings
 
 CALIBRATED = AGES + 3

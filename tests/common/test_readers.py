@@ -32,7 +32,8 @@ from videoaccel.comparison.log import Log
 from videoaccel.evaluation.clips import find_clips, read_prompts_file
 from videoaccel.evaluation.rows import RowFile
 from videoaccel.generation.loading import find_model, load_scheduler, transformer_class
-from videoaccel.jobs.resolve import policy_of, suite_prompts
+from videoaccel.jobs.resolve import policy_of
+from videoaccel.jobs.samples import suite_prompts
 from videoaccel.jobs.sidecar import Sidecar
 from videoaccel.models.checkpoint import read_config
 from videoaccel.models.lora import read_lora

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videoaccel.evaluation.clips import find_clips, read_prompts_file
-from videoaccel.jobs.resolve import suite_prompts
+from videoaccel.jobs.samples import suite_prompts
 
 PROMPT = "a caf\u00e9, se\u00f1or"
 

@@ -13,7 +13,7 @@ from typing import Any
 from videoaccel.common.stages import Listener
 from videoaccel.jobs.generate import Clip
 from videoaccel.jobs.memory_advice import OutOfMemoryError
-from videoaccel.jobs.resolve import Outputs
+from videoaccel.jobs.samples import Outputs
 from videoaccel.rendering.control import Control
 from videoaccel.rendering.outcome import Outcome, Rules
 from videoaccel.rendering.plan import Planned, Unit

@@ -16,8 +16,9 @@ from videoaccel.common.alone import BusyError, alone
 from videoaccel.models.router import Routers
 from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.router_file import RouterFile, find_routers
+from videoaccel.routers.learning import warm_start
 from videoaccel.routers.lesson import Student, Teacher, lesson
-from videoaccel.routers.training import part_path, train_router, warm_start
+from videoaccel.routers.training import part_path, train_router
 from videoaccel.settings.routers import RouterSettings, parse_range
 
 SIZE = (2, 4, 4)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from videoaccel.jobs.resolve import numbered, pick_device, resolve
+from videoaccel.jobs.resolve import pick_device, resolve
+from videoaccel.jobs.samples import numbered
 from videoaccel.settings.calibrate import CalibrateSettings
 from videoaccel.settings.config import config_folder, config_names, read_yaml
 from videoaccel.settings.generate import TARGETS, GenerateSettings

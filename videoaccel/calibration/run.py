@@ -23,7 +23,8 @@ from videoaccel.common.stages import Listener
 from videoaccel.common.wording import counted
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.generation.prepared import Denoising
-from videoaccel.jobs.resolve import Sample, WorkOrder
+from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.jobs.samples import Sample
 from videoaccel.parallel.mesh import Mesh
 from videoaccel.planning.prior import Prior, merge
 from videoaccel.policies.soda import Soda

@@ -39,7 +39,8 @@ from videoaccel.jobs.explanation import Explanation, explain, gained_nothing
 from videoaccel.jobs.memory_advice import memory_advice
 from videoaccel.jobs.parts import encode_texts, load_pipeline, read_given, references_of
 from videoaccel.jobs.ranks import started, told_of_ranks
-from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, resolve
+from videoaccel.jobs.resolve import WorkOrder, resolve
+from videoaccel.jobs.samples import Outputs, Sample
 from videoaccel.jobs.sidecar import Sidecar, describe, file_hash, model_files, model_hash, titles
 from videoaccel.jobs.tables import check_tables
 from videoaccel.media.beside import Beside

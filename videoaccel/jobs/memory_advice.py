@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from videoaccel.jobs.resolve import Outputs
+from videoaccel.jobs.samples import Outputs
 from videoaccel.settings.generate import NONE, TARGETS, GenerateSettings
 
 

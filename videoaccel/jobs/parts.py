@@ -32,7 +32,8 @@ from videoaccel.generation.references import (
     read_references,
 )
 from videoaccel.generation.releases import class_labels
-from videoaccel.jobs.resolve import Sample, WorkOrder
+from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.jobs.samples import Sample
 from videoaccel.models.checkpoint import hub_reason, read_config
 from videoaccel.sampling.kinds import with_fields
 from videoaccel.settings.config import Part

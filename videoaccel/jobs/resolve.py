@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from videoaccel.common.devices import check_device
 from videoaccel.common.extras import need
-from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand, expand_text
-from videoaccel.common.reading import read_text
-from videoaccel.eval.vbench import read_full_info
 from videoaccel.generation.attention_kernels import attention_kernel
 from videoaccel.generation.given import check_given, given_files, lora_files
 from videoaccel.generation.loading import Source, find_model, torch_dtype
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
-from videoaccel.generation.request import negative_text, prompt_texts
+from videoaccel.generation.request import negative_text
 from videoaccel.generation.tuning import check_fp8, check_graphs, why_no_kernels
+from videoaccel.jobs.samples import Outputs, Sample, samples_of
 from videoaccel.media.writer import Writer
 from videoaccel.models.checkpoint import read_config
 from videoaccel.parallel.degrees import Degrees
 from videoaccel.planning.prior import prior_file
-from videoaccel.sampling.noise import sample_seeds
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import beside_file, make_policy, named_method, told_by
 from videoaccel.settings.config import Defaults, config_names
@@ -37,55 +33,8 @@ from videoaccel.settings.sizes import check_sides, resolve_size
 BEST = "soda"
 """The method that ``speedup`` alone uses: the one that won the comparison."""
 
-LONGEST_NAME = 255
-"""Bytes of a file's name, on every disk that is in use."""
 
 _WITH_METHOD = ("accel_options", "prior", "allow_foreign_prior", "cache_memory")
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Files of one clip.
-
-    Attributes:
-        clip: The video, picture or folder of frames; a folder's name ends in "/".
-        sidecar: How it was made.
-        sheet: Contact sheet; None for none.
-        poster: A frame as a jpeg; None for none.
-        explained: Pictures of what the method did, one a loop; empty for none.
-    """
-
-    clip: str
-    sidecar: Path
-    sheet: Path | None
-    poster: Path | None = None
-    explained: tuple[Path, ...] = ()
-
-    @property
-    def all(self) -> list[str]:
-        """Every path that is written."""
-        return [
-            self.clip,
-            str(self.sidecar),
-            *(str(path) for path in (self.sheet, self.poster, *self.explained) if path),
-        ]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One clip to make.
-
-    Attributes:
-        prompt: As given.
-        texts: Ready for the tokenizer, one a loop.
-        seed: Of its noise.
-        outputs: What is written; None if it is only made because another clip of its batch depends on it.
-    """
-
-    prompt: str
-    texts: tuple[str, ...]
-    seed: int
-    outputs: Outputs | None
 
 
 @dataclass(frozen=True)
@@ -144,7 +93,7 @@ def resolve(settings: GenerateSettings) -> WorkOrder:
         told = {"dp": degrees.data, "cfg_parallel": degrees.guidance, "sp": degrees.sequence}
         settings = settings.model_copy(update={"gpus": degrees.ranks, **told})
     height, width = resolve_size(settings.size)
-    samples = _samples(settings, source.spec.defaults)
+    samples = samples_of(settings, source.spec.defaults)
     size = settings.batch_size
     batches = [tuple(samples[start : start + size]) for start in range(0, len(samples), size)]
     order = WorkOrder(
@@ -197,19 +146,6 @@ def pick_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return check_device(name)
-
-
-def numbered(output: str, count: int) -> list[str]:
-    """Names for ``count`` clips.
-
-    >>> numbered("out.mp4", 1), numbered("a/out.mp4", 2), numbered("frames/", 11)[:2]
-    (['out.mp4'], ['a/out-0.mp4', 'a/out-1.mp4'], ['frames-00/', 'frames-01/'])
-    """
-    if count == 1:
-        return [output]
-    path, end = Path(output), "/" if output.endswith("/") else ""
-    digits = len(str(count - 1))
-    return [f"{path.with_name(f'{path.stem}-{number:0{digits}d}{path.suffix}')}{end}" for number in range(count)]
 
 
 def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
@@ -290,66 +226,6 @@ def _size(s: GenerateSettings, d: Defaults) -> tuple[int, int]:
 def _score(given: float | str | None, default: float | str | None) -> float | str:
     value = default if given is None else given
     return NONE if value is None else value
-
-
-def _samples(s: GenerateSettings, defaults: Defaults) -> list[Sample]:
-    scores = {name: getattr(s, name) for name in ("aes", "flow", "camera_motion")}
-    told = defaults.model_copy(update={name: None if score == NONE else score for name, score in scores.items()})
-    prompts = s.prompt if s.vbench is None else suite_prompts(s.vbench)
-    texts = prompt_texts(prompts, told, loops=s.loops, clean=s.clean_prompt)
-    count = len(texts) * s.samples
-    seeds = sample_seeds(list(s.seeds) or s.seed, prompts=len(texts), samples=s.samples)
-    assert s.output is not None
-    if s.vbench is not None:
-        names = [f"{s.output}{prompt}-{k}.mp4" for prompt in prompts for k in range(s.samples)]
-    else:
-        names = numbered(s.output, count) if s.keep is None else [s.output] * count
-    sidecars = None if s.vbench is None else Path(f"{s.output.rstrip('/')}-sidecars")
-    return [
-        Sample(
-            prompt=prompts[index // s.samples],
-            texts=tuple(texts[index // s.samples]),
-            seed=seeds[index],
-            outputs=_outputs(names[index], s, sidecars) if s.keep in (None, index) else None,
-        )
-        for index in range(count)
-    ]
-
-
-def suite_prompts(path: str) -> tuple[str, ...]:
-    """Every prompt of a ``VBench_full_info.json`` once, in its order.
-
-    Raises:
-        ValueError: It is no such file, or a prompt cannot name a clip.
-        OSError: It cannot be read.
-    """
-    rows = read_full_info(read_text(Path(path), name=f"`vbench` {path}"), source=path)
-    texts = tuple(dict.fromkeys(row.text for row in rows))
-    if wrong := next((text for text in texts if "/" in text), None):
-        raise ValueError(f"`vbench` {path}: the prompt {wrong!r} cannot name a file")
-    # Found here, before the first clip is made: no disk takes longer names.
-    if wrong := next((text for text in texts if len(f"{text}-0000.mp4".encode()) > LONGEST_NAME), None):
-        raise ValueError(
-            f"`vbench` {path}: the prompt {wrong[:40]!r}... has {len(wrong.encode())} bytes, and the name of a file "
-            f"has at most {LONGEST_NAME} with its number and ending"
-        )
-    return texts
-
-
-def pictures(folder: Path, name: str, s: GenerateSettings) -> dict[str, Any]:
-    """Pictures beside a clip that the settings ask for: the sheet of its frames, and what the method did."""
-    numbers = [""] if s.loops == 1 else [f"-{loop}" for loop in range(s.loops)]
-    return {
-        "sheet": folder / f"{name}-sheet.png" if s.contact_sheet else None,
-        "explained": tuple(folder / f"{name}-explain{number}.png" for number in numbers) if s.explain else (),
-    }
-
-
-def _outputs(clip: str, s: GenerateSettings, sidecars: Path | None) -> Outputs:
-    """A clip's files; sidecars of a VBench run lie in a folder of their own, since its scripts choke on other files."""
-    path = Path(clip)
-    name = path.name if clip.endswith("/") else path.stem
-    return Outputs(clip, sidecar_beside(clip, folder=sidecars), **pictures(path.parent, name, s))
 
 
 def policy_of(s: GenerateSettings) -> Policy | None:

@@ -19,7 +19,8 @@ from videoaccel import __version__
 from videoaccel.common.home import expand
 from videoaccel.common.plain_json import read_json
 from videoaccel.generation.loading import Source
-from videoaccel.jobs.resolve import Sample, WorkOrder
+from videoaccel.jobs.resolve import WorkOrder
+from videoaccel.jobs.samples import Sample
 from videoaccel.session.policy import Policy
 from videoaccel.session.registry import titled
 from videoaccel.settings.config import Part, validate

@@ -16,7 +16,8 @@ from videoaccel.common.files import sidecar_beside
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.rank_choice import choose_ranks
-from videoaccel.jobs.resolve import Outputs, numbered, pick_device, policy_of, suite_prompts
+from videoaccel.jobs.resolve import pick_device, policy_of
+from videoaccel.jobs.samples import Outputs, numbered, suite_prompts
 from videoaccel.media.sound import ENDING
 from videoaccel.media.writer import Writer
 from videoaccel.outside.arguments import CLASSES, Arguments, arguments_of

@@ -16,7 +16,8 @@ from typing import Any
 from videoaccel.common.home import expand
 from videoaccel.common.wording import counted
 from videoaccel.generation.given import given_files, lora_files
-from videoaccel.jobs.resolve import Outputs, Sample, WorkOrder, pictures, resolve
+from videoaccel.jobs.resolve import WorkOrder, resolve
+from videoaccel.jobs.samples import Outputs, Sample, pictures
 from videoaccel.jobs.sidecar import model_files, model_hash
 from videoaccel.outside.find import Found, find_outside
 from videoaccel.outside.order import OutsideOrder

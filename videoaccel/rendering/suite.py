@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from videoaccel.common.files import PART_SUFFIX
-from videoaccel.jobs.resolve import suite_prompts
+from videoaccel.jobs.samples import suite_prompts
 from videoaccel.rendering.folder import RenderFolder
 from videoaccel.rendering.inside import Inside
 from videoaccel.rendering.jobs_file import JobsFile, Line
