@@ -90,7 +90,7 @@ def test_a_dry_run_says_what_it_will_take(render: Render) -> None:
     done = render("--dry-run", "--no-time", jobs=jobs)
     assert done.code == 0, done.err
     assert "3 clips, 0 of them finished, 3 to make" in done.out and "time unknown (--no-time)" in done.out
-    assert "at most 3 KiB a clip, uncompressed" in done.out and "line 1: clips/a-" in done.out
+    assert "at most 1.5 KiB a clip, uncompressed" in done.out and "line 1: clips/a-" in done.out
     assert "line 2 asks for the same clip as line 1" in done.err and "out" not in here()
     predicted = render("--dry-run", jobs=jobs)
     assert "of denoising, predicted" in predicted.out
