@@ -82,7 +82,7 @@ GENERATE = {
     ("--from", "none.json"): "--from takes the .json that was written beside a clip",
 }
 MISTAKES = {
-    ("generate",): "there is no prompt",
+    ("generate",): "there is no prompt; give PROMPT, such as 'a red circle moves left'",
     **{("generate", "a red circle", *given): said for given, said in GENERATE.items()},
     ("render", "none.jsonl", "-o", "out"): "none.jsonl does not exist",
     ("render", "field.jsonl", "-o", "out"): "1 problem in field.jsonl",

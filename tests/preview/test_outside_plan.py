@@ -26,7 +26,7 @@ def test_fitted_evaluations_say_so() -> None:
     found = evaluations()
     ways = ["computed", "computed", "forecast of order 1", "computed", "held"]
     assert [one.how for one in found] == [
-        *ways, "fitted, of 2 outputs", "fitted, of 1 output", "fitted, of 2 outputs"
+        *ways, "fitted from 2 outputs", "fitted from 1 output", "fitted from 2 outputs"
     ]  # fmt: skip
     errors = [None if one.error is None else round(one.error, 6) for one in found]
     assert errors == [None, None, 0.2, None, 0.2, None, None, None], "of a fitted one it was not measured"
@@ -40,9 +40,9 @@ def test_a_plan_is_printed_in_lines() -> None:
         "  expected quality: 33.0 dB PSNR to the plain clip, calibration clips' mean, 30.0 the worst",
         "  computed: 3 of 8: 0-1, 3",
         "  held: 4, expected errors up to 0.2",
-        "  fitted, of 1 output: 6",
+        "  fitted from 1 output: 6",
         "  forecast of order 1: 2, expected errors up to 0.2",
-        "  fitted, of 2 outputs: 5, 7",
+        "  fitted from 2 outputs: 5, 7",
     ]
     assert repr(plan).startswith("<OutsidePlan soda on WanPipeline: 3 of 8 evaluations computed, 2.67x fewer")
     assert repr(plan).endswith(", 33.0 dB expected>")

@@ -22,7 +22,7 @@ from videoaccel.planning.picture import draw
 from videoaccel.planning.plan_report import PlanReport, gathered
 from videoaccel.planning.prior import Prior
 from videoaccel.preview.preview import plan
-from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Forecast, Partial, Span
+from videoaccel.session.actions import COMPUTE, REUSE, SKIP, Combine, Forecast, Partial, Span
 from videoaccel.session.registry import make_policy, policy_names
 
 STEPS = 12
@@ -105,6 +105,8 @@ def test_a_plan_is_printed_in_lines() -> None:
         "  compute: steps 0-1",
         "  reuse: steps 2-3",
     ]
+    fitted = report({}, {BODY: Combine((1.5, -0.5))}, {BODY: Combine((1.0,))})
+    assert str(fitted).splitlines()[-2:] == ["  fitted from 2 steps: step 1", "  fitted from 1 step: step 2"]
     assert repr(made) == "<PlanReport soda: 2 of 4 steps computed in full, 2.00x fewer FLOPs, 31.2 dB expected>"
     assert repr(report({}, adaptive=True)) == "<PlanReport soda: it decides while it runs>"
     assert "so nothing is foretold" in str(report({}, adaptive=True))

@@ -26,6 +26,23 @@ INCOMPLETE = 3
 _PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _KNOWN = (OSError, MemoryError, ArithmeticError, UnfitVersionError)
 
+OTHERS = {
+    "height": "--size HEIGHTxWIDTH",
+    "width": "--size HEIGHTxWIDTH",
+    "num-frames": "--frames",
+    "num-inference-steps": "--steps",
+    "num-sampling-steps": "--steps",
+    "guidance-scale": "--guidance",
+    "cfg-scale": "--guidance",
+    "num-videos-per-prompt": "--samples",
+    "num-images-per-prompt": "--samples",
+    "aspect-ratio": "--aspect",
+    "method": "--accel",
+    "out": "--output",
+    "prompt": "PROMPT (in quotes, no option)",
+}
+"""Our options by what other programs call them."""
+
 _told: list[int] = []
 """Exit codes of the signals that this command was told to end by."""
 
@@ -84,7 +101,7 @@ def exit_code(command: Callable[[], Any], *, debug: bool, resumes: bool = False)
             message = error.format_message()  # type: ignore[attr-defined]
             if not message:  # no command was given: typer has shown the help
                 return 0
-            _say(f"{message.rstrip('.')}; --help lists what there is")
+            _say(_elsewhere(error) or f"{message.rstrip('.')}; --help lists what there is")
             return BAD_INPUT
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         bad_input = too_long or isinstance(error, (ValueError, *_PATHS))
@@ -109,6 +126,18 @@ def _say_stopped(code: int, resumes: bool) -> None:
 def _is_usage(error: Exception) -> bool:
     # typer brings its own copy of click since 0.26, so the class itself depends on the version.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _elsewhere(error: Any) -> str | None:
+    """What to say of an option that is there by another name, as diffusers or other programs call it."""
+    given = getattr(error, "option_name", None)
+    ours = OTHERS.get(str(given).lstrip("-").replace("_", "-"))
+    if ours is None or error.ctx is None:
+        return None
+    names = {name for own in error.ctx.command.params for name in (*own.opts, str(own.name).upper())}
+    if ours.split()[0] not in names:
+        return None
+    return f"there is no option {given}; it is {ours} here"
 
 
 def _sentence(error: Exception, *, known: bool) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videoaccel.common.wording import as_bytes, ranges
+from videoaccel.common.wording import as_bytes, counted, ranges
 from videoaccel.models.seam import Site
 from videoaccel.session.action_grid import spread
 from videoaccel.session.actions import COMPUTE, Action, Combine, Place
@@ -173,11 +173,16 @@ def _combined(step: Mapping[Place, Action]) -> dict[str, Any]:
 
 
 def _words(step: Mapping[Site, Action], share: float) -> str:
-    counts = Counter(str(action) for action in step.values())
+    counts = Counter(_called(action) for action in step.values())
     text = (
         next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.most_common())
     )
     return text if share in (0.0, 1.0) else f"{text} ({share:.0%} of the rows)"
+
+
+def _called(action: Action) -> str:
+    """An action in words, where its name in records says little."""
+    return f"fitted from {counted(len(action.weights), 'step')}" if isinstance(action, Combine) else str(action)
 
 
 def gathered(items: Sequence[str]) -> dict[str, str]:

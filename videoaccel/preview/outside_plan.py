@@ -33,7 +33,7 @@ class Foretold:
         if self.order is None:
             return "computed"
         if self.fitted:
-            return f"fitted, of {counted(self.order + 1, 'output')}"
+            return f"fitted from {counted(self.order + 1, 'output')}"
         return "held" if self.order == 0 else f"forecast of order {self.order}"
 
 

@@ -52,7 +52,7 @@ def check_early(s: GenerateSettings, *, writes: bool = True) -> None:
     check_model_name(s.model)
     ours = s.model in config_names("models")
     if ours and not s.prompt and s.vbench is None and writes:
-        raise ValueError("there is no prompt")
+        raise ValueError("there is no prompt; give `prompt`, such as 'a red circle moves left'")
     if s.accel is not None:
         check_method_name(s.accel)
         check_fields(s.accel, s.accel_options, [name for name in TARGETS if getattr(s, name) is not None])
