@@ -261,6 +261,17 @@ def test_an_empty_folder_is_an_error(cli: Cli) -> None:
     assert done.code == 2 and "clips holds no clip; they end in .mp4" in done.err
 
 
+@pytest.mark.parametrize("asked", ["out", "out/clips"])
+def test_a_renders_posters_are_no_clips(cli: Cli, asked: str) -> None:
+    Path("out/.render").mkdir(parents=True)
+    Path("out/clips/a-1").mkdir(parents=True)
+    for name in ("a.mp4", "a.json", "poster.jpg"):
+        Path("out/clips/a-1", name).write_text("x")
+    done = cli("evaluate", asked, "-o", "run")
+    said = f"{asked} has a folder for each clip, as a render; videoaccel report out measures it"
+    assert done.code == 2 and said in done.err
+
+
 FAKE = '''
 """Stands in for the official package: the interface that the bridge uses, without networks."""
 import json, os, pathlib

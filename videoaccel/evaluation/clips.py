@@ -22,6 +22,8 @@ from videoaccel.settings.early import check_reader_name
 CLIP_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 """Names that end so are clips; a folder of pictures is one, too."""
 
+_RENDER = ".render"  # stands in the folder of a render, beside its clips
+
 SAMPLES = 5
 """Of every prompt that VBench counts, numbered from 0."""
 
@@ -146,6 +148,10 @@ def find_clips(folder: Path, *, reference: Path | None = None, prompts: PromptBo
     if stray := sorted(set(book.by_file) - {_one_form(path.name) for path in paths}):
         raise ValueError(f"the prompts name {stray[0]!r}, and {folder} holds no clip of this name")
     if not paths:
+        render = folder.parent if folder.name == "clips" else folder
+        if (render / _RENDER).is_dir():
+            told = f"{folder} has a folder for each clip, as a render"
+            raise ValueError(f"{told}; videoaccel report {render} measures it")
         raise ValueError(f"{folder} holds no clip; they end in {', '.join(CLIP_SUFFIXES)}, or are folders of pictures")
     others = {_one_form(path.name): path for path in _clips_of(reference)} if reference else {}
     stems = {_one_form(_stem(path)): path for path in others.values()}
@@ -160,7 +166,9 @@ def _clips_of(folder: Path) -> list[Path]:
 
 
 def _is_frames(path: Path) -> bool:
-    return path.is_dir() and any(is_image(file) for file in path.iterdir())
+    """Whether a folder is a clip, and not one that holds a clip beside its poster, as those of a render do."""
+    files = list(path.iterdir()) if path.is_dir() else []
+    return any(map(is_image, files)) and not any(file.suffix.lower() in CLIP_SUFFIXES for file in files)
 
 
 def _stem(path: Path) -> str:
