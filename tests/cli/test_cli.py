@@ -229,6 +229,7 @@ def test_models(cli: Cli, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert set(found) >= {"demo", "opensora-v1.2"}
     assert found["demo"]["here"] == packaged("assets", "demo", "model_index.json").is_file()
     assert found["opensora-v1.2"]["defaults"]["num_frames"] == 51
+    assert all(len(set(model["missing"])) == len(model["missing"]) for model in found.values()), "each once"
 
 
 def test_doctor(cli: Cli) -> None:
@@ -274,6 +275,8 @@ def test_methods_are_listed_with_their_fields(cli: Cli) -> None:
     assert "In the box, with fields set, for --accel: delta-dit-lcm, " in listed.out
     one = cli("methods", "fora")
     assert one.code == 0 and "period" in one.out and "2, 3, 4, 5, 6, 8" in one.out
+    told = cli("methods", "soda").out
+    assert "network, modules, sites" in told and "Literal" not in told and "None" not in told
     wrong = cli("methods", "forra")
     assert wrong.code == 2 and "did you mean 'fora'" in wrong.err
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.commands import Cli, Result, here
 from tests.generation.stand_in_graphs import stand_in
+from videoaccel.cli.errors import interrupt, terminate
 from videoaccel.comparison import compare as comparing
 from videoaccel.generation import cache_memory
 from videoaccel.generation.pipeline import VideoPipeline
@@ -65,13 +66,15 @@ def test_what_is_no_result_makes_the_command_fail(compare: Compare) -> None:
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+    for told, code in ((interrupt, 130), (terminate, 143)):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(comparing, "measure_time", interrupted)
-        stopped = compare("--setting", "fora.period=2")
-    assert stopped.code == 130 and "the same command goes on from there" in stopped.err
+        def stopping(*args: object, told: Callable[[int, None], None] = told, **kwargs: object) -> None:
+            told(0, None)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(comparing, "measure_time", stopping)
+            stopped = compare("--setting", "fora.period=2")
+        assert stopped.code == code and "the same command goes on from there" in stopped.err
     before = Path("run/rows.jsonl").read_text()
     assert compare("--setting", "fora.period=2").code == 0
     assert Path("run/rows.jsonl").read_text().startswith(before)

@@ -129,7 +129,7 @@ def examine() -> dict[str, Any]:
             "bytes": sum(entry.size for entry in entries),
         },
         "models": {
-            name: "here" if model["here"] else f"missing: {', '.join(dict.fromkeys(model['missing']))}"
+            name: "here" if model["here"] else f"missing: {', '.join(model['missing'])}"
             for name in config_names("models")
             for model in [describe_model(name, load_named("models", name, ModelSpec))]
         },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -36,12 +37,24 @@ def methods(
     for title in ("field", "default", "values", "what it is"):
         table.add_column(title)
     for field, about in found.model_fields.items():
-        values = ", ".join(str(value) for value in found.sweep) if field == found.knob else _kind(str(about.annotation))
+        values = ", ".join(str(value) for value in found.sweep) if field == found.knob else _kind(about.annotation)
         default = "-" if about.default is None else str(about.default)
         table.add_row(field, default, values, about.description or "")
     console.print((found.__doc__ or "").strip().split("\n\n")[0] + "\n", markup=False)
     console.print(table)
 
 
-def _kind(annotation: str) -> str:
-    return annotation.replace("typing.", "").replace("<class '", "").replace("'>", "").replace("NoneType", "None")
+def _kind(annotation: Any) -> str:
+    """What a field takes, in words: names, or the kind of value.
+
+    >>> _kind(Literal["a", "b"] | int | None), _kind(tuple[float, float]), _kind(Annotated[float, "seconds"])
+    ('a, b, int', 'tuple[float, float]', 'float')
+    """
+    within = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, within))
+    if get_origin(annotation) is Annotated:
+        return _kind(within[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return ", ".join(_kind(one) for one in within if one is not NoneType)
+    return annotation.__name__ if isinstance(annotation, type) and not within else str(annotation)

@@ -57,7 +57,7 @@ def describe_model(name: str, spec: ModelSpec) -> dict[str, Any]:
         missing = [] if (folder / "model_index.json").is_file() else [str(folder)]
     else:
         parts = (spec.transformer, spec.vae, spec.text_encoder)
-        missing = [part.source for part in parts if part is not None and not _is_here(part)]
+        missing = list(dict.fromkeys(part.source for part in parts if part is not None and not _is_here(part)))
     return {
         "name": name,
         "description": spec.description,
