@@ -1,4 +1,4 @@
-"""Train the demo model's STDiT3 together with its tiny T5 on latents made by ``encode_clips``.
+"""Train the demo model's STDiT3 on latents made by ``encode_clips`` and the T5 of ``train_text``, which is frozen.
 
     python -m examples.demo_model.train_transformer --latents runs/demo/latents --out runs/demo/transformer
 
@@ -13,7 +13,6 @@ rises over ``--warmup`` steps, while the optimizers gather their moments anew.
 
 import argparse
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from examples.demo_model.recipe import FPS, PACKAGED, SIDE, TRANSFORMER_CONFIG
-from examples.demo_model.text import build_text_encoder, build_tokenizer
+from examples.demo_model.text import TOKENS, FrozenText
 from examples.training import Compiled, Trainer, add_options, fit, wait_for_shards
 from videoaccel.models.seam import Attend, Run, Site, attention
 from videoaccel.models.stdit import STDiT3
 from videoaccel.models.stdit_blocks import Conditioning, CrossAttention, SelfAttention
 
-TOKENS = 20  # the longest sentence of the world has 18
 GIVEN_SHARE = 0.12  # samples with given (clean) first or last frames
 GIVEN_ENDS = ((1, 0), (0, 1), (1, 1), (2, 0))  # how many of the first and of the last are given then
 IMAGE_SHARE = 0.05  # steps on single frames
@@ -38,10 +35,10 @@ FRAMES = 5  # latent frames of a clip
 
 
 class Latents:
-    """All latent shards in a device's memory, with their sentences as token ids."""
+    """All latent shards in a device's memory, with what T5 makes of their sentences."""
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, device: str = "cpu") -> None:
-        self.folder, self.tokenizer, self.device = folder, tokenizer, device
+    def __init__(self, folder: Path, text: FrozenText, device: str = "cpu") -> None:
+        self.folder, self.text, self.device = folder, text, device
         self.shards = 0
 
     def load(self) -> None:
@@ -55,17 +52,16 @@ class Latents:
                 parts.append(shard.get_tensor("latents"))
                 sentences += json.loads(shard.metadata()["sentences"])
         self.shards, self.latents = len(paths), torch.cat(parts).to(self.device)
-        self.ids, self.mask = self.words(sentences)
-
-    def words(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask of sentences, [N, TOKENS]."""
-        text = self.tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt").to(self.device)
-        return text.input_ids, text.attention_mask
+        said = sorted(set(sentences))
+        place = {sentence: index for index, sentence in enumerate(said)}
+        self.states, self.mask = self.text.read(said)
+        self.which = torch.tensor([place[sentence] for sentence in sentences], device=self.device)
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Random latents [B, Z, t, h, w] in float32, token ids and mask [B, TOKENS]."""
+        """Random latents [B, Z, t, h, w] in float32, text states [B, TOKENS, C] and mask [B, TOKENS]."""
         pick = torch.randint(len(self.latents), (count,), generator=generator, device=generator.device)
-        return self.latents[pick].float(), self.ids[pick], self.mask[pick]
+        words = self.which[pick]
+        return self.latents[pick].float(), self.states[words].float(), self.mask[words]
 
 
 def initialise(model: STDiT3) -> None:
@@ -132,22 +128,18 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return "blocks" in name and parameter.ndim == 2 and "table" not in name
 
 
-class Networks(Trainer):
-    """Both networks in bfloat16 where they run, over float32 masters, which the optimizers move."""
+class Network(Trainer):
+    """The transformer in bfloat16 where it runs, over float32 masters, which the optimizers move."""
 
     def __init__(self, args: argparse.Namespace, config: dict[str, Any] = TRANSFORMER_CONFIG) -> None:
         self.config = config
-        self.tokenizer = build_tokenizer()
         torch.manual_seed(args.seed)
-        self.text: T5EncoderModel = build_text_encoder(self.tokenizer)
         self.model = STDiT3(**config)
         initialise(self.model)
         if args.init is not None:
-            start = PACKAGED if str(args.init) == "demo" else args.init
-            self.model.load_state_dict(STDiT3.from_pretrained(start / "transformer").state_dict())
-            self.text.load_state_dict(T5EncoderModel.from_pretrained(start / "text_encoder").state_dict())
-        self.model.to(args.device), self.text.to(args.device)
-        named = list(self.named())
+            self.model.load_state_dict(STDiT3.from_pretrained(folder_of(args.init) / "transformer").state_dict())
+        self.model.to(args.device)
+        named = [(name, p) for name, p in self.model.named_parameters() if name != "rope.freqs"]
         masters = [(name, nn.Parameter(p.detach().clone())) for name, p in named]
         self.working = [p for _, p in named]
         for part in (self.model.spatial_blocks, self.model.temporal_blocks, self.model.y_embedder.y_proj):
@@ -156,15 +148,8 @@ class Networks(Trainer):
         self.model.final_layer.to(torch.bfloat16)
         self.fps = {frames: torch.tensor([120.0 if frames == 1 else FPS], device=args.device) for frames in (1, FRAMES)}
         self.run = running_with(plain_attention if args.device == "cpu" else fused_attention)
-        self.networks = Compiled(self.model, compile=args.compile)
-        super().__init__(masters, is_matrix, self.flow_loss, args, floor=0.05, forward=self.networks)
-
-    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Trained parameters of both networks."""
-        for prefix, network in (("model", self.model), ("text", self.text)):
-            for name, parameter in network.named_parameters():
-                if name != "rope.freqs":
-                    yield f"{prefix}.{name}", parameter
+        self.compiled = Compiled(self.model, compile=args.compile)
+        super().__init__(masters, is_matrix, self.flow_loss, args, floor=0.05, forward=self.compiled)
 
     def clear(self) -> None:
         """Forget gradients, those of the working parameters too."""
@@ -187,8 +172,8 @@ class Networks(Trainer):
             torch._foreach_copy_(self.working, self.parameters)
 
     def draw(self, data: Latents, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Latents [B, Z, t, h, w], token ids, mask, dropped prompts, timesteps, denoised frames, noise of a step."""
-        clips, ids, mask = data.batch(self.args.batch, generator)
+        """Latents [B, Z, t, h, w], text states, mask, dropped prompts, timesteps, denoised frames, noise of a step."""
+        clips, states, mask = data.batch(self.args.batch, generator)
         host = torch.Generator().manual_seed(generator.initial_seed() ^ (1 << 62))  # shapes are chosen by the host
         if torch.rand(1, generator=host) < IMAGE_SHARE:
             clips = clips[:, :, :1]
@@ -196,34 +181,35 @@ class Networks(Trainer):
         options = {"generator": generator, "device": generator.device}
         dropped = torch.rand(count, **options) < self.model.config.class_dropout_prob
         t, denoised = sample_timesteps(count, frames, generator), frame_mask(count, frames, generator)
-        return clips, ids, mask, dropped, t, denoised, torch.randn(clips.shape, **options)
+        return clips, states, mask, dropped, t, denoised, torch.randn(clips.shape, **options)
 
     def rehearsals(self, data: Latents) -> tuple[tuple[Tensor, ...], ...]:
         """Made-up inputs of both shapes: clips and single frames."""
-        ids, mask = (x.expand(self.args.batch, -1).contiguous() for x in data.words(["a"]))
+        states, mask = data.text.read(["a"] * self.args.batch)
         made = []
         for frames in (FRAMES, 1):
             g = torch.Generator(self.args.device).manual_seed(0)
             shape = (self.args.batch, self.config["in_channels"], frames, SIDE // 4, SIDE // 4)
             clips = torch.randn(shape, generator=g, device=g.device)
             t, denoised = sample_timesteps(len(clips), frames, g), frame_mask(len(clips), frames, g)
-            made.append((clips, ids, mask, torch.zeros_like(ids[:, 0], dtype=torch.bool), t, denoised, clips))
+            made.append(
+                (clips, states.float(), mask, torch.zeros_like(mask[:, 0], dtype=torch.bool), t, denoised, clips)
+            )
         return tuple(made)
 
     def flow_loss(
-        self, data: Tensor, ids: Tensor, mask: Tensor, dropped: Tensor, t: Tensor, denoised: Tensor, noise: Tensor
+        self, data: Tensor, states: Tensor, mask: Tensor, dropped: Tensor, t: Tensor, denoised: Tensor, noise: Tensor
     ) -> Tensor:
         """Rectified-flow loss on the frames being denoised, the last weighted; see :meth:`draw`."""
         frames = data.shape[2]
-        y = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
-        y = torch.where(dropped[:, None, None], self.model.y_embedder.y_embedding[:TOKENS], y)
+        y = torch.where(dropped[:, None, None], self.model.y_embedder.y_embedding[:TOKENS], states)
         context = self.model.prepare(
             y[:, None], fps=self.fps[frames], height=SIDE, width=SIDE, latent_size=data.shape[2:]
         )
         context = context._replace(text_mask=(mask != 0)[:, None, None])
         level = (t[:, None] / 1000 * denoised)[:, None, :, None, None]
         # Single frames are few: they are not worth a second compilation.
-        forward = self.networks if frames > 1 else self.model
+        forward = self.compiled if frames > 1 else self.model
         v = forward((1 - level) * data + level * noise, t, x_mask=denoised, context=context, run=self.run)
         error = (v[:, : data.shape[1]] - (data - noise)).square().mean((1, 3, 4))
         weight = denoised.float()
@@ -233,22 +219,22 @@ class Networks(Trainer):
         return (error * weight).sum() / weight.sum()
 
     def export(self, weights: dict[str, Tensor]) -> None:
-        """Save the averaged networks and the tokenizer as parts of a pipeline folder."""
-        model, text = STDiT3(**self.config), build_text_encoder(self.tokenizer)
-        for prefix, network in (("model.", model), ("text.", text)):
-            own = {name.removeprefix(prefix): p for name, p in weights.items() if name.startswith(prefix)}
-            network.load_state_dict(network.state_dict() | own)
+        """Save the averaged network as a part of a pipeline folder."""
+        model = STDiT3(**self.config)
+        model.load_state_dict(model.state_dict() | weights)
         model.y_embedder.y_embedding.copy_(self.model.y_embedder.y_embedding)
-        final = self.args.out / "final"
-        model.save_pretrained(final / "transformer")
-        text.save_pretrained(final / "text_encoder")
-        self.tokenizer.save_pretrained(final / "tokenizer")
+        model.save_pretrained(self.args.out / "final" / "transformer")
+
+
+def folder_of(named: Path) -> Path:
+    """A pipeline folder; the packaged one for ``demo``."""
+    return PACKAGED if str(named) == "demo" else named
 
 
 def train(args: argparse.Namespace, config: dict[str, Any] = TRANSFORMER_CONFIG) -> None:
     """Train until the budget is spent; clips that have been encoded meanwhile are read when weights are exported."""
-    trainer = Networks(args, config)
-    data = Latents(args.latents, trainer.tokenizer, args.device)
+    trainer, text = Network(args, config), FrozenText(folder_of(args.text), args.device)
+    data = Latents(args.latents, text, args.device)
 
     def load() -> None:
         wait_for_shards(args.latents, args)
@@ -256,6 +242,7 @@ def train(args: argparse.Namespace, config: dict[str, Any] = TRANSFORMER_CONFIG)
 
     def export(weights: dict[str, Tensor]) -> None:
         trainer.export(weights)
+        text.save(args.out / "final")
         data.load()
 
     fit(trainer, partial(trainer.draw, data), export, args, rehearsals=trainer.rehearsals(data), load=load)
@@ -268,6 +255,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo/transformer"))
     parser.add_argument(
         "--from", dest="init", type=Path, help="pipeline folder, or demo, whose weights to start from, no checkpoint"
+    )
+    parser.add_argument(
+        "--text", type=Path, default=Path("runs/demo/text/final"), help="folder, or demo, whose T5 reads the sentences"
     )
     parser.add_argument("--last-weight", type=float, default=1.0, help="weight of the last latent frame in the loss")
     add_options(parser, steps=60000, batch=8, lr=1e-3, warmup=200, cooldown=6000)

@@ -20,9 +20,10 @@ from diffusers import (
     SchedulerMixin,
 )
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
+from transformers import T5EncoderModel
 
 from examples.demo_model.recipe import PACKAGED
+from examples.demo_model.text import FrozenText
 from examples.small_models.recipe import (
     BETA_END,
     BETA_START,
@@ -41,8 +42,6 @@ from examples.small_models.recipe import (
 from examples.training import Compiled, fit, wait_for_shards
 from videoaccel.eval.world import Scene
 
-TOKENS = 20  # the longest sentence of the world has 18
-READ = 512  # sentences that T5 reads at a time
 CONFIG = {
     "num_attention_heads": 4,
     "attention_head_dim": 32,
@@ -84,30 +83,11 @@ def ways(scene: Scene) -> list[str]:
     return [scene.sentence(), still + ground, blank + ground]
 
 
-class Sentences:
-    """A pipeline's frozen T5 and its tokenizer."""
-
-    def __init__(self, folder: Path, device: str) -> None:
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-        self.encoder = T5EncoderModel.from_pretrained(folder / "text_encoder").float().to(device).requires_grad_(False)
-
-    @torch.no_grad()
-    def read(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Text states [N, TOKENS, C] in bfloat16 and mask [N, TOKENS], on the encoder's device."""
-        device = self.encoder.device
-        text = self.tokenizer(sentences, padding="max_length", max_length=TOKENS, return_tensors="pt").to(device)
-        states = []
-        for ids, mask in zip(text.input_ids.split(READ), text.attention_mask.split(READ), strict=True):
-            with torch.autocast(device.type, torch.bfloat16):
-                states.append(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.bfloat16())
-        return torch.cat(states), text.attention_mask
-
-
 class Stills:
     """Stills of no held-out kind on a device, and what T5 makes of all :func:`ways` to say them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.text = args, Sentences(args.text, args.device)
+        self.args, self.text = args, FrozenText(args.text, args.device)
 
     def load(self) -> None:
         """Read the shards, once there are as many as wanted."""
@@ -150,7 +130,7 @@ def predict(forward: Callable[..., Any], x: Tensor, t: Tensor, states: Tensor, m
 
 
 def save_pipeline(
-    args: argparse.Namespace, transformer: PixArtTransformer2DModel, text: Sentences, scheduler: SchedulerMixin
+    args: argparse.Namespace, transformer: PixArtTransformer2DModel, text: FrozenText, scheduler: SchedulerMixin
 ) -> None:
     """Write ``final``, a folder for ``PixArtAlphaPipeline`` in float16."""
     encoder = T5EncoderModel.from_pretrained(

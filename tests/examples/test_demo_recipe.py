@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from examples.demo_model import build, score, train_transformer, train_vae
+from examples.demo_model import build, score, train_text, train_transformer, train_vae
 from examples.demo_model.recipe import FRAMES, SIDE, TRANSFORMER_CONFIG, VAE_CONFIG, hard_scene, seeded_scenes
-from examples.demo_model.text import MAX_LENGTH, build_text_encoder, build_tokenizer
+from examples.demo_model.text import MAX_LENGTH, TOKENS, FrozenText, build_text_encoder, build_tokenizer
+from examples.small_models.recipe import is_held_out as still_held_out
 from videoaccel.eval.oracle import WorldAccuracy
 from videoaccel.eval.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Actor, Scene, is_held_out, render, sample_scene
 from videoaccel.models.stdit import STDiT3
@@ -42,8 +43,56 @@ def test_every_word_of_the_world_is_one_token() -> None:
                 ids = words(sentence).input_ids
                 assert len(ids) == len(sentence.split()) + 1 and ids[-1] == 1 and words.unk_token_id not in ids
     longest = max(len(words(sample_scene(np.random.default_rng(k)).sentence()).input_ids) for k in range(300))
-    assert longest <= train_transformer.TOKENS <= MAX_LENGTH
+    assert longest <= TOKENS <= MAX_LENGTH
     assert words.unk_token_id not in words("a quick brown fox, 12 times!").input_ids
+
+
+def test_what_a_sentence_says_is_asked_of_every_word_of_its_phrase() -> None:
+    circle = train_text.actor_phrase(Actor("blue", "circle", "moves left"), "first", still=False, blank=False)
+    star = train_text.actor_phrase(Actor("orange", "star", "orbits"), "second", still=False, blank=False)
+    sentence, answers = train_text.sentence_and_answers([circle, star, train_text.ground_phrase("dark", "green")])
+    assert sentence == "a blue circle moves left and an orange star orbits on a dark green background"
+    asked = {
+        word: [known[at] if at >= 0 else None for known, at in zip(train_text.QUESTIONS.values(), row, strict=True)]
+        for word, row in zip(sentence.split(), answers.tolist(), strict=False)
+    }
+    assert asked["blue"] == asked["circle"] == asked["left"] == ["first", "blue", None, "circle", "moves left"]
+    assert asked["an"] == asked["orbits"] == ["second", "orange", None, "star", "orbits"]
+    assert asked["on"] == asked["dark"] == asked["background"] == ["background", "green", "dark", None, None]
+    assert asked["and"] == [None] * 5 and (answers[len(sentence.split()) :] == train_text.UNSAID).all()
+    assert train_text.actor_phrase(Actor("red", "star", "grows"), "first", still=True, blank=True).words == ["a", "red"]
+
+
+def test_held_out_combinations_are_not_read_either() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        actors, shade, hue = train_text.draw_actors(rng)
+        ground = f"{shade} {hue}".strip()
+        assert not any(map(is_held_out, actors)) and ground not in [actor.colour for actor in actors]
+        assert ground not in BACKGROUNDS or not any(still_held_out(a.colour, a.shape, ground) for a in actors)
+
+
+def test_reading_is_learnt(tmp_path: Path) -> None:
+    """Sixty steps are enough for some of it; where a word stands is learnt, which a bag of words cannot tell."""
+    defaults = {"steps": 60, "batch": 32, "lr": 1e-2, "warmup": 10, "cooldown": 10}
+    words = ["--out", str(tmp_path), "--sentences", "400"]
+    right = train_text.train(train_text.options([*words, *(f"--{k}={v}" for k, v in defaults.items())]))
+    assert right["shade"] > 0.9 and right["colour"] > 0.5
+    text = FrozenText(tmp_path / "final", "cpu")
+    assert text.read(["a red star"])[0].shape == (1, TOKENS, 128)
+
+
+@pytest.mark.parametrize("folder", ["demo", "pixart"])
+def test_the_shipped_text_encoders_tell_whose_colour_a_word_is(folder: str) -> None:
+    """Two sentences of the same words mean different clips; a T5 whose attention is saturated makes them one."""
+    root = build.PACKAGED if folder == "demo" else Path("examples/small_models/pixart")
+    one, other = (
+        FrozenText(root, "cpu")
+        .read(["a blue circle orbits on a dark green background", "a green circle orbits on a dark blue background"])[0]
+        .float()
+    )
+    assert float((one[1] - other[7]).norm() / one[1].norm()) > 0.3  # "blue" of the circle and of the background
+    assert float((one[2] - other[2]).norm() / one[2].norm()) > 0.3  # "circle"
 
 
 def test_training_and_sampling_shift_timesteps_alike() -> None:
@@ -137,6 +186,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, argparse.Na
         seed=0,
         compile=False,
         init=None,
+        text=Path("demo"),
     )
     train_transformer.train(args, TINY)
     return folder, args
@@ -148,7 +198,7 @@ def test_training_resumes_where_it_stopped_and_ends_where_it_would_have(
     """Two steps and one more, against three, on a rate that does not depend on the end."""
     folder, args = trained
     before = torch.load(args.out / "checkpoint.pt", weights_only=True)
-    trainer = train_transformer.Networks(args, TINY)
+    trainer = train_transformer.Network(args, TINY)
     fresh = [p.clone() for p in trainer.parameters]
     trainer.resume()
     assert trainer.step == before["step"] == 2
@@ -169,26 +219,26 @@ def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespac
     clips = torch.zeros(8, 8, 5, 16, 16)
     clips[:, :, -1] = 10.0
     noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(2))
-    words = torch.ones(8, train_transformer.TOKENS, dtype=torch.long)
+    states, mask = torch.zeros(8, TOKENS, 128), torch.ones(8, TOKENS, dtype=torch.long)
     denoised = torch.ones(8, 5, dtype=torch.bool)
     for weight in (1.0, 3.0):
-        trainer = train_transformer.Networks(argparse.Namespace(**{**vars(args), "last_weight": weight}), TINY)
-        trainer.networks = lambda x, *_, **__: torch.cat([x, x], 1) * 0
-        loss = trainer.flow_loss(clips, words, words, denoised[:, 0], torch.full((8,), 500.0), denoised, noise)
+        trainer = train_transformer.Network(argparse.Namespace(**{**vars(args), "last_weight": weight}), TINY)
+        trainer.compiled = lambda x, *_, **__: torch.cat([x, x], 1) * 0
+        loss = trainer.flow_loss(clips, states, mask, denoised[:, 0], torch.full((8,), 500.0), denoised, noise)
         assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
 
 
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:
     folder, args = trained
     again = argparse.Namespace(**{**vars(args), "init": args.out / "final", "out": folder / "other"})
-    trainer = train_transformer.Networks(again, TINY)
-    start = dict(zip([name for name, _ in trainer.named()], trainer.parameters, strict=True))
+    trainer = train_transformer.Network(again, TINY)
+    start = dict(zip(trainer.names, trainer.parameters, strict=True))
     weights = STDiT3.from_pretrained(args.out / "final" / "transformer").state_dict()
-    assert torch.equal(start["model.final_layer.linear.weight"], weights["final_layer.linear.weight"])
-    trainer = train_transformer.Networks(argparse.Namespace(**{**vars(again), "init": Path("demo")}))
-    start = dict(zip([name for name, _ in trainer.named()], trainer.parameters, strict=True))
+    assert torch.equal(start["final_layer.linear.weight"], weights["final_layer.linear.weight"])
+    trainer = train_transformer.Network(argparse.Namespace(**{**vars(again), "init": Path("demo")}))
+    start = dict(zip(trainer.names, trainer.parameters, strict=True))
     shipped = STDiT3.from_pretrained(build.PACKAGED / "transformer").float().state_dict()
-    assert all(torch.equal(start[f"model.{name}"], weight) for name, weight in shipped.items() if "blocks" in name)
+    assert all(torch.equal(start[name], weight) for name, weight in shipped.items() if "blocks" in name)
 
 
 def test_scores_look_at_pairs_and_at_the_last_frames_alone() -> None:
