@@ -113,8 +113,8 @@ def programs(args: argparse.Namespace) -> tuple[list[Program], list[Program]]:
     commands = {
         "demo": [
             "examples.demo_model.train_transformer", "--from", "demo", "--text", str(args.text), "--latents", clips,
-            "--last-weight", "1.5", "--lr", "1e-3", "--warmup", "300", *device, "--shards", "1" if tiny else "40", *wait,
-            *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
+            "--last-weight", "1.5", "--lr", "1e-3", "--warmup", "300", *device, "--shards", "1" if tiny else "40",
+            *wait, *(batch or ["--batch", "128"]), *(compile or ["--no-compile"]),
         ],
         "dit": ["examples.small_models.dit", *small],
         "pixart": [

@@ -95,9 +95,9 @@ def seeded_scenes(seed: int, count: int, *, hard: float = 0.0) -> Iterator[tuple
         yield scenes, np.stack([render(scene, rng=rng, frames=FRAMES, side=SIDE) for scene in scenes])
 
 
-def seeded_clips(seed: int, count: int) -> Iterator[np.ndarray]:
+def seeded_clips(seed: int, count: int, *, hard: float = 0.0) -> Iterator[np.ndarray]:
     """The clips of :func:`seeded_scenes` alone."""
-    for _, clips in seeded_scenes(seed, count):
+    for _, clips in seeded_scenes(seed, count, hard=hard):
         yield clips
 
 

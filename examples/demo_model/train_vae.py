@@ -75,9 +75,9 @@ def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
     return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean), kl
 
 
-def batches(seed: int, *, clips: bool, count: int) -> Iterator[Tensor]:
+def batches(seed: int, *, clips: bool, count: int, hard: float = 0.0) -> Iterator[Tensor]:
     """Endless batches in [-1, 1]: ``count`` clips [B, 3, T, H, W], or four single frames of each, [4B, 3, 1, H, W]."""
-    for video in seeded_clips(seed, count):
+    for video in seeded_clips(seed, count, hard=hard):
         if not clips:
             yield single_frames(as_tensor(video), np.random.default_rng(seed + int(video[0, 0, 0, 0, 0])))
         else:
@@ -121,8 +121,10 @@ def fit_latent_scale(vae: VideoAutoencoder, *, clips: int = 256) -> None:
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 
-def stage_loss(vae: VideoAutoencoder, video: Tensor, stage: str) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one step and what to log of it."""
+def stage_loss(
+    vae: VideoAutoencoder, video: Tensor, stage: str, shape_weight: float | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one step and what to log of it; shapes weigh as much more as their stage has it, or as told."""
     with torch.autocast(video.device.type, torch.bfloat16):
         if stage == "latents":
             out, target, kl = reconstruct_latents(vae, video)
@@ -134,7 +136,7 @@ def stage_loss(vae: VideoAutoencoder, video: Tensor, stage: str) -> tuple[Tensor
         return error + KL_WEIGHT * kl, {"relative_error": error.item(), "kl": kl.item()}
     # A shape covers little of the picture: without a weight its colour hardly counts.
     shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.1
-    weight = 1 + SHAPE_WEIGHT[stage] * shape
+    weight = 1 + (SHAPE_WEIGHT[stage] if shape_weight is None else shape_weight) * shape
     loss = (weight * (difference.square() + 0.1 * difference.abs())).mean()
     return loss + KL_WEIGHT * kl, {"psnr": psnr(out.detach().float(), target), "kl": kl.item()}
 
@@ -157,7 +159,9 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     stages = [name for name in STAGES for _ in range(args.steps[name])]
-    streams = {name: batches(args.seed + first, clips=name != "frames", count=BATCH[name]) for name in STAGES}
+    streams = {
+        name: batches(args.seed + first, clips=name != "frames", count=BATCH[name], hard=args.hard) for name in STAGES
+    }
     stills = np.random.default_rng(args.seed + first)
     start = time.time()
     for step, stage in list(enumerate(stages))[first:]:
@@ -167,7 +171,7 @@ def train(args: argparse.Namespace) -> None:
         video = next(streams[stage])
         if stage == "decoder" and stills.random() < STILL_SHARE:
             video = single_frames(video, stills)
-        loss, log = stage_loss(vae, video.to(args.device), stage)
+        loss, log = stage_loss(vae, video.to(args.device), stage, args.shape_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
@@ -194,6 +198,8 @@ def main() -> None:
     for name, steps in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps)
     parser.add_argument("--init", type=Path, help="VAE folder to start from; its latent scale is kept")
+    parser.add_argument("--hard", type=float, default=0.0, help="share of scenes that are often got wrong")
+    parser.add_argument("--shape-weight", type=float, help="how much more shapes weigh in every stage; default its own")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

@@ -23,6 +23,7 @@ from examples.small_models.recipe import (
     label,
     load_stills,
     noised,
+    save_folder,
     stratified,
     trainer_of,
     training_arguments,
@@ -114,7 +115,7 @@ def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> Non
             ),
         )
         pipe.register_to_config(id2label=names())  # or the folder would not have them
-        pipe.save_pretrained(args.out / "final")
+        save_folder(pipe, args.out / "final")
 
     size = (args.batch, CONFIG["in_channels"], CONFIG["sample_size"], CONFIG["sample_size"])
     like = torch.zeros(size, device=args.device), torch.zeros(args.batch, dtype=torch.long, device=args.device)

@@ -33,6 +33,7 @@ from examples.small_models.recipe import (
     denoising_loss,
     load_stills,
     noised,
+    save_folder,
     shows_held_out,
     stratified,
     trainer_of,
@@ -136,13 +137,14 @@ def save_pipeline(
     encoder = T5EncoderModel.from_pretrained(
         args.text / "text_encoder"
     ).half()  # told a dtype, it keeps some in float32
-    PixArtAlphaPipeline(
+    pipeline = PixArtAlphaPipeline(
         tokenizer=text.tokenizer,
         text_encoder=encoder,
         vae=AutoencoderKL.from_pretrained(args.vae, dtype=torch.float16),
         transformer=transformer.half(),
         scheduler=scheduler,
-    ).save_pretrained(args.out / "final")
+    )
+    save_folder(pipeline, args.out / "final")
 
 
 def train(args: argparse.Namespace, config: dict[str, int] | None = None) -> None:

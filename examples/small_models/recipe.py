@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ModelMixin
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -185,6 +185,15 @@ def begin_from(network: ModelMixin, folder: Path | None) -> None:
     """Start from the transformer of a pipeline folder, if one is given; strict, so of the same sizes."""
     if folder is not None:
         network.load_state_dict(type(network).from_pretrained(folder / "transformer").state_dict())
+
+
+def save_folder(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline's folder; its parts do not say where they were read from, which diffusers notes."""
+    pipeline.save_pretrained(folder)
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:

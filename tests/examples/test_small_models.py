@@ -116,6 +116,7 @@ def test_interrupted_training_ends_where_it_would_have(folder: Path, model: Modu
     assert (begun.out / "final" / weights).read_bytes() == (whole.out / "final" / weights).read_bytes()
     for path in (whole.out / "final").rglob("*.safetensors"):
         assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    assert all("_name_or_path" not in path.read_text() for path in (whole.out / "final").glob("*/config.json"))
     pipe = DiffusionPipeline.from_pretrained(whole.out / "final", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     scenes = score.scenes_for(pipe, trained=False, repeats=1)
