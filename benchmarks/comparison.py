@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     demo, name = args.model == "demo", Path(args.model).name
     prompts = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else prompts_for(args.model)
     file = Path(args.model).with_name(f"{name}-prior.safetensors")
