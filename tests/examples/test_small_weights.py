@@ -28,7 +28,7 @@ def test_folders_are_small_and_in_float16(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "prompt", "options"),
     [
-        ("pixart", "a red circle on a black background", {"num_inference_steps": 12}),
+        ("pixart", "a blue triangle on a dark green background", {"num_inference_steps": 12}),  # never shown
         ("pixart_lcm", "a red circle on a black background", {"num_inference_steps": 4, "guidance_scale": 1.0}),
         ("dit", "red circle on black", {"num_inference_steps": 12}),
     ],
@@ -39,7 +39,8 @@ def test_they_draw_what_they_are_asked_for(name: str, prompt: str, options: dict
     frames = pipe(prompt, output_type="np", **options).frames
     assert frames.shape == (1, 1, 64, 64, 3)
     seen = read(np.round(frames[0] * 255).astype(np.uint8))
-    assert (seen.background.word, seen.actors[0].colour.word, seen.actors[0].shape.word) == ("black", "red", "circle")
+    said = f"{seen.actors[0].colour.word} {seen.actors[0].shape.word} on {seen.background.word}"
+    assert said == prompt.removeprefix("a ").replace(" on a ", " on ").removesuffix(" background")
 
 
 def test_features_load() -> None:
