@@ -332,7 +332,8 @@ def compared(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.report:
         return rows.all
     shown, others = spread(args.prompts, MODELS / "prompts.txt")
-    stills = [Still(scene, seed) for seed in range(args.seeds) for scene in shown]
+    # Each of a seed of its own: stills of one noise fail together.
+    stills = [Still(scene, number) for number, scene in enumerate(shown * args.seeds)]
     calibrated = [Still(scene, OTHER_SEED + number) for number, scene in enumerate(others[:CALIBRATED])]
     comparison = Comparison(Model(MODELS / name), rows, stills, calibrated)
     chosen = [
@@ -374,7 +375,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(NAMES))
     parser.add_argument("--methods", default="", help="as in the table, with semicolons between; default all")
     parser.add_argument("--prompts", type=int, default=PROMPTS)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="stills of each prompt")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of timing; 0 for quality alone")
     parser.add_argument("--report", action="store_true", help="print tables of the rows that there are, and end")
     args = parser.parse_args()

@@ -70,6 +70,12 @@ def setting_of(row: dict[str, Any]) -> Setting:
     return Setting(row["method"], row.get("setting", ""), make_policy(method, **fields))
 
 
+def routers_of(row: dict[str, Any]) -> list[Path]:
+    """Files of routers that a row was measured with."""
+    words = row.get("setting", "").split()
+    return [Path(word.partition("=")[2]) for word in words if word.startswith("router=")]
+
+
 def _typed(value: str) -> Any:
     for kind in (int, float):
         try:
@@ -162,6 +168,10 @@ def main() -> None:
     exact, whole = studio.stills(Setting(EXACT), args.out / "exact.npz")
     found = [{"method": EXACT, "fewer_flops": 1.0, **figures(studio, network, exact, exact)}]
     for method, row in nearest(rows).items():
+        missing = [path for path in routers_of(row) if not path.exists()]
+        if missing:
+            print(f"{method} is left out: {missing[0]} is not here", flush=True)
+            continue
         stills, flops = studio.stills(setting_of(row), args.out / f"{method.replace(' ', '_')}.npz")
         said = {"method": method, "setting": row.get("setting", ""), "fewer_flops": round(whole / flops, 3)}
         found.append({**said, **figures(studio, network, stills, exact)})
