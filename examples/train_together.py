@@ -202,7 +202,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=360.0)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:3]))
     parser.add_argument("--teacher", type=Path, default=SMALL / "pixart", help="of pixart_lcm; where --on begins")
-    parser.add_argument("--text", type=Path, default=PACKAGED, help="pipeline folder whose T5 reads")
+    parser.add_argument("--text", type=Path, default=SMALL / "pixart", help="pipeline folder whose T5 reads")
     parser.add_argument("--on", action="store_true", help="train PixArt on from the teacher, not anew")
     parser.add_argument("--clip-shards", type=int, default=128, help="of 512 clips each")
     parser.add_argument("--workers", type=int, default=5, help="programs that draw stills")

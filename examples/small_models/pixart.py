@@ -22,7 +22,6 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from examples.demo_model.recipe import PACKAGED
 from examples.demo_model.text import FrozenText
 from examples.small_models.recipe import (
     BETA_END,
@@ -42,6 +41,9 @@ from examples.small_models.recipe import (
 )
 from examples.training import Compiled, fit, wait_for_shards
 from videoaccel.eval.world import Scene
+
+READER = Path(__file__).parent / "pixart"
+"""A folder whose T5 can read; the demo model's cannot tell whose colour a word is."""
 
 CONFIG = {
     "num_attention_heads": 4,
@@ -180,7 +182,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = training_arguments("runs/small/pixart", steps=12000, batch=32, lr=1e-3, warmup=200, cooldown=6000)
     add_start(parser)
-    parser.add_argument("--text", type=Path, default=PACKAGED, help="pipeline folder whose T5 reads the sentences")
+    parser.add_argument("--text", type=Path, default=READER, help="pipeline folder whose T5 reads the sentences")
     train(parser.parse_args())
 
 

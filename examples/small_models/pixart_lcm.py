@@ -17,8 +17,7 @@ import torch
 from diffusers import LCMScheduler, PixArtTransformer2DModel
 from torch import Tensor
 
-from examples.demo_model.recipe import PACKAGED
-from examples.small_models.pixart import Stills, build, predict, save_pipeline
+from examples.small_models.pixart import READER, Stills, build, predict, save_pipeline
 from examples.small_models.recipe import (
     BETA_END,
     BETA_START,
@@ -114,7 +113,7 @@ def main() -> None:
     parser = training_arguments("runs/small/pixart_lcm", steps=4000, batch=32, lr=3e-4, warmup=100, cooldown=2000)
     parser.add_argument("--from", dest="init", type=Path, default=Path("runs/small/pixart/final"), help="the teacher")
     parser.add_argument("--guidance", type=float, default=4.5, help="of the teacher")
-    parser.add_argument("--text", type=Path, default=PACKAGED, help="pipeline folder whose T5 reads the sentences")
+    parser.add_argument("--text", type=Path, default=READER, help="pipeline folder whose T5 reads the sentences")
     train(parser.parse_args())
 
 
