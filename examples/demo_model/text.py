@@ -57,7 +57,6 @@ class FrozenText:
     """A folder's T5 and its tokenizer, for trainings that read the demo world's sentences."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        self.folder = folder
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         self.encoder = T5EncoderModel.from_pretrained(folder / "text_encoder").float().to(device).requires_grad_(False)
 

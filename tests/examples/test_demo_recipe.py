@@ -145,6 +145,15 @@ def test_vae_stages_learn(stage: str) -> None:
     assert all(p not in optimizer.state for p in encoders) == (stage == "decoder")
 
 
+def test_shapes_may_weigh_more_than_their_stage_has_it() -> None:
+    vae, video = tiny_vae(), next(train_vae.batches(0, clips=True, count=1, hard=1.0))
+    losses = []
+    for weight in (None, 1.0, 3.0):
+        torch.manual_seed(0)
+        losses.append(float(train_vae.stage_loss(vae, video, "decoder", weight)[0]))
+    assert losses[0] == losses[1] < losses[2]
+
+
 def test_latent_scale_normalises() -> None:
     vae = tiny_vae().eval()
     train_vae.fit_latent_scale(vae, clips=16)
