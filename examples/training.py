@@ -11,7 +11,6 @@ that holds up to the order in which its kernels add.
 import argparse
 import json
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from examples.muon import StackedMuon
 
 EMA_HORIZON = 1000
 SAVE_SECONDS, EXPORT_SECONDS = 30, 60
@@ -28,61 +29,6 @@ MARGIN = 0.96  # of the steps that a pace allows
 
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 Named = list[tuple[str, nn.Parameter]]
-
-
-class StackedMuon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` with ``match_rms_adamw``, all matrices of one shape in one Newton-Schulz iteration.
-
-    Matrices lie down first, so a shape and its transpose are one. ``lr`` may be a tensor, and a step whose tensor
-    ``found_inf`` is 1 changes no weight: nothing asks the host, and a step can be recorded.
-
-    Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024); rates scaled as in "Muon is
-    scalable for LLM training" (arXiv 2502.16982).
-    """
-
-    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-    def __init__(
-        self, params: list[nn.Parameter], *, lr: Tensor | float, weight_decay: float, momentum: float = 0.95
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.found_inf: Tensor | None = None
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-
-    @classmethod
-    def orthogonal(cls, stack: Tensor, steps: int = 5) -> Tensor:
-        """Near the closest orthogonal matrix to each of [N, rows, columns] with rows <= columns, in bfloat16."""
-        a, b, c = cls.COEFFICIENTS
-        x = stack.bfloat16()
-        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        for _ in range(steps):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-        return x
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on the parameters that have gradients."""
-        for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            grads: list[Tensor] = [p.grad for p in moved]
-            kept = 1.0 if self.found_inf is None else 1 - self.found_inf
-            if self.found_inf is not None:  # a gradient that is not finite counts as none, and momentum stays
-                grads = [torch.where(self.found_inf > 0, self.state[p]["momentum_buffer"], p.grad) for p in moved]
-            momenta = [self.state[p]["momentum_buffer"] for p in moved]
-            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-            torch._foreach_mul_(moved, 1 - kept * group["lr"] * group["weight_decay"])
-            stacks = defaultdict(list)
-            for p, update in zip(moved, ahead, strict=True):
-                stacks[min(p.shape), max(p.shape)].append((p, update))
-            for (_, longer), pairs in stacks.items():
-                lying = torch.stack([u.mT if u.shape[0] > u.shape[1] else u for _, u in pairs])
-                change = self.orthogonal(lying).float() * (-0.2 * longer**0.5 * kept * group["lr"])
-                weights = [p.mT if p.shape[0] > p.shape[1] else p for p, _ in pairs]
-                torch._foreach_add_(weights, list(change.unbind()))
 
 
 class Schedule:
@@ -176,7 +122,7 @@ class Trainer:
         self.parameters = [p for _, p in named]
         device = self.parameters[0].device
         self.average = [p.detach().clone() for p in self.parameters]
-        self.rate, self.lag, self.total = (torch.zeros((), device=device) for _ in range(3))
+        self.rate, self.lag, self.total, self.lost = (torch.zeros((), device=device) for _ in range(4))
         matrices = [p for name, p in named if is_matrix(name, p)]
         rest = [p for name, p in named if not is_matrix(name, p)]
         adamw = torch.optim.AdamW(
@@ -215,7 +161,25 @@ class Trainer:
             torch._foreach_mul_(ahead, self.lag)
             torch._foreach_add_(self.average, ahead)
             self.total += loss.detach()
+            self.lost += lost
         self.publish()
+
+    def compiler_left_out(self, steps: int) -> bool:
+        """Look back on the last ``steps``: if all were lost, leave the compiler out and tell that, if it was in use.
+
+        Compilers have made networks whose every output is NaN of networks that are well.
+
+        Raises:
+            FloatingPointError: All were lost, and it was not the compiler.
+        """
+        lost = int(self.lost)
+        self.lost.zero_()
+        if lost < steps:
+            return False
+        error = FloatingPointError(f"none of the last {steps} steps had a finite gradient, so nothing is learnt")
+        if self.forward is None or not self.forward.give_up(error):
+            raise error
+        return True
 
     def set_step(self) -> None:
         """Hand the device what changes from step to step."""
@@ -224,7 +188,7 @@ class Trainer:
 
     def tensors(self) -> dict[object, Tensor]:
         """All tensors that a step changes, by something that stays the same."""
-        found: dict[object, Tensor] = {"total": self.total}
+        found: dict[object, Tensor] = {"total": self.total, "lost": self.lost}
         for index, (p, mean) in enumerate(zip(self.parameters, self.average, strict=True)):
             found |= {("p", index): p.detach(), ("mean", index): mean}
             for optimizer in self.optimizers:
@@ -382,6 +346,8 @@ def fit(
             continue
         record = {"step": trainer.step, "loss": round(float(trainer.total) / counted, 5), "lr": float(trainer.rate)}
         trainer.total.zero_()
+        if trainer.compiler_left_out(counted):
+            recorder.graphs.clear()
         now, counted = time.monotonic(), 0
         trainer.seconds = before + now - start
         write_log(args, record | {"batch": args.batch, "hours": round(trainer.seconds / 3600, 4)})

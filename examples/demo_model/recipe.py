@@ -53,8 +53,8 @@ TRANSFORMER_CONFIG = {
 }
 
 
-HARD_KINDS = ("confusable", "confusable", "orbits", "pair")
-"""What a hard scene is drawn to be, equally often: the first two are one kind."""
+HARD_KINDS = ("confusable", "orbits", "pair", "pair")
+"""What a hard scene is drawn to be, equally often: the last two are one kind."""
 
 BACKGROUND_HUES = ("blue", "green", "white")
 """Colours whose word also stands in the name of a background."""
@@ -63,8 +63,8 @@ BACKGROUND_HUES = ("blue", "green", "white")
 def hard_scene(rng: np.random.Generator) -> Scene:
     """Draw a training scene of a kind that the network gets wrong more often than others.
 
-    Half of them have colour words that object and background could swap ("blue ... on a dark green background"), a
-    quarter orbit, a quarter have two actors. Held-out combinations never occur.
+    Half of them have two actors, a quarter colour words that object and background could swap ("blue ... on a dark
+    green background"), a quarter orbit. Held-out combinations never occur.
     """
     kind = HARD_KINDS[int(rng.integers(len(HARD_KINDS)))]
     while True:

@@ -128,6 +128,15 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return "blocks" in name and parameter.ndim == 2 and "table" not in name
 
 
+def keep_apart(embedder: nn.Module) -> None:
+    """Keep the compiler out of a patch embedder, whose output is made contiguous.
+
+    Inductor (torch 2.13) read it transposed, in bfloat16, and on a CPU with AMX made NaN of half of it.
+    """
+    forward = embedder.forward
+    embedder.forward = torch.compiler.disable(lambda x: forward(x).contiguous())  # type: ignore[method-assign]
+
+
 class Network(Trainer):
     """The transformer in bfloat16 where it runs, over float32 masters, which the optimizers move."""
 
@@ -148,6 +157,8 @@ class Network(Trainer):
         self.model.final_layer.to(torch.bfloat16)
         self.fps = {frames: torch.tensor([120.0 if frames == 1 else FPS], device=args.device) for frames in (1, FRAMES)}
         self.run = running_with(plain_attention if args.device == "cpu" else fused_attention)
+        if args.device == "cpu":
+            keep_apart(self.model.x_embedder)
         self.compiled = Compiled(self.model, compile=args.compile)
         super().__init__(masters, is_matrix, self.flow_loss, args, floor=0.05, forward=self.compiled)
 

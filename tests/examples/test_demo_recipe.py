@@ -116,9 +116,9 @@ def test_hard_scenes_are_hard_and_never_held_out() -> None:
     assert not any(is_held_out(actor) for scene in scenes for actor in scene.actors)
     grounds = {word for name in BACKGROUNDS for word in name.split()} - {"black"}
     swappable = [s.background != "black" and s.actors[0].colour in grounds for s in scenes]
-    assert 0.5 < np.mean(swappable) < 0.75
+    assert 0.3 < np.mean(swappable) < 0.6
     assert np.mean([any(actor.motion == "orbits" for actor in scene.actors) for scene in scenes]) > 0.3
-    assert 0.28 < np.mean([len(scene.actors) == 2 for scene in scenes]) < 0.45
+    assert 0.5 < np.mean([len(scene.actors) == 2 for scene in scenes]) < 0.65
     plain, mixed = (next(seeded_scenes(0, 64, hard=hard))[0] for hard in (0.0, 0.5))
     orbits = [sum(scene.actors[0].motion == "orbits" for scene in part) for part in (plain, mixed)]
     assert orbits[0] < orbits[1] < 40
