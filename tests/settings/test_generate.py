@@ -164,6 +164,10 @@ def test_everything_is_filled_in(pipeline_folder: Path) -> None:
         ({"prompt": "a", "cache_memory": "1GiB"}, "`cache_memory` change nothing without `accel` or `speedup`"),
         ({"prompt": "a", "accel": "fora", "min_psnr": 30}, "`min_psnr` is a target of soda; fora takes none: set its"),
         ({"prompt": "a", "aspect": "1:1"}, "`aspect` '1:1' is one of a named resolution, but .* 32x32"),
+        (
+            {"prompt": "a", "speedup": 3, "accel_options": {"speedup": 2}},
+            "`speedup` is 3, and among `accel_options` 2; give it once",
+        ),
         ({"prompt": "a", "resolution": "240q"}, "no resolution '240q'; there are 144p"),
         ({"prompt": "a", "resolution": "512", "aspect": "1:1"}, "512 has no aspect '1:1'"),
         ({"prompt": "a", "device": "gpu"}, "unknown device 'gpu'; there are cpu, cuda"),

@@ -101,6 +101,14 @@ CALLED_BY = ("args", "negative_prompt", "images", "video")
 """What else says how a pipeline of diffusers is loaded and called."""
 
 
+def _twice(given: dict[str, Any], fields: dict[str, Any]) -> str:
+    """What to say of a target that is given by itself and among a method's fields, with another value; else nothing."""
+    for name, value in given.items():
+        if fields.get(name) not in (None, value):
+            return f"`{name}` is {value:g}, and among `accel_options` {fields[name]}; give it once"
+    return ""
+
+
 class GenerateSettings(Settings):
     """Everything that ``videoaccel generate`` can be told.
 
@@ -311,8 +319,10 @@ class GenerateSettings(Settings):
         known = [name for name in ("images", "video", "references") if getattr(self, name)]
         clip = self.extend is not None or self.edit is not None
         count = len(self.prompt) * self.samples
-        targets = [f"`{name}`" for name in TARGETS if getattr(self, name) is not None]
+        given = {name: value for name in TARGETS if (value := getattr(self, name)) is not None}
+        targets, twice = [f"`{name}`" for name in given], _twice(given, self.accel_options)
         return [
+            (bool(twice), twice),
             (self.vbench is not None and bool(self.prompt), "give `vbench` or prompts, not both"),
             (self.vbench is not None and bool(self.seeds),
              "`vbench` seeds its clips itself, sample k of every prompt with `seed` + k; leave out `seeds`"),
