@@ -91,6 +91,25 @@ def test_the_trial_tries_kernels_for_some_columns(monkeypatch: pytest.MonkeyPatc
     assert (distance(CPU, torch.float32) > tuning.TOLERANCE[torch.bfloat16]) == (wrong != "nothing")
 
 
+@pytest.mark.parametrize("form", ["FusedGroupNorm", "FusedGroupNormSilu"])
+def test_the_trial_tries_the_norms_of_vaes(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    pytest.importorskip("triton")
+    from videoaccel.models import fused
+
+    group_norm, asked = fused.group_norm, list[tuple[int, bool]]()
+
+    def wrong(x: torch.Tensor, *weights: torch.Tensor, silu: bool, **options: Any) -> torch.Tensor:
+        asked.append((x.ndim, silu))
+        out = group_norm(x, *weights, silu=silu, **options)
+        return out * 1.1 if silu == getattr(fused, form).silu else out
+
+    with torch.inference_mode():
+        assert 0 < tuning._norms_off(CPU, torch.float32) < 1e-6
+    monkeypatch.setattr(fused, "group_norm", wrong)
+    assert 0.09 < distance(CPU, torch.float32) < 0.11
+    assert asked == [(4, False), (5, False), (4, True), (5, True)]
+
+
 def test_float32_stays_float32() -> None:
     before = torch.backends.cudnn.allow_tf32
     try:

@@ -175,8 +175,14 @@ def _first_trial(device: torch.device, dtype: torch.dtype, *, asked: Kernels) ->
 def distance(device: torch.device, dtype: torch.dtype) -> float:
     """Relative L2 distance of a small network with our kernels from the same network without.
 
-    The largest of the whole network's and of its modules' with some columns computed and the others served.
+    The largest of the whole network's, of its modules' with some columns computed and the others served, and of a VAE's
+    norms.
     """
+    return max(_network_off(device, dtype), _norms_off(device, dtype))
+
+
+def _network_off(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a transformer, whole and by columns."""
     from videoaccel.models.fused import fuse
 
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 1, "caption_channels": 16, "model_max_length": 8}
@@ -195,6 +201,28 @@ def distance(device: torch.device, dtype: torch.dtype) -> float:
 
     by_columns = [_columns_off(a.branch, b) for a, b in zip(modules(fused), modules(plain), strict=True)]
     return max(_off(*out), *by_columns)
+
+
+def _norms_off(device: torch.device, dtype: torch.dtype) -> float:
+    """Of group norms with channels last, of pictures and clips, by themselves and with the SiLU behind them.
+
+    Not of a VAE: its convolutions may change with the layout, by more than norms do.
+    """
+    from videoaccel.models.fused import FusedGroupNorm, FusedGroupNormSilu
+
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for form in (FusedGroupNorm, FusedGroupNormSilu):
+            for shape, layout in (((2, 24, 6, 10), torch.channels_last), ((2, 24, 3, 6, 10), torch.channels_last_3d)):
+                norm = form(3, shape[1])
+                nn.init.normal_(norm.weight)
+                nn.init.normal_(norm.bias)
+                norm, x = norm.to(device, dtype), (2 * torch.randn(shape) + 1).to(device, dtype)
+                wanted = nn.functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+                wanted = nn.functional.silu(wanted) if form.silu else wanted
+                found.append(_off(norm(x.to(memory_format=layout)), wanted))
+    return max(found)
 
 
 def _off(found: Tensor, wanted: Tensor) -> float:
