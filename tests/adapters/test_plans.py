@@ -22,7 +22,7 @@ from videoaccel.adapters.pipeline_priors import find
 from videoaccel.adapters.rule import StepRule
 from videoaccel.adapters.swap import listeners_of
 from videoaccel.calibration.outside_curve import pixels, psnr
-from videoaccel.planning import fingerprint
+from videoaccel.models import fingerprint
 from videoaccel.planning.fitted import PLAIN
 from videoaccel.planning.prior import setting_of
 from videoaccel.policies._soda_errors import ErrorProbe

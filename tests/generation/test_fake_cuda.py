@@ -11,7 +11,7 @@ from tests.generation.fake_cuda import CUDA, LISTED, FakeCuda, compiler, load_gu
 from tests.policies.test_decisions import KNOWN, PROMPT, SHAPE, SMALL, SOME_FIRE, load
 from tests.session.test_host import SENT
 from videoaccel import VideoPipeline
-from videoaccel.planning import fingerprint
+from videoaccel.models import fingerprint
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="a C++ compiler builds the device's guard")
 

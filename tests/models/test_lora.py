@@ -16,8 +16,8 @@ from tests.models.networks import tiny_stdit
 from tests.workshop import Workshop
 from videoaccel.generation.pipeline import VideoPipeline
 from videoaccel.jobs.resolve import resolve
+from videoaccel.models.fingerprint import fingerprint
 from videoaccel.models.lora import Adapters, Change, read_lora
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.settings.early import parse_lora
 
 NETWORKS = {"stdit": lambda: tiny_stdit(depth=1), "latte": tiny_latte}

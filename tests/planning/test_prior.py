@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.models.networks import stdit_inputs, tiny_stdit
+from videoaccel.models.fingerprint import Fingerprints, fingerprint
+from videoaccel.models.network_config import configuration
 from videoaccel.models.stdit import STDiT3
-from videoaccel.planning.fingerprint import Fingerprints, fingerprint
-from videoaccel.planning.network_config import configuration
 from videoaccel.planning.prior import Prior, merge, resample, setting_of
 from videoaccel.planning.shelf import PART, find_prior, shelf
 from videoaccel.sampling.rectified_flow import RectifiedFlowScheduler

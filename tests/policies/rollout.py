@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.models.networks import stdit_inputs, tiny_stdit
 from videoaccel.generation.denoise import Network, denoise
+from videoaccel.models.network_config import identity_of
 from videoaccel.models.seam import direct
 from videoaccel.models.stdit import STDiT3
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.session.costs import Costs, count_flops
 from videoaccel.session.job import Job, Mix, Smaller, Velocities, local_mix
 from videoaccel.session.policy import Policy, Probe, Session
@@ -44,7 +44,7 @@ def make_job(
         seed=0,
         blocks=model.sites,
         patch=model.patch,
-        fingerprint=lambda: fingerprint(model),
+        identity=lambda: identity_of(model),
         **fields,
     )
 

@@ -12,9 +12,9 @@ from tests.models.latte_networks import tiny_latte
 from tests.models.networks import stdit_inputs, tiny_stdit
 from tests.policies.rollout import SIZE, classes, costs_of, make_job, rollout
 from tests.routers.fixtures import close, router_file, saved, straight
+from videoaccel.models.fingerprint import fingerprint
 from videoaccel.models.router import LOGITS, OPEN, Routers, hard, straight_through
 from videoaccel.models.seam import Site
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.policies.elastic import Choice, Elastic, budget_of, choices_of, closed_from_the_middle, module_costs
 from videoaccel.session.actions import COMPUTE, Compute, Skip
 
@@ -229,6 +229,13 @@ def test_routers_must_be_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Elastic().session(job)
     with pytest.raises(ValueError, match=rf"trained for model {fingerprint(model)[:12]}, this is"):
         Elastic(router=path).session(make_job(other, steps=6, costs=lambda unit: costs))
+    same_weights = tiny_stdit(input_sq_size=32)
+    same_weights.load_state_dict(model.state_dict())
+    placed = make_job(same_weights, steps=6, costs=lambda unit: costs)
+    with pytest.raises(ValueError, match="the routers were trained for the network's input_sq_size 64, here 32"):
+        Elastic(router=path).session(placed)
+    with pytest.warns(UserWarning, match="broken"), pytest.raises(ValueError, match="elastic needs routers trained"):
+        Elastic().session(placed)
     with pytest.raises(FileNotFoundError, match="train-router makes routers"):
         Elastic(router="none.safetensors").session(job)
     replace(router_file(model), budget=(0.8, 1.0)).save(path)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from videoaccel.models.network_config import identity_of
 from videoaccel.models.router import Routers
 from videoaccel.models.seam import Site, direct
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.router_file import RouterFile, importance_order
 
 
@@ -35,7 +35,7 @@ def router_file(
         str(site): importance_order(torch.rand(_hidden(model), generator=torch.Generator().manual_seed(k)))
         for k, site in enumerate(model.sites)
     }
-    return RouterFile(fingerprint(model), tuple(map(str, model.sites)), (0.1, 1.0), routers, orders)
+    return RouterFile(identity_of(model), tuple(map(str, model.sites)), (0.1, 1.0), routers, orders)
 
 
 def saved(folder: Path, model: Any, **options: Any) -> str:

@@ -13,8 +13,8 @@ from tests.disks import small_disk
 from tests.models.networks import tiny_stdit
 from tests.routers.fixtures import router_file
 from videoaccel.common.alone import BusyError, alone
+from videoaccel.models.network_config import NetworkIdentity, identity_of
 from videoaccel.models.router import Routers
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.router_file import RouterFile, find_routers
 from videoaccel.routers.learning import warm_start
 from videoaccel.routers.lesson import Student, Teacher, lesson
@@ -119,7 +119,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_state(tmp_path: Path, monkeypatc
         settings=RouterSettings(steps=4), routers=weights, optimizer=torch.optim.Adam(weights.parameters()), iteration=1
     )
     with pytest.raises(OSError, match=r"a\.part: the disk of .* is full"):
-        training._store(cast(Any, at_work), tmp_path / "a.part", "model")
+        training._store(cast(Any, at_work), tmp_path / "a.part", NetworkIdentity("model"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def _generates(folder: Path, out: Path, file: RouterFile) -> None:
 
     pipe = VideoPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    assert file.model == fingerprint(pipe.transformer)
+    assert file.network == identity_of(pipe.transformer)
     pipe.accelerate("elastic", router=str(out), flops_ratio=1.1)
     assert pipe("a red circle", num_inference_steps=4, output_type="latent").frames.isfinite().all()
 
@@ -187,11 +187,11 @@ def test_a_file_keeps_what_it_is_for(tmp_path: Path) -> None:
     file = router_file(model, spread=0.5)
     file.save(tmp_path / "r.safetensors")
     again = RouterFile.load(tmp_path / "r.safetensors")
-    assert again.blocks == tuple(map(str, model.sites)) and again.model == fingerprint(model)
+    assert again.blocks == tuple(map(str, model.sites)) and again.network == identity_of(model)
     torch.testing.assert_close(again.routers.trunk, file.routers.trunk, atol=1e-3, rtol=1e-3)
     assert torch.equal(again.orders["time.1.block"].long(), file.orders["time.1.block"])
     with pytest.raises(ValueError, match="blocks, the network 2"):
-        again.check(model=file.model, blocks=["a", "b"])
+        again.check(file.network, blocks=["a", "b"])
     (tmp_path / "x.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(ValueError, match="holds no routers"):
         RouterFile.load(tmp_path / "x.safetensors")
@@ -222,4 +222,4 @@ def test_a_pipe_on_the_shelf_is_passed_over(tmp_path: Path, monkeypatch: pytest.
     shelf.mkdir(parents=True)
     os.mkfifo(shelf / "a.safetensors")
     with pytest.warns(UserWarning, match=r"routers are passed over: .*a\.safetensors.* is no plain file"):
-        assert find_routers("none") is None
+        assert find_routers(NetworkIdentity("none")) is None

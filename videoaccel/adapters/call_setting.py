@@ -8,8 +8,8 @@ from typing import Any
 from videoaccel.adapters.attach import modules_of, networks_of, schedulers_of
 from videoaccel.adapters.call_kinds import is_open, numbers_of_call, numbers_of_pipe
 from videoaccel.adapters.swap import original
-from videoaccel.planning.fingerprint import Fingerprints
-from videoaccel.planning.network_config import config_differences, configuration
+from videoaccel.models.fingerprint import Fingerprints
+from videoaccel.models.network_config import config_differences, configuration
 from videoaccel.settings.tensor_heads import NETWORK
 
 BESIDE = ("controlnet", "adapter")

@@ -35,9 +35,9 @@ from videoaccel.generation.prepared import Denoising
 from videoaccel.generation.request import Request
 from videoaccel.jobs.sidecar import device_name
 from videoaccel.media.encoders import Frames
+from videoaccel.models.fingerprint import fingerprint
 from videoaccel.models.protocols import Transformer
 from videoaccel.models.seam import Site, direct
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.prior import Prior, setting_of
 from videoaccel.planning.shelf import find_prior
 from videoaccel.session.action_grid import as_letters

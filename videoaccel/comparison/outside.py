@@ -35,12 +35,12 @@ from videoaccel.comparison.clip import Clip, Content, Decided
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.values import ALL
 from videoaccel.generation.accelerate import accelerate
+from videoaccel.models.fingerprint import fingerprint
 from videoaccel.outside.arguments import CLASSES, RESERVED, Arguments, labels_of
 from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.generate import plain_arguments
 from videoaccel.outside.outputs import taken
 from videoaccel.outside.signature import signature_of, signature_of_blocks
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
 

@@ -20,11 +20,11 @@ from videoaccel.generation.places import signature
 from videoaccel.generation.replay import Replay
 from videoaccel.models.compiled import is_compiled, is_new_to_network
 from videoaccel.models.forms import forms_of, in_plain_form
+from videoaccel.models.network_config import identity_of
 from videoaccel.models.protocols import Context, Transformer
 from videoaccel.models.seam import Run, direct
 from videoaccel.parallel.layout import Layout
 from videoaccel.planning.costs_cache import CostsCache, machine, measured
-from videoaccel.planning.fingerprint import fingerprint
 from videoaccel.sampling.rectified_flow import active_frames
 from videoaccel.session.costs import Costs, Unit, count_flops, measure_time
 from videoaccel.session.job import Job, Smaller, Velocities
@@ -94,7 +94,7 @@ class Denoising:
             counted=self.counted,
             cache_memory=cache_memory,
             patch=self.model.patch,
-            fingerprint=lambda: fingerprint(cast(nn.Module, self.model)),
+            identity=lambda: identity_of(cast(nn.Module, self.model)),
             keeps_variance=self.keeps_variance,
             smaller=None if self.context_of is None else Smaller(partial(self._smaller(), start), self._share),
         )

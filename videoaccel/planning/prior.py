@@ -24,9 +24,9 @@ from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
-from videoaccel.planning.fingerprint import fingerprint
+from videoaccel.models.fingerprint import fingerprint
+from videoaccel.models.network_config import config_differences, configuration
 from videoaccel.planning.fitted import PREFIX
-from videoaccel.planning.network_config import config_differences, configuration
 from videoaccel.planning.prior_tables import check_tables
 from videoaccel.settings.tensor_heads import NETWORK, PRIOR
 

@@ -22,8 +22,9 @@ from videoaccel.common.plain_json import parse_json, taken_for
 from videoaccel.common.tensor_files import tensors_of
 from videoaccel.common.user_warning import warn_user
 from videoaccel.common.wording import first_line
+from videoaccel.models.network_config import NetworkIdentity
 from videoaccel.models.router import Routers
-from videoaccel.settings.tensor_heads import ROUTERS
+from videoaccel.settings.tensor_heads import NETWORK, ROUTERS
 
 FORMAT = ROUTERS
 ORDER = "order."
@@ -34,7 +35,7 @@ class RouterFile:
     """Routers and what they were trained for.
 
     Attributes:
-        model: Hash of the network's weights, see :func:`videoaccel.planning.fingerprint.fingerprint`.
+        network: Which network they were trained for.
         blocks: Names of the blocks' sites, in the order in which they run.
         budget: Least and greatest share of the modules' FLOPs that they were trained for.
         routers: The networks.
@@ -42,7 +43,7 @@ class RouterFile:
         info: How they were trained, for people.
     """
 
-    model: str
+    network: NetworkIdentity
     blocks: tuple[str, ...]
     budget: tuple[float, float]
     routers: Routers
@@ -56,8 +57,8 @@ class RouterFile:
             OSError: The folder is not there or cannot be written, or the disk is full.
         """
         about = {
-            "model": self.model, "blocks": list(self.blocks), "budget": list(self.budget),
-            "shape": self.routers.shape, "info": dict(self.info),
+            "model": self.network.weights, NETWORK: self.network.config, "blocks": list(self.blocks),
+            "budget": list(self.budget), "shape": self.routers.shape, "info": dict(self.info),
         }  # fmt: skip
         tensors = {name: value.detach().half().contiguous() for name, value in self.routers.state_dict().items()}
         tensors |= {ORDER + name: order.int().contiguous() for name, order in self.orders.items()}
@@ -89,29 +90,29 @@ class RouterFile:
         if len(about["blocks"]) != about["shape"]["blocks"] or orders.keys() - set(about["blocks"]):
             raise ValueError(f"{path} is not what its header says: blocks differ")
         low, high = about["budget"]
-        return cls(about["model"], tuple(about["blocks"]), (low, high), routers.eval(), orders, about["info"])
+        return cls(_network(about), tuple(about["blocks"]), (low, high), routers.eval(), orders, about["info"])
 
-    def check(self, *, model: str, blocks: Sequence[str]) -> "RouterFile":
+    def check(self, network: NetworkIdentity, *, blocks: Sequence[str]) -> "RouterFile":
         """These routers, if they are the network's.
 
         Raises:
             ValueError: They were trained for another.
         """
-        if self.model != model:
-            raise ValueError(f"the routers were trained for model {self.model[:12]}, this is {model[:12]}")
+        if differences := self.network.differences(network):
+            raise ValueError(f"the routers were trained for {', '.join(differences)}")
         if self.blocks != tuple(blocks):
             raise ValueError(f"the routers have {len(self.blocks)} blocks, the network {len(blocks)} or others")
         return self
 
 
-def find_routers(model: str) -> RouterFile | None:
+def find_routers(network: NetworkIdentity) -> RouterFile | None:
     """Routers trained for a network, in the user's cache or in the package; None if there are none."""
     for folder in (cache_folder("routers"), packaged("assets", "routers")):
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 check_plain(path)
                 with safe_open(path, "pt") as file:
-                    if _about(path, file.metadata())["model"] != model:
+                    if _network(_about(path, file.metadata())).differences(network):
                         continue
                 return RouterFile.load(path)
             except (OSError, SafetensorError, ValueError) as error:
@@ -130,7 +131,14 @@ def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
             raise ValueError("model and blocks are texts, the budget two shares")
         if not isinstance(about["info"], dict) or not isinstance(about["shape"], dict):
             raise ValueError("info and shape have names")
+        if not isinstance(about.get(NETWORK), dict | None):
+            raise ValueError("the network's configuration has names")
     return about
+
+
+def _network(about: Mapping[str, Any]) -> NetworkIdentity:
+    """Which network a header names; of routers that were made before it had a configuration, by its weights alone."""
+    return NetworkIdentity(about["model"], about.get(NETWORK))
 
 
 def _built(shape: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Routers:

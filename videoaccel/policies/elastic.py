@@ -118,15 +118,15 @@ class Elastic(Policy):
         return _ElasticSession(self, job, mix, whole=whole, file=file, budget=min(budget, high))
 
     def _routers(self, job: Job) -> RouterFile:
-        assert job.fingerprint is not None
-        model, blocks = job.fingerprint(), [str(site) for site in job.blocks]
-        found = find_routers(model) if self.router is None else RouterFile.load(self.router)
+        assert job.identity is not None
+        network, blocks = job.identity(), [str(site) for site in job.blocks]
+        found = find_routers(network) if self.router is None else RouterFile.load(self.router)
         if found is None:
             raise ValueError(
                 "elastic needs routers trained for this model; make them with `videoaccel train-router`, "
                 "or set decisions to 'static'"
             )
-        return found.check(model=model, blocks=blocks)
+        return found.check(network, blocks=blocks)
 
 
 def budget_of(costs: Costs, target: float, *, steps: int, whole: int = 1) -> float:

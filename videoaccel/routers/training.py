@@ -24,7 +24,7 @@ from videoaccel.generation.prepared import Denoising
 from videoaccel.jobs.parts import encode_texts, load_pipeline
 from videoaccel.jobs.resolve import WorkOrder, resolve
 from videoaccel.jobs.samples import Sample
-from videoaccel.planning.fingerprint import fingerprint
+from videoaccel.models.network_config import NetworkIdentity, identity_of
 from videoaccel.planning.prior import Prior, setting_of
 from videoaccel.planning.router_file import RouterFile
 from videoaccel.planning.shelf import find_prior
@@ -78,13 +78,14 @@ def train_router(
         with clock.stage("load"):
             pipe = load_pipeline(order)
         model = cast(nn.Module, pipe.transformer).requires_grad_(False)
-        out = expand(settings.output) if settings.output is not None else _shelved(order, fingerprint(model))
+        network = identity_of(model)
+        out = expand(settings.output) if settings.output is not None else _shelved(order, network)
         with alone(out):
             known = _prior(settings, order, pipe)
             training = begin(settings, _clips(order, pipe, states, clock), note=note, prior=known)
-            _go_on(training, part_path(out), fingerprint(model), note)
-            _loop(training, out, fingerprint(model), listener)
-            return _finish(training, out, fingerprint(model))
+            _go_on(training, part_path(out), network, note)
+            _loop(training, out, network, listener)
+            return _finish(training, out, network)
 
 
 def _clips(
@@ -139,13 +140,13 @@ def _shelf() -> Path:
     return make_shelf(cache_folder("routers"), what="routers")
 
 
-def _shelved(order: WorkOrder, model: str) -> Path:
-    return _shelf() / f"{Path(order.settings.model).name}-{model[:8]}.safetensors"
+def _shelved(order: WorkOrder, network: NetworkIdentity) -> Path:
+    return _shelf() / f"{Path(order.settings.model).name}-{network.weights[:8]}.safetensors"
 
 
-def _about(training: Training, model: str) -> dict[str, Any]:
+def _about(training: Training, network: NetworkIdentity) -> dict[str, Any]:
     """What a state that is gone on from must have been begun with."""
-    return {"model": model, "settings": _chosen(training.settings)}
+    return {**network._asdict(), "settings": _chosen(training.settings)}
 
 
 def _chosen(settings: RouterSettings) -> str:
@@ -175,7 +176,7 @@ def _kept(path: Path, device: torch.device | str) -> dict[str, Any]:
     return kept
 
 
-def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
+def _go_on(training: Training, path: Path, network: NetworkIdentity, note: Note) -> None:
     """Take over what a stopped run left.
 
     Raises:
@@ -184,7 +185,7 @@ def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
     if not path.exists():
         return
     kept = _kept(path, training.states[0].x.device)
-    if kept["about"] != _about(training, model):
+    if kept["about"] != _about(training, network):
         raise FileExistsError(f"{path} was begun with other settings; choose another `output`, or remove it")
     training.routers.load_state_dict(kept["routers"])
     training.optimizer.load_state_dict(kept["optimizer"])
@@ -192,9 +193,9 @@ def _go_on(training: Training, path: Path, model: str, note: Note) -> None:
     note(f"{training.iteration} of {training.settings.iterations} iterations were done before")
 
 
-def _store(training: Training, path: Path, model: str) -> None:
+def _store(training: Training, path: Path, network: NetworkIdentity) -> None:
     kept = {
-        "about": _about(training, model),
+        "about": _about(training, network),
         "routers": training.routers.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "iteration": training.iteration,
@@ -204,7 +205,7 @@ def _store(training: Training, path: Path, model: str) -> None:
     atomic_write_bytes(path, data.getvalue())
 
 
-def _loop(training: Training, out: Path, model: str, listener: Listener | None) -> None:
+def _loop(training: Training, out: Path, network: NetworkIdentity, listener: Listener | None) -> None:
     settings = training.settings
     with told(marks_path(out)), marks_path(out).open("a") as log:
         while training.iteration < settings.iterations:
@@ -216,11 +217,11 @@ def _loop(training: Training, out: Path, model: str, listener: Listener | None) 
                 listener("train", training.iteration, settings.iterations)
             if training.iteration % settings.save_every == 0 or training.iteration == settings.iterations:
                 log.flush()
-                _store(training, part_path(out), model)
+                _store(training, part_path(out), network)
 
 
 @torch.no_grad()
-def _finish(training: Training, out: Path, model: str) -> RouterFile:
+def _finish(training: Training, out: Path, network: NetworkIdentity) -> RouterFile:
     """Write the routers, with how they did at some budgets."""
     settings = training.settings
     low, high = settings.budget
@@ -234,6 +235,6 @@ def _finish(training: Training, out: Path, model: str) -> RouterFile:
         "settings": settings.model_dump(mode="json", exclude={"output"}), "checked": checked,
     }  # fmt: skip
     blocks = tuple(str(site) for site in training.states[0].run.model.sites)
-    RouterFile(model, blocks, settings.budget, training.routers.cpu(), training.orders, info).save(out)
+    RouterFile(network, blocks, settings.budget, training.routers.cpu(), training.orders, info).save(out)
     part_path(out).unlink(missing_ok=True)
     return RouterFile.load(out)

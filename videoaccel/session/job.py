@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from videoaccel.models.network_config import NetworkIdentity
 from videoaccel.models.seam import Attend, Branch, Site, hands_on
 from videoaccel.session.actions import Span
 from videoaccel.session.columns import Columns
@@ -106,7 +107,7 @@ class Job:
         counted: The operations, if they were counted before; nothing is run for it.
         cache_memory: Bytes that stored values may take; None for any number.
         patch: Latent rows and columns to a place; None if that is not known.
-        fingerprint: Identity of the network's weights, see :func:`videoaccel.planning.fingerprint.fingerprint`.
+        identity: Which network it is, see :func:`videoaccel.models.network_config.identity_of`.
         keeps_variance: Whether the squares of signal and noise add up to one (DDIM and its like); of a rectified flow
             they do themselves.
         smaller: Runs the network on smaller latents; None where that cannot be had.
@@ -129,7 +130,7 @@ class Job:
     counted: Callable[[], Costs | None] | None = None
     cache_memory: int | None = None
     patch: tuple[int, int] | None = None
-    fingerprint: Callable[[], str] | None = None
+    identity: Callable[[], NetworkIdentity] | None = None
     keeps_variance: bool = False
     smaller: Smaller | None = None
 

@@ -7,12 +7,39 @@ does not tell.
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from videoaccel.models.fingerprint import fingerprint
 
 UNSAID = "its default"
 
 IN_TRAINING = "dropout"
 """What is in the names of fields that change nothing afterwards."""
+
+
+class NetworkIdentity(NamedTuple):
+    """Which network something was made for.
+
+    Attributes:
+        weights: Their hash, see :func:`videoaccel.models.fingerprint.fingerprint`.
+        config: As :func:`configuration` has it; None if it is not known.
+    """
+
+    weights: str
+    config: Mapping[str, Any] | None = None
+
+    def differences(self, now: "NetworkIdentity") -> list[str]:
+        """In what another network differs: nothing for the same one."""
+        if self.weights != now.weights:
+            return [f"model {self.weights[:12]}, this is {now.weights[:12]}"]
+        return config_differences(self.config, now.config)
+
+
+def identity_of(model: nn.Module) -> NetworkIdentity:
+    """Which network a model is."""
+    return NetworkIdentity(fingerprint(model), configuration(model))
 
 
 def configuration(network: Any) -> dict[str, Any]:
