@@ -226,7 +226,9 @@ def _norms_off(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _off(found: Tensor, wanted: Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    """Relative L2 distance; infinite where it is no number, which the largest of several would hide."""
+    off = float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    return off if math.isfinite(off) else math.inf
 
 
 def _columns_off(branch: Any, plain: Module) -> float:
