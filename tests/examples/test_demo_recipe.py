@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from examples.demo_model.text import MAX_LENGTH, TOKENS, FrozenText, build_text_
 from examples.small_models.recipe import is_held_out as still_held_out
 from videoaccel.eval.oracle import WorldAccuracy
 from videoaccel.eval.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Actor, Scene, is_held_out, render, sample_scene
-from videoaccel.models.stdit import STDiT3
+from videoaccel.models.stdit import PatchEmbedding, STDiT3
 from videoaccel.models.video_vae import VideoAutoencoder
 from videoaccel.sampling.rectified_flow import timesteps
 
@@ -231,6 +232,20 @@ def test_last_latent_frame_may_weigh_more(trained: tuple[Path, argparse.Namespac
         trainer.compiled = lambda x, *_, **__: torch.cat([x, x], 1) * 0
         loss = trainer.flow_loss(clips, states, mask, denoised[:, 0], torch.full((8,), 500.0), denoised, noise)
         assert float(loss) == pytest.approx((4 + weight * 101) / (4 + weight), rel=0.02)
+
+
+def test_the_compiler_is_kept_out_of_the_embedder() -> None:
+    embedder, x, graphs = PatchEmbedding(2, 8, (1, 2, 2)), torch.randn(1, 2, 3, 4, 6), list[str]()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph.code)
+        return graph.forward
+
+    wanted = embedder(x)
+    train_transformer.keep_apart(embedder)
+    out = torch.compile(lambda x: embedder(x) + 1, backend=backend)(x)
+    assert torch.equal(out, wanted + 1) and embedder(x).is_contiguous() and not wanted.is_contiguous()
+    assert graphs and not any("conv" in code for code in graphs)
 
 
 def test_training_may_start_from_weights(trained: tuple[Path, argparse.Namespace]) -> None:

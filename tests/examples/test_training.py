@@ -134,7 +134,7 @@ def test_a_compiler_that_fails_is_left_out_aloud(tmp_path: Path, capsys: pytest.
 def test_a_compiler_whose_network_gives_nan_is_left_out_aloud(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Inductor of torch 2.13 makes NaN of a transposed sum in bfloat16 on some CPUs; the loss was NaN for hours."""
+    """Inductor of torch 2.13 makes NaN of a transposed sum in bfloat16 on some CPUs; only the log told."""
     args = options(tmp_path, log_steps=2)
     forward = training.Compiled(network(), compile=False)
     forward.compiled = lambda x: forward.network(x) * torch.nan
