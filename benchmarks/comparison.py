@@ -74,17 +74,23 @@ SMALL: dict[str, dict[str, tuple[Any, ...]]] = {
     "lemica": {"budget": (20, 15, 12, 10)},
     "magcache": {"max_skips": (1, 2, 3)},
     "adacache": {"fastest": (3, 5)},
-    "teacache": {"threshold": (0.1, 0.2, 0.3)},
+    "teacache": {"threshold": (0.05, 0.1, 0.2, 0.3)},
     "fora": {"period": (2, 3)},
     "taylorseer": {"period": (2, 3)},
-    "bwcache": {"interval": (0.04, 0.1)},
+    "easycache": {"threshold": (0.025, 0.05, 0.1, 0.2)},
+    "bwcache": {"threshold": (0.03, 0.05, 0.1, 0.2), "interval": (0.04,)},
     "precisecache": {"factor": (0.7, 1.0, 2.0)},
     "seacache": {"threshold": (0.1, 0.2, 0.3)},
-    "first_block": {"threshold": (0.08, 0.2, 0.3)},
+    "first_block": {"threshold": (0.05, 0.08, 0.2, 0.3)},
     "duca": {"period": (2, 4)},
     "toca": {"period": (2, 4)},
+    "pab": {"spatial": (2, 4)},
+    "tgate": {"gate": (0.7, 0.5)},
+    "fastercache": {"interval": (1, 3)},
     "delta_dit": {"interval": (2, 3, 4)},
+    "delta_dit+sada": {"sada.threshold": (0.12, 0.6)},
     "fora+sada": {"sada.threshold": (0.12, 0.6), "fora.period": (2,)},
+    "soda+sada": {"sada.threshold": (0.12, 0.6), "soda.flops_ratio": (2.0,)},
     "fewer_steps": {"share": (0.8, 0.66, 0.5, 0.4, 0.33)},
     "fixed_linear": {"period": (1.25, 1.5, 2, 3)},
 }
@@ -98,6 +104,13 @@ FEW: dict[str, dict[str, tuple[Any, ...]]] = {
     "fixed_linear": {"period": (1.5, 2), "order": (0,)},
 }
 """The same for a network of four steps: what needs no prior and can leave out one of them."""
+
+PUBLISHED = {
+    "dit": ("soda-dit-ddim",),
+    "pixart": ("soda-pixart-8", "soda-pixart-7", "delta-dit-pixart"),
+    "pixart_lcm": ("delta-dit-lcm",),
+}
+"""Files in the box with the settings that were published on such a network; each is one point."""
 
 ELASTIC = (1.25, 1.5, 1.9, 2.3)
 """Times fewer FLOPs that routers of a small model are asked for, where it has some; E-DiT was published at 1.9x."""
@@ -122,13 +135,14 @@ def further() -> list[Setting]:
 def values_for(model: str) -> dict[str, dict[str, tuple[Any, ...]]]:
     """Values of every method's knob, numbers of network calls for the model's steps."""
     steps = STEPS[Path(model).name]
+    published: dict[str, dict[str, tuple[Any, ...]]] = {name: {} for name in PUBLISHED.get(Path(model).name, ())}
     if steps < 10:
-        return FEW
+        return FEW | published
     chosen = VALUES if model == "demo" else SMALL
     calls = tuple(round(count * steps / 30) for count in chosen["lemica"]["budget"])
     routers = Path(model).with_name(f"{Path(model).name}-routers.safetensors")
     elastic = {"elastic": {"flops_ratio": ELASTIC, "router": (routers.as_posix(),)}} if routers.exists() else {}
-    return {**chosen, "lemica": {"budget": calls}, **elastic}
+    return {**chosen, "lemica": {"budget": calls}, **elastic, **published}
 
 
 def prompts_for(model: str) -> list[str]:

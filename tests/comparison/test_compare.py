@@ -383,6 +383,8 @@ def test_curves_are_a_methods_own() -> None:
     assert found["a", "latency", 1.75].psnr == 35.0 and found["a", "latency", 3.5].text == "not reached"
     assert found["a", "flops", 3.5].psnr == 35.0 and found["a", "flops", 3.5].text == "35.00"
     assert (found["b", "latency", 1.75].slowest, found["b", "latency", 1.75].fastest) == (1.2, 1.2)
+    untimed = at_speedups([Result("c", "x=2", speedup_flops=2.0, psnr=30.0)], [2.0, 3.0])
+    assert [at.text for at in untimed] == ["not measured", "not measured", "30.00", "not reached"]
 
 
 def rows() -> Iterator[dict[str, Any]]:

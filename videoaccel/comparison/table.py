@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 Point = tuple[float, float]
 """Speed-up and PSNR."""
 
-NOT_REACHED = "not reached"
+NOT_REACHED, NOT_MEASURED = "not reached", "not measured"
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,10 @@ class AtSpeedup:
 
     @property
     def text(self) -> str:
-        """The number, or that there is none."""
-        if self.psnr is None and self.slowest is not None and self.speedup < self.slowest:
+        """The number, or why there is none."""
+        if self.slowest is None:
+            return NOT_MEASURED
+        if self.psnr is None and self.speedup < self.slowest:
             return f"begins at {self.slowest:.2f}x"
         return NOT_REACHED if self.psnr is None else f"{self.psnr:.2f}"
 
