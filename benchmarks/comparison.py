@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--published", action="store_true", help="published settings alone, in a file of their own")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     demo, name = args.model == "demo", Path(args.model).name
@@ -191,11 +192,14 @@ def main() -> None:
         model=args.model, prompt=tuple(prompts[: args.count]), threads=args.threads, steps=STEPS[name], **few
     )
     values = values_for(args.model)
+    if args.published:
+        values = {method: {} for method in PUBLISHED[name]}
     comparison = compare_settings(
         settings,
         methods=tuple(values),
         values={method: fields for method, fields in values.items() if fields},
         settings=further() if demo else (),
+        controls=not args.published,
         out=args.out,
         prior=prior,
         seeds=tuple(range(args.seeds)),
@@ -207,9 +211,9 @@ def main() -> None:
     )
     at = [{"method": at.method, "by": at.by, "speedup": at.speedup, "psnr": at.text} for at in comparison.at]
     rows = [short(result) for result in comparison.results]
-    stem = "comparison" if demo else f"comparison_{name}"
+    stem = "comparison" if demo else f"{'published' if args.published else 'comparison'}_{name}"
     keep(stem, {"about": comparison.about, "at_speedup": at, "rows": rows})
-    for picture in (PICTURE, PANELS):
+    for picture in () if args.published else (PICTURE, PANELS):
         stem, ending = picture.split(".")
         shutil.copyfile(args.out / picture, PICTURES / (picture if demo else f"{stem}-{name}.{ending}"))
 
