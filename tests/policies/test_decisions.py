@@ -29,6 +29,7 @@ SOME_FIRE: dict[str, dict[str, Any]] = {
     "easycache": {"threshold": 0.3, "warmup": 3},
     "first_block": {"threshold": 0.25},
     "lemica": {"budget": 6},
+    "precisecache": {"factor": 0.3},
     "sada": {"threshold": 0.3},
     "soda-dit-ddim": {"anchors": 5, "flops_ratio": 1.6},
     "soda-dit-ddpm": {"anchors": 4, "flops_ratio": 1.7},
