@@ -161,10 +161,10 @@ def test_identities_are_what_they_were(tmp_path: Path) -> None:
 
 
 IDENTITIES = [
-    "8710f82d08447216",
-    "aca0b9883f2c98d5",
-    "79701c7e3283d7a8",
-    "45f4b4574b93d7ec",
-    "7795b6fe5ca20af0",
-    "34735f0525481845",
+    "1b2d720649cebd03",
+    "b705cf8df90b3439",
+    "512c2a482853bf89",
+    "a02e6554f5c47311",
+    "b761cd48ad889b25",
+    "686ceee716934bc4",
 ]
