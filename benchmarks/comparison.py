@@ -8,7 +8,9 @@
 16 prompts x 2 seeds are made with every setting (about 125 of them, for the demo model 2 s each on one core); then 4
 clips are timed three times. Resumes. Writes ``benchmarks/results/comparison.json`` and
 ``docs/images/speed-quality.png`` and ``methods.png``, of a model that is a folder files with its name in theirs, and
-takes the prior ``NAME-prior.safetensors`` beside the folder, and ``NAME-routers.safetensors`` if it is there.
+takes the prior ``NAME-prior.safetensors`` beside the folder, and ``NAME-routers.safetensors`` if it is there. With
+``--published`` only the settings in the box that were published on such a network run, and the file is
+``published_NAME.json``.
 """
 
 import argparse
@@ -184,6 +186,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     demo, name = args.model == "demo", Path(args.model).name
+    if args.published and name not in PUBLISHED:
+        parser.error(f"--published: nothing was published on such a network; models: {', '.join(PUBLISHED)}")
     prompts = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else prompts_for(args.model)
     file = Path(args.model).with_name(f"{name}-prior.safetensors")
     prior = Prior.load(file) if not demo and file.exists() else None
