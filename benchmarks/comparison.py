@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep-clips", action="store_true", help="for benchmarks.distances")
     parser.add_argument("--published", action="store_true", help="published settings alone, in a file of their own")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +206,7 @@ def main() -> None:
         settings=further() if demo else (),
         controls=not args.published,
         out=args.out,
+        keep_clips=args.keep_clips,
         prior=prior,
         seeds=tuple(range(args.seeds)),
         speedups=SPEEDUPS,

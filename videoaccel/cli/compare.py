@@ -86,6 +86,14 @@ class Options:
             rich_help_panel=_RUN,
         ),
     ] = False
+    keep_clips: Annotated[
+        bool,
+        typer.Option(
+            "--keep-clips",
+            help="Write every clip into clips/, for VBench or any measure; names as VBench wants them.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False
     model: Annotated[str | None, typer.Option(help="As of generate.", metavar="NAME", rich_help_panel=_MODEL)] = None
     lora: Annotated[
         list[str] | None,
@@ -157,6 +165,7 @@ def compare(options: Options) -> None:
                 foreign_prior=o.allow_foreign_prior,
                 timed_clips=o.clips,
                 repeats=o.repeats,
+                keep_clips=o.keep_clips,
                 picture=o.picture,
                 command=shlex.join(["videoaccel", *sys.argv[1:]]),
             )

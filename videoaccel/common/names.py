@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -32,6 +33,13 @@ def safe_name(text: str) -> str:
         for letter in unicodedata.normalize("NFC", text[: 4 * LONGEST])
     )
     return _ends(kept)
+
+
+def distinct_name(text: str) -> str:
+    """As `safe_name`, with a hash behind what had to be cut, so that two long texts have two names."""
+    if len(unicodedata.normalize("NFC", text).encode()) <= LONGEST:
+        return safe_name(text)
+    return f"{safe_name(text)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _ends(kept: str) -> str:

@@ -47,6 +47,8 @@ class Asked:
         foreign_prior: Take a prior made for other steps, size, frames, guidance or type.
         timed_clips: How many clips, of the first, are timed.
         repeats: How often each; 0 times nothing.
+        keep_clips: Write every clip to a file, see :mod:`videoaccel.comparison.kept`; those measured before are made
+            again for it.
         picture: Draw the picture.
         name: What the model is called in the title.
         command: What was typed, for the record.
@@ -64,6 +66,7 @@ class Asked:
     foreign_prior: bool = False
     timed_clips: int = 4
     repeats: int = 3
+    keep_clips: bool = False
     picture: bool = True
     name: str = "model"
     command: str = ""
@@ -137,6 +140,9 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     for name in ("timed_clips", "repeats"):
         if name in given and (isinstance(given[name], bool) or not isinstance(given[name], int)):
             raise ValueError(f"{name} is a whole number, got {given[name]!r}")
+    for name in ("controls", "foreign_prior", "keep_clips", "picture"):
+        if name in given and not isinstance(given[name], bool):
+            raise ValueError(f"{name} is True or False, got {given[name]!r}")
     values = given.get("values") or {}
     told = isinstance(values, Mapping) and all(isinstance(fields, Mapping) for fields in values.values())
     every = [one for fields in values.values() for one in fields.values()] if told else [None]

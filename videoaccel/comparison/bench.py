@@ -187,6 +187,10 @@ class Bench:
 
         return compare_clips(content, reference, prompt)
 
+    def rates(self, clip: Clip) -> tuple[float, int | None]:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        return float(self.maker(clip, Setting(EXACT)).request.fps), None
+
     def title(self, name: str, holds: Mapping[str, Any]) -> str:
         """See :class:`videoaccel.comparison.clip.AnyBench`."""
         height, width = holds["size"]

@@ -125,6 +125,10 @@ class AnyBench(Protocol):
         """What must be the same for all measurements that stand in one table."""
         ...
 
+    def rates(self, clip: Clip) -> tuple[float, int | None]:
+        """Frames a second of a file, and samples of sound a second; None where nothing says that."""
+        ...
+
     def title(self, name: str, holds: Mapping[str, Any]) -> str:
         """Model and setting in a line."""
         ...

@@ -22,9 +22,10 @@ from videoaccel.common.user_warning import warn_user
 from videoaccel.comparison.asked import Asked
 from videoaccel.comparison.bench import Bench, machine
 from videoaccel.comparison.clip import AnyBench, Clip
+from videoaccel.comparison.kept import KeptClips
 from videoaccel.comparison.log import PANELS, PICTURE, RESULTS, TABLE, Log, Row, check_holds, open_log
 from videoaccel.comparison.outside import OutsideBench, arguments_by_name, had
-from videoaccel.comparison.run import measure_quality, measure_time
+from videoaccel.comparison.run import Keep, measure_quality, measure_time
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import AtSpeedup, Result, at_speedups, summarise, to_csv
 from videoaccel.comparison.worst import Worst
@@ -144,7 +145,11 @@ def _measure(
     bench: AnyBench, run: Sequence[Setting], clips: Sequence[Clip], asked: Asked, log: Log, listener: Listener | None
 ) -> None:
     tick = _counter(listener, "quality", len(run) * len(clips))
-    measure_quality(bench, run, clips, log=log, tick=tick, keep=Worst(Path(asked.out), log))
+    keeps: list[Keep] = [Worst(Path(asked.out), log)]
+    if asked.keep_clips:
+        fps, rate = bench.rates(clips[0])
+        keeps.append(KeptClips(Path(asked.out), fps=fps, rate=rate))
+    measure_quality(bench, run, clips, log=log, tick=tick, keeps=keeps)
     timed, repeats = clips[: asked.timed_clips], asked.repeats
     total = len(run) * len(timed) * repeats
     measure_time(bench, run, timed, repeats=repeats, log=log, tick=_counter(listener, "timing", total))

@@ -25,8 +25,8 @@ FORMAT = "videoaccel-comparison-1"
 ROWS = "rows.jsonl"
 RESULTS, TABLE, PICTURE, PANELS = "results.json", "results.csv", "speed-quality.png", "methods.png"
 """What is written into a comparison's folder at its end."""
-WORST = "worst"
-"""Its folder of pictures."""
+WORST, CLIPS = "worst", "clips"
+"""Its folders of pictures, and of clips where they are kept."""
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
@@ -172,8 +172,9 @@ def check_folder(folder: Path) -> None:
     check_creatable(folder / ROWS)
     for name in (ROWS, RESULTS, TABLE, PICTURE, PANELS):
         check_no_dir(folder / name)
-    if (worst := folder / WORST).exists() and not worst.is_dir():
-        raise NotADirectoryError(f"{worst} is no folder; pictures of the worst clips belong there: remove it")
+    for name, what in ((WORST, "pictures of the worst clips"), (CLIPS, "clips")):
+        if (inner := folder / name).exists() and not inner.is_dir():
+            raise NotADirectoryError(f"{inner} is no folder; {what} belong there: remove it")
 
 
 def _parse(data: bytes, path: Path) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,8 @@ from videoaccel.models.fingerprint import fingerprint
 from videoaccel.outside.arguments import CLASSES, RESERVED, Arguments, labels_of
 from videoaccel.outside.calls import called_with, seeded, worded
 from videoaccel.outside.generate import plain_arguments
-from videoaccel.outside.outputs import taken
+from videoaccel.outside.order import fps_told
+from videoaccel.outside.outputs import sampling_rate, taken
 from videoaccel.outside.signature import signature_of, signature_of_blocks
 from videoaccel.planning.prior import Prior
 from videoaccel.session.policy import Policy
@@ -220,6 +221,10 @@ class OutsideBench:
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
         }
+
+    def rates(self, clip: Clip) -> tuple[float, int | None]:
+        """See :class:`videoaccel.comparison.clip.AnyBench`."""
+        return fps_told(self.arguments.values, self.arguments.signature), sampling_rate(self.pipe)
 
     def title(self, name: str, holds: Mapping[str, Any]) -> str:
         """See :class:`videoaccel.comparison.clip.AnyBench`."""

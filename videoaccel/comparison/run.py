@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from videoaccel.comparison.clip import AnyBench, Clip, Content, Run
 from videoaccel.comparison.log import Log
@@ -17,8 +17,17 @@ from videoaccel.comparison.values import EXACT, OFF
 FRESH = 15.0
 """Seconds for which a run of exact says how fast the machine is."""
 
-Keep = Callable[[Mapping[str, Any], Content, Content], None]
-"""Told of a measurement, the clip, and the exact clip."""
+
+class Keep(Protocol):
+    """What is to be had of clips, beside their measurements."""
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Whether a clip that was measured before, with this row, is to be made again for it."""
+        ...
+
+    def __call__(self, row: Mapping[str, Any], content: Content, reference: Content, /) -> None:
+        """Told of a measurement, the clip, and the exact clip, before the measurement is written down."""
+        ...
 
 
 def measure_quality(
@@ -28,7 +37,7 @@ def measure_quality(
     *,
     log: Log,
     tick: Callable[[], None] = lambda: None,
-    keep: Keep = lambda row, frames, reference: None,
+    keeps: Sequence[Keep] = (),
 ) -> None:
     """Make every clip with every setting once, and compare it with the exact one.
 
@@ -38,7 +47,7 @@ def measure_quality(
         clips: All of them.
         log: What is there is not made again.
         tick: Called for each clip and setting.
-        keep: Called with a row of the log, the clip it is about, and the exact one, as soon as it is made.
+        keeps: Each is called with a row of the log, the clip it is about, and the exact one, as soon as it is made.
 
     Raises:
         ValueError: The exact clip is not the one that the log's rows were compared with.
@@ -50,13 +59,16 @@ def measure_quality(
         keys = {setting: _key("quality", setting, clip, bench) for setting in settings}
         wanted, frames = None, None
         for setting, key in keys.items():
-            if key not in log:
+            known = log.get(key)
+            if known is None or any(keep.wants(known) for keep in keeps):
                 if wanted is None or frames is None:
                     wanted = bench.make(clip, exact)
                     frames = bench.decode(wanted)
                     _check_same(log, keys[exact], frames)
                 first = clip == clips[0]
-                log.add(_attempt_quality(key, bench, clip, setting, wanted, frames, keep=keep, first=first))
+                row = _attempt_quality(key, bench, clip, setting, wanted, frames, keeps=keeps, first=first)
+                if known is None:
+                    log.add(row)
             tick()
 
 
@@ -120,13 +132,14 @@ def _attempt_quality(
     wanted: Run,
     reference: Content,
     *,
-    keep: Keep,
+    keeps: Sequence[Keep],
     first: bool,
 ) -> dict[str, Any]:
     made: list[Content] = []
     row = key | _attempt(lambda: _quality(bench, clip, setting, wanted, reference, made.append, first=first))
     if made and "error" not in row:
-        keep(row, made[0], reference)
+        for keep in keeps:
+            keep(row, made[0], reference)
     return row
 
 

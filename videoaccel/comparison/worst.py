@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from videoaccel.common.files import atomic_write_bytes, told
-from videoaccel.common.names import safe_name
+from videoaccel.common.names import distinct_name
 from videoaccel.comparison.log import WORST, Log
 from videoaccel.media.contact_sheet import evenly_spaced
 from videoaccel.media.encoders import Frames
@@ -41,6 +41,10 @@ class Worst:
                 key = (row["method"], row["setting"])
                 self.lowest[key] = min(float(row["psnr"]), self.lowest.get(key, float("inf")))
 
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """No clip that is measured is made again for a picture."""
+        return False
+
     def __call__(self, row: Mapping[str, Any], frames: Frames, reference: Frames) -> None:
         """Look at a measurement.
 
@@ -65,7 +69,7 @@ class Worst:
 
 def file_name(method: str, setting: str) -> str:
     """Of a setting's picture."""
-    return f"{safe_name(f'{method} {setting}'.strip())}.jpg"
+    return f"{distinct_name(f'{method} {setting}'.strip())}.jpg"
 
 
 def strip(frames: Frames, reference: Frames) -> bytes:

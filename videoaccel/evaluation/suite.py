@@ -40,6 +40,8 @@ def choose_metrics(names: Sequence[str], *, reference: bool) -> tuple[str, ...]:
     Raises:
         ValueError: There is no such suite or metric, none was named, or one needs references that were not given.
     """
+    if isinstance(names, str):
+        raise ValueError(f"suite is a list, such as suite=['fidelity'], got {names!r}")
     if not names:
         raise ValueError(f"name a suite; there are {', '.join(suite_names())}")
     found: dict[str, None] = {}

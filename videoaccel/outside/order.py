@@ -246,7 +246,12 @@ def fps_of(settings: GenerateSettings, signature: Signature) -> float:
     """Frames per second of a clip: as asked, or as the call is told by default, or as its documentation's example."""
     if settings.fps is not None:
         return settings.fps
-    told = [settings.args.get(name, signature.defaults.get(name)) for name in ("fps", "frame_rate")]
+    return fps_told(settings.args, signature)
+
+
+def fps_told(values: Mapping[str, Any], signature: Signature) -> float:
+    """The same by the arguments of a call."""
+    told = [values.get(name, signature.defaults.get(name)) for name in ("fps", "frame_rate")]
     return next((float(rate) for rate in told if isinstance(rate, int | float) and rate > 0), signature.fps or FPS)
 
 
