@@ -11,6 +11,9 @@ from safetensors import safe_open
 from examples.small_models.features import StillClassifier
 from videoaccel import VideoPipeline
 from videoaccel.eval.oracle import read
+from videoaccel.generation.loading import type_on
+from videoaccel.jobs.resolve import resolve
+from videoaccel.settings.generate import GenerateSettings
 
 SMALL = Path(__file__).parents[2] / "examples" / "small_models"
 
@@ -34,13 +37,24 @@ def test_folders_are_small_and_in_float16(name: str) -> None:
     ],
 )
 def test_they_draw_what_they_are_asked_for(name: str, prompt: str, options: dict[str, Any]) -> None:
-    pipe = VideoPipeline.from_pretrained(SMALL / name, dtype=torch.float32)
+    pipe = VideoPipeline.from_pretrained(SMALL / name)
+    assert pipe.transformer.dtype == torch.float32, "float16 is slow on most CPUs"
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(prompt, output_type="np", **options).frames
     assert frames.shape == (1, 1, 64, 64, 3)
     seen = read(np.round(frames[0] * 255).astype(np.uint8))
     said = f"{seen.actors[0].colour.word} {seen.actors[0].shape.word} on {seen.background.word}"
     assert said == prompt.removeprefix("a ").replace(" on a ", " on ").removesuffix(" background")
+
+
+def test_float16_is_the_default_on_a_gpu_and_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = GenerateSettings(model=str(SMALL / "dit"), prompt="red circle on black", device="cpu")
+    assert resolve(asked).settings.dtype == "float32"
+    assert resolve(asked.model_copy(update={"dtype": "float16"})).settings.dtype == "float16"
+    assert [type_on(kind, "float16") for kind in ("cuda", "cpu")] == ["float16", "float32"]
+    assert type_on("cpu", "bfloat16") == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert VideoPipeline.from_pretrained(SMALL / "dit").transformer.dtype == torch.float16
 
 
 def test_features_load() -> None:

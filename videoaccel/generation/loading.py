@@ -205,6 +205,14 @@ def torch_dtype(name: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
+def type_on(device: str, default: str) -> str:
+    """The type that a model's default becomes on a kind of device: float16 on a CPU is float32.
+
+    Few CPUs have units for float16; on others it takes several times as long as float32 (`docs/decisions.md`).
+    """
+    return "float32" if device == "cpu" and default == "float16" else default
+
+
 def _whole(source: Source, *parts: str | None) -> Source:
     """A pipeline folder, which has all its parts."""
     if given := [part for part in parts if part]:

@@ -26,7 +26,7 @@ from videoaccel.generation.accelerate import accelerate
 from videoaccel.generation.call import Call
 from videoaccel.generation.cuda_graph import cuda_graphs
 from videoaccel.generation.graphs import Asked, Graphs
-from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype
+from videoaccel.generation.loading import find_model, import_networks, load_parts, torch_dtype, type_on
 from videoaccel.generation.lora import TakesLora
 from videoaccel.generation.maker import Maker
 from videoaccel.generation.outputs import OUTPUT_TYPES, VideoPipelineOutput, as_frames
@@ -96,16 +96,17 @@ class VideoPipeline(TakesLora, DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: See :func:`videoaccel.generation.loading.find_model`.
-            **kwargs: ``torch_dtype`` of transformer and VAE (default: the model's own), and what diffusers takes:
-                components to use in place of the saved ones (``text_encoder=None`` leaves it out),
-                ``revision``, ``cache_dir``.
+            **kwargs: ``torch_dtype`` of transformer and VAE (default: the model's own; float32 in place of float16
+                where there is no CUDA device), and what diffusers takes: components to use in place of the saved ones
+                (``text_encoder=None`` leaves it out), ``revision``, ``cache_dir``.
 
         Raises:
             ValueError: There is no such model, or its files do not fit.
         """
         overrides = {key: kwargs.pop(key) for key in ("vae", "text_encoder") if isinstance(kwargs.get(key), str)}
         source = find_model(str(pretrained_model_name_or_path), **overrides)
-        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(source.spec.defaults.dtype)
+        own = type_on("cuda" if torch.cuda.is_available() else "cpu", source.spec.defaults.dtype)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch_dtype(own)
         text_dtype = torch_dtype(source.spec.defaults.text_dtype)
         if source.folder is not None:
             import_networks(source.folder)

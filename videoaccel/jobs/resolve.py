@@ -12,7 +12,7 @@ from videoaccel.common.extras import need
 from videoaccel.common.home import expand, expand_text
 from videoaccel.generation.attention_kernels import attention_kernel
 from videoaccel.generation.given import check_given, given_files, lora_files
-from videoaccel.generation.loading import Source, find_model, torch_dtype
+from videoaccel.generation.loading import Source, find_model, torch_dtype, type_on
 from videoaccel.generation.rank_choice import choose_ranks, why_ranks
 from videoaccel.generation.request import negative_text
 from videoaccel.generation.tuning import check_fp8, check_graphs, why_no_kernels
@@ -170,7 +170,7 @@ def _filled(s: GenerateSettings, d: Defaults) -> GenerateSettings:
             "camera_motion": _score(s.camera_motion, d.camera_motion),
             "extend": (s.extend or "forward") if extends else None,
             "condition_latents": (s.condition_latents or d.condition_latents) if extends or s.loops > 1 else None,
-            "dtype": s.dtype or d.dtype,
+            "dtype": s.dtype or type_on(device.type, d.dtype),
             "device": str(device),
             "threads": s.threads or torch.get_num_threads(),
             **_absolute(s),
