@@ -7,7 +7,8 @@
 apart: what LPIPS does with AlexNet's features, with those of the small classifier of stills. *Fréchet* is the distance
 between all frames of a setting and all of exact, made like FID; *right* is the share of clips that show what was asked
 for. All three are read off a method's curve at equal FLOPs, straight between neighbours, as PSNR is in a comparison.
-Writes ``benchmarks/results/distances_NAME.json``.
+Writes ``benchmarks/results/distances_NAME.json`` and, of some methods' settings nearest to half of the FLOPs,
+``docs/images/clips-NAME.jpg``: the middle frame of every other clip.
 
 Shape legend: N frames of all clips, C features, T frames, H, W pixels.
 """
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from benchmarks.comparison import SPEEDUPS
+from benchmarks.comparison import PICTURES, SPEEDUPS
 from benchmarks.measure import keep
 from examples.small_models.features import StillClassifier, frechet_distance
 from examples.small_models.pixart import ways
@@ -39,6 +41,8 @@ from videoaccel.media.encoders import Frames
 from videoaccel.media.reader import read_video
 
 MEASURES = ("apart", "frechet", "right")
+SHOWN, NEAR = (EXACT, "soda", "lemica", "taylorseer", "fora", "first_block", "elastic", "fewer_steps"), 2.0
+LABEL, GAP, COLUMNS = 88, 2, 20
 Row = Mapping[str, Any]
 
 
@@ -144,6 +148,33 @@ def table(at: Mapping[str, Mapping[str, Mapping[str, float | None]]], name: str)
     return "\n".join(lines)
 
 
+def nearest(found: Sequence[Mapping[str, Any]], method: str) -> Mapping[str, Any] | None:
+    """A method's setting nearest to :data:`NEAR` times fewer FLOPs; exact's only one."""
+    rows = [one for one in found if one["method"] == method]
+    return min(rows, key=lambda one: abs(one["fewer_flops"] - NEAR), default=None)
+
+
+def sheet(folder: Path, found: Sequence[Mapping[str, Any]]) -> Image.Image:
+    """A row a method: its name and how many times fewer FLOPs, and the middle frame of every other clip."""
+    kept, rows = KeptClips(folder, fps=1, rate=None), rows_of(folder)
+    chosen = [one for method in SHOWN if (one := nearest(found, method)) is not None]
+    clips = [(row["prompt"], row["seed"]) for row in rows[EXACT, ""]][::2][:COLUMNS]
+    lines = []
+    for one in chosen:
+        by_clip = {(row["prompt"], row["seed"]): row for row in rows[one["method"], one["setting"]]}
+        frames = [frames_of(kept, by_clip[clip]) for clip in clips]
+        lines.append([Image.fromarray(each[len(each) // 2]) for each in frames])
+    side = lines[0][0].width + GAP
+    picture = Image.new("RGB", (LABEL + side * len(clips), side * len(lines)), "white")
+    draw = ImageDraw.Draw(picture)
+    for y, (one, line) in enumerate(zip(chosen, lines, strict=True)):
+        told = one["method"] if one["method"] == EXACT else f"{one['method']}\n{one['fewer_flops']:.2f}x"
+        draw.multiline_text((2, y * side + side // 4), told, fill="black", font_size=13)
+        for x, frame in enumerate(line):
+            picture.paste(frame, (LABEL + x * side, y * side))
+    return picture
+
+
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,6 +188,7 @@ def main() -> None:
     name = Path(about["model"]).name
     told = {"model": about["model"], "comparison": about["command"], "machine": about["machine"]}
     keep(f"distances_{name}", {**told, "at_equal_flops": at, "rows": found})
+    sheet(args.comparison, found).save(PICTURES / f"clips-{name}.jpg", quality=88)
     print("\n\n".join(table(at, measure) for measure in MEASURES))
 
 
