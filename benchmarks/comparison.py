@@ -22,8 +22,7 @@ from typing import Any
 
 from benchmarks.measure import keep
 from examples.small_models.pixart import ways
-from examples.small_models.recipe import kinds, label, still_scenes
-from videoaccel.calibration.calibrate import builtin_prompts
+from examples.small_models.recipe import kinds, still_scenes
 from videoaccel.comparison.compare import PANELS, PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
@@ -36,7 +35,6 @@ HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "images"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 STEPS = {"demo": 30, "dit": 50, "pixart": 20, "pixart_lcm": 4}
-CALIBRATED = 16  # classes, at most, that the small DiT's prior was made with
 
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "soda": {"flops_ratio": (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)},
@@ -150,19 +148,19 @@ def values_for(model: str) -> dict[str, dict[str, tuple[Any, ...]]]:
 def prompts_for(model: str) -> list[str]:
     """Sentences of the demo world; of a small model classes, or sentences that name no motion.
 
-    The latter are all that the small model's prior was not calibrated on, so strewn that any first few are of all
-    colours, shapes and backgrounds.
+    The latter are all that the small model's prior was not calibrated on (``prompts.txt``, ``classes.txt``), so strewn
+    that any first few are of all colours, shapes and backgrounds.
     """
     if model == "demo":
         return (HERE / "prompts.txt").read_text(encoding="utf-8").splitlines()
     every = still_scenes(kinds(), seed=0)
     scenes = [every[k] for k in strewn(len(every))]
     if Path(model).name == "dit":
-        classes = {int(number) for number in builtin_prompts(model)[:CALIBRATED]}
-        others = (s for s in scenes if label(s) not in classes)
-        return [f"{s.actors[0].colour} {s.actors[0].shape} on {s.background}" for s in others]
-    known = (Path(model).parent / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    return [sentence for sentence in (ways(scene)[1] for scene in scenes) if sentence not in known]
+        file, named = "classes.txt", [f"{s.actors[0].colour} {s.actors[0].shape} on {s.background}" for s in scenes]
+    else:
+        file, named = "prompts.txt", [ways(scene)[1] for scene in scenes]
+    known = (Path(model).parent / file).read_text(encoding="utf-8").splitlines()
+    return [prompt for prompt in named if prompt not in known]
 
 
 def short(result: Result) -> dict[str, Any]:
