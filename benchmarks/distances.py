@@ -54,12 +54,15 @@ def scenes_by_prompt() -> dict[str, Scene]:
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], list[Row]]:
-    """Measured clips of a comparison by method and setting; settings with a clip that failed are left out."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    """Measured clips of a comparison by method and setting; settings with a clip that failed are left out.
+
+    Of a clip that was made with several priors the last counts.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, int], Row]] = {}
     for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
         if (row := json.loads(line))["kind"] == "quality":
-            found.setdefault((row["method"], row["setting"]), []).append(row)
-    return {key: rows for key, rows in found.items() if not any("error" in row for row in rows)}
+            found.setdefault((row["method"], row["setting"]), {})[row["prompt"], row["seed"]] = row
+    return {key: list(rows.values()) for key, rows in found.items() if not any("error" in row for row in rows.values())}
 
 
 def frames_of(kept: KeptClips, row: Row) -> Frames:
