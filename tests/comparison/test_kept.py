@@ -26,7 +26,8 @@ def kept(out: Path, **options: Any) -> list[str]:
     """What a comparison of FORA keeps."""
     given: dict[str, Any] = {"methods": ["fora"], "values": {"fora": {"period": [2]}}, "seeds": [0, 3]}
     given |= {"controls": False, "picture": False, "repeats": 0, "num_inference_steps": 4, "num_frames": 1}
-    compare(tiny_pipeline(), [PROMPT], out=out, **{**given, **options})
+    made = compare(tiny_pipeline(), [PROMPT], out=out, **{**given, **options})
+    assert (out / "clips" in made.files) == options.get("keep_clips", False)
     return sorted(path.relative_to(out / "clips").as_posix() for path in (out / "clips").glob("*/*"))
 
 

@@ -23,7 +23,7 @@ from videoaccel.comparison.asked import Asked
 from videoaccel.comparison.bench import Bench, machine
 from videoaccel.comparison.clip import AnyBench, Clip
 from videoaccel.comparison.kept import KeptClips
-from videoaccel.comparison.log import PANELS, PICTURE, RESULTS, TABLE, Log, Row, check_holds, open_log
+from videoaccel.comparison.log import CLIPS, PANELS, PICTURE, RESULTS, TABLE, Log, Row, check_holds, open_log
 from videoaccel.comparison.outside import OutsideBench, arguments_by_name, had
 from videoaccel.comparison.run import Keep, measure_quality, measure_time
 from videoaccel.comparison.settings import Setting
@@ -50,7 +50,7 @@ class Comparison:
         results: One a setting, ``exact`` first.
         at: Every method's PSNR at the speed-ups that were asked for.
         about: Model, machine, versions, command.
-        files: What was written.
+        files: What was written; the folder of clips, if they are kept.
         notes: What to say of it: a picture that could not be drawn.
     """
 
@@ -255,6 +255,8 @@ def _write(asked: Asked, results: Sequence[Result], at: Sequence[AtSpeedup], abo
     whole = {**about, "rows": [asdict(result) for result in results], "at_speedup": [_read_off(found) for found in at]}
     atomic_write_text(files[0], f"{to_json(whole, indent=2)}\n")
     atomic_write_text(files[1], to_csv(results))
+    if asked.keep_clips:
+        files.append(out / CLIPS)
     missing = asked.no_picture
     if asked.picture and missing is None:
         from videoaccel.comparison.plot import plot, plot_each
