@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.measure import keep
 from examples.small_models.pixart import ways
-from examples.small_models.recipe import kinds, still_scenes
+from examples.small_models.recipe import class_name, kinds, still_scenes
 from videoaccel.comparison.compare import PANELS, PICTURE, compare_settings
 from videoaccel.comparison.settings import Setting
 from videoaccel.comparison.table import Result
@@ -156,7 +156,7 @@ def prompts_for(model: str) -> list[str]:
     every = still_scenes(kinds(), seed=0)
     scenes = [every[k] for k in strewn(len(every))]
     if Path(model).name == "dit":
-        file, named = "classes.txt", [f"{s.actors[0].colour} {s.actors[0].shape} on {s.background}" for s in scenes]
+        file, named = "classes.txt", [class_name(scene) for scene in scenes]
     else:
         file, named = "prompts.txt", [ways(scene)[1] for scene in scenes]
     known = (Path(model).parent / file).read_text(encoding="utf-8").splitlines()

@@ -28,7 +28,7 @@ from benchmarks.comparison import PICTURES, SPEEDUPS
 from benchmarks.measure import keep
 from examples.small_models.features import StillClassifier, frechet_distance
 from examples.small_models.pixart import ways
-from examples.small_models.recipe import kinds, still_scenes
+from examples.small_models.recipe import class_name, kinds, still_scenes
 from examples.small_models.score import tally
 from videoaccel.comparison.kept import ENDINGS, KeptClips
 from videoaccel.comparison.log import RESULTS, ROWS
@@ -49,7 +49,7 @@ Row = Mapping[str, Any]
 def scenes_by_prompt() -> dict[str, Scene]:
     """What sentences of stills and names of classes show."""
     scenes = still_scenes(kinds(), seed=0)
-    classes = {f"{s.actors[0].colour} {s.actors[0].shape} on {s.background}": s for s in scenes}
+    classes = {class_name(scene): scene for scene in scenes}
     return classes | {sentence: scene for scene in scenes for sentence in ways(scene)}
 
 

@@ -54,6 +54,12 @@ def label(scene: Scene) -> int:
     return kinds().index((scene.actors[0].colour, scene.actors[0].shape, scene.background))
 
 
+def class_name(scene: Scene) -> str:
+    """What a model of classes calls a one-actor scene."""
+    actor = scene.actors[0]
+    return f"{actor.colour} {actor.shape} on {scene.background}"
+
+
 def still_scenes(names: list[tuple[str, str, str]], *, seed: int) -> list[Scene]:
     """A scene of each kind; the motion, which a still does not show, is drawn."""
     rng = np.random.default_rng(seed)

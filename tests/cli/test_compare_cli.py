@@ -46,6 +46,10 @@ def test_tables_files_and_progress(compare: Compare) -> None:
     again = compare("--setting", "fora.period=2,3", "--speedup", "1.2,90", "--quiet", accel="exact,off,fora")
     assert again.code == 0 and again.err == ""
     assert json.loads(Path("run/results.json").read_text())["rows"] == record["rows"]
+    kept = compare("--setting", "fora.period=2,3", "--quiet", "--keep-clips", accel="exact,off,fora")
+    assert kept.code == 0 and "wrote run/clips" in kept.out
+    folders = sorted(path.parent.name for path in Path("run/clips").glob("*/a red circle-0.*"))
+    assert folders == ["exact", "fora-period-2", "fora-period-3", "off"]
 
 
 def test_the_picture_and_the_controls(cli: Cli, compare: Compare, pipeline_folder: Path) -> None:

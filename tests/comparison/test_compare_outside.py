@@ -1,6 +1,7 @@
 """Comparisons on pipelines of diffusers: the same room, another bench."""
 
 import json
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,10 @@ def test_sound_has_a_psnr_alone(tmp_path: Path) -> None:
     exact, fora = found.results
     assert exact.psnr == float("inf") and 0 < fora.psnr < 100 and fora.ssim is None and fora.error is None
     assert not (tmp_path / "out" / "worst").exists()
-    again = compare(pipe, ["rain"], out=tmp_path / "out", repeats=1, **options, **call)
+    again = compare(pipe, ["rain"], out=tmp_path / "out", repeats=1, keep_clips=True, **options, **call)
     assert again.results[1].psnr == fora.psnr, "rows without SSIM are gone on with"
+    with wave.open(str(tmp_path / "out" / "clips" / "fora-period-2" / "rain-0.wav")) as file:
+        assert file.getframerate() == pipe.vae.config.sampling_rate
 
 
 def test_the_command_line(
